@@ -1,0 +1,112 @@
+"""One lock around every use of DVC, so that two runs never meet: .medseg/lock.
+
+The kernel's flock decides who holds it, so a killed holder frees it. The file's content only tells others what the
+holder is doing; it is believed only while the flock is held.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows import processes
+from pipelines import project
+
+BRIEF_S = 30  # how long a holder may need that only asks for the status, or that died and is being cleaned up
+
+
+class BusyError(ValueError):
+    """Another run holds the lock."""
+
+
+@dataclass
+class Lock:
+    """The lock while we hold it. `fd` is handed to dvc, so that the lock is free only when dvc too is gone."""
+
+    fd: int
+    said: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, **doing: Any) -> None:
+        """Tell others what we do; keys stay until they are said again."""
+        self.said.update(doing, pid=os.getpid())
+        text = json.dumps(self.said).encode()
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, text, 0)
+
+
+_held: Lock | None = None
+
+
+@contextmanager
+def held(wait: bool = False, doing: str = "run") -> Iterator[Lock]:
+    """Hold the lock; within a process it may be taken again inside itself.
+
+    `wait`: until it is free. Raises BusyError, saying who holds it, when it is not free within a moment.
+    """
+    global _held
+    if _held is not None:
+        yield _held
+        return
+    fd = os.open(_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _acquire(fd, wait)
+        if mark := _said(fd).get("mark"):
+            processes.end(mark)  # what a killed run may have left
+        _held = Lock(fd)
+        _held.say(doing=doing)
+        yield _held
+    finally:
+        _held = None
+        os.close(fd)
+
+
+def holder() -> dict[str, Any] | None:
+    """What the present holder says it does, or None when the lock is free."""
+    fd = os.open(_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        return None if _try(fd) else _said(fd)
+    finally:
+        os.close(fd)
+
+
+def _acquire(fd: int, wait: bool) -> None:
+    started = time.monotonic()
+    while not _try(fd):
+        said, waited_s = _said(fd), time.monotonic() - started
+        brief = said.get("doing") == "status" or not _alive(said.get("pid"))
+        if not wait and waited_s > (BRIEF_S if brief else 1):
+            stage = f", now in stage {said['stage']}" if said.get("stage") else ""
+            raise BusyError(
+                f"another run is busy in this project (process {said.get('pid', 'unknown')}{stage}); "
+                "wait for it with --wait, or look with `medseg status`"
+            )
+        time.sleep(0.1)
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(fd: int) -> dict[str, Any]:
+    try:
+        said = json.loads(os.pread(fd, 1 << 20, 0))
+    except ValueError:  # empty, or read while it is written
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _alive(pid: Any) -> bool:
+    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+
+
+def _file() -> Path:
+    return project.state() / "lock"

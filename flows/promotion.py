@@ -1,0 +1,137 @@
+"""Release a registered version: gate, a named person's signature, alias (Prefect flow).
+
+Reads   the version's tags and the present alias holder's in MLflow, params.yaml: promote
+Writes  the decision as tags on the version; on approval, and only then, the alias
+Run     medseg promote 7 --to clinical-candidate        # or the deployment `promotion` in the UI, then its Resume button
+
+The flow suspends while it waits, and Prefect runs it again from the top once resumed: so everything above the
+suspension only reads, and the gate is asked again with the holder and the floors as they are then.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, State
+from pydantic import Field, ValidationError
+
+from pipelines import gate, params, project
+
+Alias = Literal["clinical-candidate", "champion"]
+APPROVAL_DAYS = 30
+
+
+class Approval(RunInput):
+    """What the person who signs fills in.
+
+    Used as the plain class: `with_initial_data` would drop the constraints. Prefect checks the form, and the flow
+    checks it once more, spaces not counting, because a promotion must not rest on one check in another program.
+    """
+
+    approve: bool = Field(description="yes: move the alias; no: refuse, and keep the reason on the version")
+    reviewer: str = Field(min_length=2, max_length=200, description="your name, at least 2 letters")
+    reason: str = Field(min_length=10, max_length=2000, description="what you looked at, at least 10 characters")
+
+
+@flow(name="promotion", flow_run_name="version {version} to {alias}", persist_result=False)
+def promotion(
+    version: Annotated[int, Field(ge=1, description="registered version")],
+    alias: Annotated[Alias, Field(description="alias to move onto it")] = "clinical-candidate",
+    name: Annotated[str | None, Field(description="registered model; empty: register.name in params.yaml")] = None,
+) -> State[Any]:
+    """Gate, signature, alias."""
+    try:
+        settings = params.load(project.root() / "params.yaml")
+        registry = Registry(name or settings.register_.name)
+        decision = registry.ask_gate(version, alias, settings.promote)
+    except ValueError as error:
+        return Failed(message=str(error))
+    if not decision.accepted:
+        registry.record(version, alias, "refused", by="gate", reasons=list(decision.reasons))
+        return Failed(message=f"version {version} is refused: {'; '.join(decision.reasons)}")
+    get_run_logger().info("The gate accepts version %d; waiting for a signature.", version)
+
+    approval = suspend_flow_run(wait_for_input=Approval, timeout=APPROVAL_DAYS * 86400)
+
+    try:
+        validate(approval)
+    except ValueError as error:
+        return Failed(message=f"the signature is not valid, nothing was moved: {error}")
+    verdict = "approved" if approval.approve else "refused"
+    registry.record(version, alias, verdict, by=approval.reviewer, reasons=[approval.reason])
+    if not approval.approve:
+        return Completed(message=f"version {version} is refused by {approval.reviewer}: {approval.reason}")
+    registry.move(alias, version)
+    return Completed(message=f"{registry.name}@{alias} is now version {version}, approved by {approval.reviewer}")
+
+
+def validate(approval: Approval) -> Approval:
+    """The constraints once more, without surrounding spaces. Raises ValueError naming each field that fails."""
+    stripped = {"approve": approval.approve, "reviewer": approval.reviewer.strip(), "reason": approval.reason.strip()}
+    try:
+        checked = Approval.model_validate(stripped)
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())) from None
+    if len(re.findall(r"[^\W\d_]", checked.reviewer)) < 2:
+        raise ValueError(f"reviewer {checked.reviewer!r}: a name has at least 2 letters")
+    return checked
+
+
+class Registry:
+    """The versions of one registered model, in MLflow."""
+
+    def __init__(self, name: str) -> None:
+        from pipelines import tracking
+
+        self.name = name
+        self._client = tracking.configure().MlflowClient()
+
+    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Decision:
+        holder = self.holder(alias)
+        other = None if holder in (None, version) else self.dice(holder)
+        return gate.decide(self.dice(version), promote.floors, promote.max_drop, other)
+
+    def dice(self, version: int | None) -> dict[str, float | None]:
+        """Structure -> held-out Dice. Raises ValueError if there is no such version or it was never evaluated."""
+        known = {int(found.version): found for found in self._client.search_model_versions(f"name = '{self.name}'")}
+        if version not in known:
+            numbers = ", ".join(map(str, sorted(known))) or "none; `medseg run` registers one"
+            raise ValueError(f"{self.name} has no version {version}; registered: {numbers}")
+        try:
+            return dict(json.loads(known[version].tags.get("dice", "{}")))
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name} version {version}: its tag `dice` is not a table of figures") from None
+
+    def holder(self, alias: str) -> int | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(self._client.get_model_version_by_alias(self.name, alias).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such alias, or model
+                return None
+            raise
+
+    def record(self, version: int, alias: str, verdict: str, by: str, reasons: list[str]) -> None:
+        """Keep a decision on the version: the latest under `.decision`, each for ever under its time."""
+        now = datetime.now(UTC)
+        record = json.dumps({"decision": verdict, "by": by, "reasons": reasons, "time": now.isoformat()})
+        self._tag(version, f"promotion.{alias}.{now:%Y%m%dT%H%M%S.%fZ}", record)
+        for key, value in (
+            ("decision", verdict),
+            ("reviewer", by),
+            ("reasons", json.dumps(reasons)),
+            ("time", now.isoformat(timespec="seconds")),
+        ):
+            self._tag(version, f"promotion.{alias}.{key}", value)
+
+    def move(self, alias: str, version: int) -> None:
+        self._client.set_registered_model_alias(self.name, alias, str(version))
+
+    def _tag(self, version: int, key: str, value: str) -> None:
+        self._client.set_model_version_tag(self.name, str(version), key, value)

@@ -1,0 +1,54 @@
+"""What a finished run left: the Dice table and the registered version, read from the stages' outputs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipelines import project
+
+
+def collect() -> dict[str, Any]:
+    """Dice by source and structure, and the registered version.
+
+    Keys: `mean_dice`, `cases`, `dice` (rows: source, structure, dice or None, cases), `name`, `version` (str or None).
+    """
+    metrics = read(project.EVALUATION / "metrics.json")
+    return {
+        "mean_dice": _number(metrics["mean_dice"]),
+        "cases": metrics["cases"],
+        "dice": [
+            {"source": source, "structure": structure, "dice": _number(score["dice"]), "cases": score["cases"]}
+            for source, scores in metrics["by_source"].items()
+            for structure, score in scores.items()
+        ],
+        **registered(),
+    }
+
+
+def registered() -> dict[str, Any]:
+    """`name` and `version` of the model in models/register; version None when MLflow here does not hold it."""
+    from pipelines import tracking
+
+    model = read(project.REGISTERED / "model.json")
+    version = tracking.version_of(model["weights_sha256"], model["name"])
+    return {"name": model["name"], "version": None if version is None else str(version.version)}
+
+
+def headline(result: dict[str, Any]) -> str:
+    mean = "not measured" if result["mean_dice"] is None else f"{result['mean_dice']:.3f}"
+    version = result["version"] or "not registered here"
+    return f"Held-out mean Dice {mean} on {result['cases']} scans; {result['name']} version {version}."
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A JSON file of the project."""
+    try:
+        return json.loads((project.root() / file).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file; `medseg run` makes it") from None
+
+
+def _number(value: float | None) -> float | None:
+    """NaN is no JSON: None."""
+    return None if value is None or not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""The main job: every stale stage of dvc.yaml, one by one, from raw scans to a registered version (Prefect flow).
+
+Reads   dvc.yaml, params.yaml, data/raw; then reports/evaluate/metrics.json, models/register/model.json
+Writes  what the stages write; a Prefect table artifact `dice`
+Run     medseg run        # here, on an embedded server; or the deployment `nightly` in prefect.yaml
+Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `inventory`
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Failed, State
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from flows import lock, results, stages
+from pipelines import params, profiles, project, rawdata
+
+
+def _known_profile(name: str) -> str:
+    profiles.path(name)
+    return name
+
+
+# The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
+Profile = Annotated[str, AfterValidator(_known_profile), WithJsonSchema({"type": "string", "enum": profiles.names()})]
+
+
+@flow(name="training", persist_result=False)
+def training(
+    profile: Annotated[
+        Profile | None, Field(description="whole parameter file to put in place of params.yaml; empty: as it is")
+    ] = None,
+    data: Annotated[
+        Path | None, Field(description="folder of scans to read, linked as data/raw; empty: as it is")
+    ] = None,
+    wait: Annotated[bool, Field(description="wait for another run in this project to end, instead of failing")] = False,
+) -> dict[str, Any] | State[Any]:
+    """From folders of scans to a registered model: inventory, ingest, preprocess, train, evaluate, register."""
+    try:
+        with lock.held(wait) as held:
+            prepare(profile, data)
+            return _run_stages(held)
+    except (ValueError, OSError) as error:
+        return Failed(message=str(error))
+
+
+def prepare(profile: str | None, data: Path | None) -> None:
+    """Put the parameters and the scans in place and validate them, before anything runs. Call inside the lock."""
+    logger = get_run_logger()
+    if profile and (kept := profiles.use(profile)):
+        logger.warning("params.yaml held changes of your own; they are kept in %s", kept)
+    if data:
+        rawdata.link(data)
+    params.load(project.root() / "params.yaml")
+
+
+def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
+    logger, declared = get_run_logger(), stages.declared()
+    for name in (stage.name for stage in declared if stage.always_changed):  # asked first: the rest depends on it
+        if failed := _failure(stages.bring_up_to_date(name, return_state=True)):
+            return failed
+    due = stages.stale()
+    for stage in declared:
+        held.say(due=sorted(due))
+        if stage.name in due:
+            if failed := _failure(stages.bring_up_to_date(stage.name, return_state=True)):
+                return failed
+            due.discard(stage.name)
+        elif not stage.always_changed:
+            logger.info("%s: nothing changed", stage.name)
+    held.say(due=[], stage=None)
+    result = results.collect()
+    create_table_artifact(result["dice"], key="dice", description=results.headline(result))
+    return result
+
+
+def _failure(state: State[Any]) -> State[Any] | None:
+    return None if state.is_completed() else Failed(message=state.message)

@@ -1,0 +1,1 @@
+"""The network, the data path into it, the training engine and inference."""

@@ -1,0 +1,95 @@
+"""Patch embedding: any set of modalities, in any order, at any voxel spacing, into one set of weights.
+
+Each image channel passes the same overlapping convolutional stem, modulated by what the channel shows (modality) and by
+how large its voxels are (log spacing). At stride 1 and at stride 2 the channels present are merged, voxel by voxel and
+feature by feature, by a softmax over channels:
+
+    f_c = gelu((1 + g(m_c, s)) * norm(conv(x_c)) + b(m_c, s))        m_c modality, s log spacing, conv and norm shared
+    merged = sum_c w_c f_c,   w = softmax over c of (A f_c)          absent channels: w_c = 0 exactly
+
+A sum does not know the order of its terms, and an absent channel is no term: both are laws, held by tests. One channel
+alone has weight 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import MODALITIES, NetworkConfig
+from model.layers import Conv3d, VolumeNorm
+
+
+class PatchEmbedding(nn.Module):
+    """Image to features at strides 1 and 2 (the decoder's skips) and 4 (the encoder's first tokens)."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.modality = nn.Embedding(len(MODALITIES), config.condition_dim)
+        self.condition = nn.Linear(config.condition_dim + 3, config.condition_dim)
+        self.stem_full = ConditionedConv(1, config.stem_dims[0], config.condition_dim)
+        self.full_gate = ChannelGate(config.stem_dims[0])
+        self.stem_half = ConditionedConv(config.stem_dims[0], config.stem_dims[1], config.condition_dim)
+        self.half_gate = ChannelGate(config.stem_dims[1])
+        self.stem_quarter = Conv3d(config.stem_dims[1], config.widths[0])
+
+    def forward(
+        self,
+        image_BCDHW: Tensor,
+        modality_BC: Tensor,
+        spacing_mm: Sequence[float],
+        strides: Sequence[Sequence[int]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at strides 1, 2 (channels-first) and 4 (channels-last). Modality 0 marks an absent channel."""
+        batch, channels = modality_BC.shape
+        present_BC = modality_BC > 0
+        image_BCDHW = torch.where(present_BC[:, :, None, None, None], image_BCDHW, 0.0)
+        condition = self._condition(modality_BC, spacing_mm)
+        full = self.stem_full(image_BCDHW.flatten(0, 1).unsqueeze(1), condition, (1, 1, 1))
+        half = self.stem_half(full, condition, strides[0])
+        merged_full = self.full_gate(full.unflatten(0, (batch, channels)), present_BC)
+        merged_half = self.half_gate(half.unflatten(0, (batch, channels)), present_BC)
+        return merged_full, merged_half, self.stem_quarter(merged_half, strides[1]).permute(0, 2, 3, 4, 1)
+
+    def _condition(self, modality_BC: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+        """One vector per channel of the batch, (B * C, condition)."""
+        modality = self.modality(modality_BC.flatten())
+        log_spacing = modality.new_tensor([math.log(mm) for mm in spacing_mm]).expand(len(modality), 3)
+        return F.silu(self.condition(torch.cat([modality, log_spacing], dim=1)))
+
+
+class ConditionedConv(nn.Module):
+    """Convolution, group norm, then scale and shift by the condition (FiLM, Perez et al. 2018), then GELU."""
+
+    def __init__(self, in_dim: int, out_dim: int, condition_dim: int):
+        super().__init__()
+        self.conv = Conv3d(in_dim, out_dim, bias=False)
+        self.norm = VolumeNorm(out_dim)
+        self.modulation = nn.Linear(condition_dim, 2 * out_dim)
+
+    def forward(self, volume_BCDHW: Tensor, condition: Tensor, stride: Sequence[int]) -> Tensor:
+        normed = self.norm(self.conv(volume_BCDHW, stride))
+        scale, shift = self.modulation(condition).to(normed.dtype)[:, :, None, None, None].chunk(2, dim=1)
+        return F.gelu(torch.addcmul(shift, normed, 1 + scale))
+
+
+class ChannelGate(nn.Module):
+    """Weighted mean over the image channels present; the weights are a softmax per voxel and feature."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.logits = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, features_BCEDHW: Tensor, present_BC: Tensor) -> Tensor:
+        if features_BCEDHW.shape[1] == 1:
+            # One channel: its weight is 1. The zero keeps the gate in the graph, so that every rank of a sharded run
+            # has the same gradients to reduce, whatever its batch holds.
+            return features_BCEDHW.squeeze(1) + 0.0 * self.logits.weight.sum().to(features_BCEDHW.dtype)
+        logits = self.logits(features_BCEDHW.movedim(2, -1)).movedim(-1, 2)
+        present = present_BC[:, :, None, None, None, None]
+        weight = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(dim=1) * present
+        return (weight.to(features_BCEDHW.dtype) * features_BCEDHW).sum(dim=1)

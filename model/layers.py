@@ -1,0 +1,235 @@
+"""Layers that the encoder and the decoder share.
+
+Volumes of tokens are channels-last, `BDHWE`: a linear layer applies to them as they are, and a permuted view of them is
+what PyTorch calls `channels_last_3d`, the layout in which CPU and GPU convolutions are fastest.
+
+B batch, C channels of an image or of a convolution, D H W voxels or tokens along the axes, E embedding, N tokens,
+A attention heads, F features of one head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# CPU bfloat16 gradients of dense 3^3 convolutions were seen wrong when an axis has 1 or 2 voxels; 4 leaves a margin.
+SMALLEST_BFLOAT16_AXIS = 4
+
+
+class Conv3d(nn.Conv3d):
+    """A 3^3 convolution with padding 1; the stride is an argument of the call: one set of weights for any spacing.
+
+    On CPU, inside autocast, it computes in float32 where oneDNN's bfloat16 weight gradient is uninitialised memory or
+    slow: depth-wise always (float32 is also 2.5 times faster there), dense on small grids.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int = 1, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=1, groups=groups, bias=bias)
+
+    def forward(self, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
+        stride = tuple(stride)
+        if not self._needs_float32(volume_BCDHW):
+            return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
+        with torch.autocast(volume_BCDHW.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            out = F.conv3d(volume_BCDHW.float(), self.weight.float(), bias, stride, 1, 1, self.groups)
+        return out.to(volume_BCDHW.dtype)
+
+    def _needs_float32(self, volume_BCDHW: Tensor) -> bool:
+        if volume_BCDHW.device.type != "cpu":
+            return False
+        if volume_BCDHW.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            return False
+        return self.groups > 1 or min(volume_BCDHW.shape[2:]) <= SMALLEST_BFLOAT16_AXIS
+
+
+def convolve(conv: Conv3d, volume_BDHWE: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
+    """Apply a convolution to a channels-last volume of tokens."""
+    return conv(volume_BDHWE.permute(0, 4, 1, 2, 3), stride).permute(0, 2, 3, 4, 1)
+
+
+class Upsample(nn.Module):
+    """Learned sub-pixel upsampling: every token becomes a block of `stride` tokens.
+
+    The weights describe a block of 2 x 2 x 2; along an axis that is not upsampled their mean over that axis is used.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, 2, 2, out_dim, in_dim))
+        self.bias = nn.Parameter(torch.empty(out_dim))
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, volume_BDHWE: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
+        """Upsample by `stride` (1 or 2 per axis), then cut the surplus of an odd size off at the end."""
+        weight: Tensor = self.weight
+        for axis in range(3):
+            if stride[axis] == 1:
+                weight = weight.mean(axis, keepdim=True)
+        batch, depth, height, width, _ = volume_BDHWE.shape
+        sd, sh, sw, out_dim, in_dim = weight.shape
+        blocks = F.linear(volume_BDHWE, weight.reshape(-1, in_dim), self.bias.repeat(sd * sh * sw))
+        blocks = blocks.view(batch, depth, height, width, sd, sh, sw, out_dim).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        volume = blocks.reshape(batch, depth * sd, height * sh, width * sw, out_dim)
+        return volume[:, : size[0], : size[1], : size[2]]
+
+
+def pool(volume_BDHWE: Tensor, grid: Sequence[int]) -> Tensor:
+    """Mean over the cells of a coarser grid, as three small matrix products; cell borders may cut through tokens.
+
+    Any size to any smaller size: no padding, no remainder, and no need for `avg_pool3d`, which CPU bfloat16 lacks.
+    """
+    for axis in range(3):
+        size = volume_BDHWE.shape[axis + 1]
+        if size != grid[axis]:
+            weight = _cell_means(size, grid[axis], volume_BDHWE.device).to(volume_BDHWE.dtype)
+            flat = volume_BDHWE.flatten(0, axis).flatten(2)
+            pooled = torch.matmul(weight, flat)
+            volume_BDHWE = pooled.view(*volume_BDHWE.shape[: axis + 1], grid[axis], *volume_BDHWE.shape[axis + 2 :])
+    return volume_BDHWE
+
+
+def _cell_means(size: int, cells: int, device: torch.device) -> Tensor:
+    """The (cells, size) matrix that averages `size` unit intervals over `cells` equal ones, by overlap."""
+    width = size / cells
+    start = torch.arange(cells, device=device, dtype=torch.float32).unsqueeze(1) * width
+    unit = torch.arange(size, device=device, dtype=torch.float32)
+    overlap = torch.minimum(start + width, unit + 1) - torch.maximum(start, unit)
+    return overlap.clamp(min=0) / width
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a volume to a set of tokens, with RMS-normalised queries and keys.
+
+    The norm bounds every attention logit by sqrt(F) * |gain|^2: neither FP16 nor a long run can overflow the softmax.
+    """
+
+    def __init__(self, dim: int, memory_dim: int, head_dim: int):
+        super().__init__()
+        self.num_heads = dim // head_dim
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(memory_dim, 2 * dim, bias=False)
+        self.query_norm = HeadNorm(head_dim)
+        self.key_norm = HeadNorm(head_dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, volume_BDHWE: Tensor, memory_BNE: Tensor) -> Tensor:
+        query_BANF = self._split_heads(self.query(volume_BDHWE).flatten(1, 3))
+        key, value = self.key_value(memory_BNE).chunk(2, dim=-1)
+        key_BANF, value_BANF = self._split_heads(key), self._split_heads(value)
+        query_BANF, key_BANF = self.query_norm(query_BANF), self.key_norm(key_BANF)
+        mixed_BANF = F.scaled_dot_product_attention(query_BANF, key_BANF, value_BANF)
+        return self.output(mixed_BANF.transpose(1, 2).reshape(volume_BDHWE.shape))
+
+    def _split_heads(self, tokens_BNE: Tensor) -> Tensor:
+        return tokens_BNE.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class HeadNorm(nn.Module):
+    """RMS norm over the features of a head, computed in float32, where the square of a large float16 still exists."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head_dim))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, heads_BANF: Tensor) -> Tensor:
+        normed = F.rms_norm(heads_BANF.float(), self.weight.shape, self.weight.float(), eps=1e-6)
+        return normed.to(heads_BANF.dtype)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a depth-wise 3^3 convolution between them, which also tells the tokens where they are."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.expand = nn.Linear(dim, hidden_dim)
+        self.mix = Conv3d(hidden_dim, hidden_dim, groups=hidden_dim)
+        self.output = nn.Linear(hidden_dim, dim)
+
+    def forward(self, volume_BDHWE: Tensor) -> Tensor:
+        hidden_BDHWE = self.expand(volume_BDHWE)
+        return self.output(F.gelu(hidden_BDHWE + convolve(self.mix, hidden_BDHWE)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, drop a sample's residual branch with probability `rate`."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch_BDHWE: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch_BDHWE
+        shape = (branch_BDHWE.shape[0], 1, 1, 1, 1)
+        keep = (torch.rand(shape, device=branch_BDHWE.device) >= self.rate).to(branch_BDHWE.dtype)
+        return branch_BDHWE * keep / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention to pooled tokens (its own, or a memory given), then the feed-forward layer.
+
+    The unit of activation checkpointing and of sharding.
+    """
+
+    def __init__(self, dim: int, head_dim: int, hidden_dim: int, memory_dim: int | None = None, drop_path: float = 0.0):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, memory_dim or dim, head_dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, hidden_dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, volume_BDHWE: Tensor, grid: Sequence[int], memory_BNE: Tensor | None = None) -> Tensor:
+        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`."""
+        normed_BDHWE = self.attention_norm(volume_BDHWE)
+        if memory_BNE is None:
+            memory_BNE = pool(normed_BDHWE, grid).flatten(1, 3)
+        volume_BDHWE = volume_BDHWE + self.drop_path(self.attention(normed_BDHWE, memory_BNE))
+        return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
+
+
+class VolumeNorm(nn.Module):
+    """Group norm of a channels-first volume, also on a single voxel. Statistics over the volume, as in instance norm."""
+
+    def __init__(self, dim: int, group_size: int = 4):
+        super().__init__()
+        self.num_groups = max(1, dim // group_size)
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, volume_BCDHW: Tensor) -> Tensor:
+        return torch.group_norm(volume_BCDHW, self.num_groups, self.weight, self.bias, 1e-5)
+
+
+def initialise(module: nn.Module, residual_layers: int) -> None:
+    """Fill the parameters of one module in place; also after `to_empty()` and on sharded parameters.
+
+    Variance-preserving for every width (standard deviation 1 / sqrt(fan in)); the last layer of each residual branch is
+    divided by sqrt(`residual_layers`), so that the residual stream keeps its scale at any depth (Radford et al. 2019).
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | Conv3d):
+            fan_in = child.weight[0].numel()
+            gain = residual_layers**-0.5 if name.endswith(".output") else 1.0
+            nn.init.trunc_normal_(child.weight, std=gain / math.sqrt(fan_in))
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.Embedding):
+            nn.init.normal_(child.weight)
+        elif isinstance(child, nn.LayerNorm | HeadNorm | VolumeNorm | Upsample):
+            child.reset_parameters()

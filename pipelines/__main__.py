@@ -1,0 +1,35 @@
+"""Run one stage: `python -m pipelines STAGE [--debug]`. dvc.yaml starts every stage through here.
+
+Bad input ends in one line on stderr and exit code 1; `--debug` (or MEDSEG_DEBUG=1) shows the trace instead.
+"""
+
+from pipelines.tether import tether
+
+tether()  # before the slow imports: from here on, no orphan
+
+import importlib  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+
+STAGES = ("inventory", "ingest", "preprocess", "train", "evaluate", "register")
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] not in STAGES:
+        print(f"usage: python -m pipelines {{{','.join(STAGES)}}} [--debug]", file=sys.stderr)
+        return 2
+    stage, debug = sys.argv[1], "--debug" in sys.argv or os.environ.get("MEDSEG_DEBUG") == "1"
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        importlib.import_module(f"pipelines.{stage}").main()
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"{stage}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

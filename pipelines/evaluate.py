@@ -1,0 +1,119 @@
+"""Segment the held-out scans and measure (DVC stage `evaluate`).
+
+Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate
+Writes  reports/evaluate/: metrics.json, cases.csv, montage.png
+Run     python -m pipelines evaluate       # 40 hippocampus scans on 2 cores: about 20 s
+
+Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
+is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing.
+"""
+
+import csv
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.casefile import Case
+from model.dataset import open_cases
+from model.metrics import dice, mean
+from pipelines import manifest, montage, params, project
+from pipelines.labels import BY_NAME, CONTRACTS, REGIONS
+from pipelines.manifest import TEST, Row
+from pipelines.output import replacing, write_json
+from pipelines.parallel import track
+from pipelines.segment import Segmenter
+from pipelines.volume import Geometry, read, restore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One structure or region in one case. `dice` is NaN where neither label nor prediction has it."""
+
+    case_id: str
+    source: str
+    structure: str
+    dice: float
+    reference_voxels: int
+    predicted_voxels: int
+
+
+def main() -> None:
+    settings = params.load().evaluate
+    segmenter = Segmenter.load(project.TRAINED / "model.safetensors", settings.overlap)
+    rows = {row.case_id: row for row in manifest.read()}
+    cases = open_cases(project.CASES / TEST, TEST)
+    if not cases:
+        raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
+    scores: list[Score] = []
+    pictures: list[montage.Picture] = []
+    for case in track(cases, len(cases), "evaluate"):
+        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+        own = list(score_case(case, reference, predicted))
+        scores += own
+        pictures.append(montage.picture(case, segmenter.predicted_on_grid, mean([s.dice for s in own])))
+    summary = summarise(scores)
+    with replacing(project.EVALUATION) as folder:
+        folder.mkdir()
+        write_json(folder / "metrics.json", summary)
+        _write_csv(folder / "cases.csv", scores)
+        montage.draw(folder / "montage.png", pictures)
+    for source, structures in summary["by_source"].items():
+        for structure, entry in structures.items():
+            log.info("evaluate: %-16s %-24s Dice %.3f (%d cases)", source, structure, entry["dice"], entry["cases"])
+    log.info("evaluate: mean Dice %.4f", summary["mean_dice"])
+
+
+def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Reference and prediction as structure ids, both on the file's own grid."""
+    predicted = segmenter.segment(
+        case.image, case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
+    )
+    assert row.label is not None
+    label = read(Path(row.label.path))
+    return restore(CONTRACTS[row.contract].to_structures(label.array), Geometry.of(label)), predicted
+
+
+def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iterable[Score]:
+    """Every annotated structure, and every region whose parts were all annotated."""
+    annotated = case.record.annotated
+    for name in (*annotated, *(region for region, parts in REGIONS.items() if set(parts) <= set(annotated))):
+        ids = [BY_NAME[part].id for part in REGIONS.get(name, (name,))]
+        one, other = np.isin(reference, ids), np.isin(predicted, ids)
+        yield Score(case.record.case_id, case.record.source, name, dice(one, other), int(one.sum()), int(other.sum()))
+
+
+def summarise(scores: list[Score]) -> dict[str, Any]:
+    """Means over cases: by structure, by source and structure. `mean_dice` is over structures, regions left out."""
+    by_source: dict[str, dict[str, dict[str, float | int]]] = {}
+    for source in sorted({score.source for score in scores}):
+        own = [score for score in scores if score.source == source]
+        by_source[source] = {
+            name: _entry([score for score in own if score.structure == name])
+            for name in dict.fromkeys(score.structure for score in own)
+        }
+    names = list(dict.fromkeys(score.structure for score in scores))
+    by_structure = {name: mean([score.dice for score in scores if score.structure == name]) for name in names}
+    return {
+        "mean_dice": mean([value for name, value in by_structure.items() if name not in REGIONS]),
+        "dice": by_structure,
+        "by_source": by_source,
+        "cases": len({score.case_id for score in scores}),
+    }
+
+
+def _entry(scores: list[Score]) -> dict[str, float | int]:
+    return {"dice": mean([score.dice for score in scores]), "cases": sum(score.dice == score.dice for score in scores)}
+
+
+def _write_csv(path: Path, scores: list[Score]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Score.__dataclass_fields__)
+        for s in scores:
+            writer.writerow([s.case_id, s.source, s.structure, f"{s.dice:.6f}", s.reference_voxels, s.predicted_voxels])

@@ -1,0 +1,39 @@
+"""Where things lie in a project: one place that knows the folders.
+
+`data/`, `models/`, `reports/` hold what DVC tracks; `.medseg/` holds this machine's own state (databases, locks,
+checkpoints), which no result depends on.
+"""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """The project's root: $MEDSEG_ROOT, or the nearest folder upwards that holds dvc.yaml.
+
+    Raises ValueError when there is none.
+    """
+    if named := os.environ.get("MEDSEG_ROOT"):
+        return Path(named).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise ValueError(f"{here} is not inside a project: no dvc.yaml here or above; change into one or set MEDSEG_ROOT")
+
+
+def state() -> Path:
+    """This machine's own state, made if missing."""
+    folder = root() / ".medseg"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+RAW = Path("data/raw")
+PHANTOM = Path("data/phantom")
+INVENTORY = Path("data/inventory.parquet")
+MANIFEST = Path("data/manifest.parquet")
+CASES = Path("data/cases")
+TRAINED = Path("models/train")
+EVALUATION = Path("reports/evaluate")
+REGISTERED = Path("models/register")

@@ -1,0 +1,76 @@
+"""Register the trained and evaluated network as a version in MLflow (DVC stage `register`).
+
+Reads   models/train, reports/evaluate, params.yaml: register
+Writes  models/register/model.json; a version with alias `candidate` in MLflow's registry
+Run     python -m pipelines register
+
+The weights get the run identity stamped into their header and are stored with the training run; the version holds a
+reference and a checksum. model.json holds only what is the same wherever the pipeline is reproduced.
+"""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from model import weights
+from pipelines import params, project, tracking
+from pipelines.output import replacing, write_json
+
+log = logging.getLogger(__name__)
+
+ALIAS = "candidate"
+
+
+def main() -> None:
+    name = params.load().register_.name
+    trained = project.TRAINED / "model.safetensors"
+    metrics = json.loads((project.EVALUATION / "metrics.json").read_text())
+    version = register(name, trained, metrics)
+    with replacing(project.REGISTERED) as folder:
+        folder.mkdir()
+        write_json(folder / "model.json", {"name": name, "weights_sha256": tracking.sha256(trained)})
+    log.info("register: %s version %s, alias %s", name, version, ALIAS)
+
+
+def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
+    """Make a version of these weights and give it the alias `candidate`; the version's number."""
+    mlflow = tracking.configure()
+    client = mlflow.MlflowClient()
+    weights_sha256 = tracking.sha256(trained)
+    run_id = tracking.run_of(client, weights_sha256)
+    identity = {**tracking.identity(), "mlflow_run_id": run_id}
+    with tempfile.TemporaryDirectory() as scratch:
+        stamped = Path(scratch) / "model.safetensors"
+        weights.stamp(trained, stamped, identity)
+        stamped_sha256 = tracking.sha256(stamped)
+        client.log_artifact(run_id, str(stamped), "weights")
+    for file in ("metrics.json", "cases.csv", "montage.png"):
+        client.log_artifact(run_id, str(project.EVALUATION / file), "evaluate")
+    client.log_metric(run_id, "dice.mean", metrics["mean_dice"])
+    for structure, value in metrics["dice"].items():
+        if value == value:
+            client.log_metric(run_id, f"dice.{structure}", value)
+    weights_uri = f"runs:/{run_id}/weights/model.safetensors"
+    tags = {
+        **identity,
+        "weights_sha256": weights_sha256,
+        "weights_sha256_stamped": stamped_sha256,
+        "weights_uri": weights_uri,
+        "mean_dice": f"{metrics['mean_dice']:.6f}",
+        "dice": json.dumps({structure: round(value, 6) for structure, value in metrics["dice"].items()}),
+    }
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            model_config={"weights_uri": weights_uri, "weights_sha256": stamped_sha256},
+            registered_model_name=name,
+            pip_requirements=["medsegformer"],
+        )
+    version = str(logged.registered_model_version)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+    client.set_registered_model_alias(name, ALIAS, version)  # last: an alias never shows a version without its tags
+    return version

@@ -1,0 +1,40 @@
+"""From a model's name in MLflow's registry to weights that can be trusted."""
+
+from pathlib import Path
+from typing import Any
+
+from pipelines import tracking
+
+
+def weights_of(model: str) -> Path:
+    """The local weights file of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, its checksum verified.
+
+    Raises ValueError if there is no such version, or its weights are not the registered ones.
+    """
+    mlflow = tracking.configure()
+    version = _version(mlflow, model)
+    uri, expected = version.tags["weights_uri"], version.tags["weights_sha256_stamped"]
+    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    return verified(path, expected)
+
+
+def verified(path: Path, expected_sha256: str) -> Path:
+    """`path`, if its content has this digest; ValueError otherwise."""
+    found = tracking.sha256(path)
+    if found != expected_sha256:
+        raise ValueError(f"{path}: sha256 {found[:12]}... is not the registered {expected_sha256[:12]}...; not loaded")
+    return path
+
+
+def _version(mlflow: Any, model: str) -> Any:
+    client = mlflow.MlflowClient()
+    name, separator, wanted = model.removeprefix("models:/").partition("@")
+    if not separator:
+        name, separator, wanted = name.partition("/")
+    if not model.startswith("models:/") or not wanted:
+        raise ValueError(f"--model {model!r} must look like models:/NAME@ALIAS or models:/NAME/VERSION")
+    by_alias = "@" in model
+    try:
+        return client.get_model_version_by_alias(name, wanted) if by_alias else client.get_model_version(name, wanted)
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"{model}: {error.message}; `medseg status` shows what is registered") from None

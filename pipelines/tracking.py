@@ -1,0 +1,172 @@
+"""MLflow: where it lies, curves that never hold up a step, and which version belongs to which weights.
+
+$MLFLOW_TRACKING_URI names a server; without it everything lies in `.medseg/` on SQLite. `import mlflow` takes seconds,
+so it happens inside functions, and in training on a thread of its own.
+"""
+
+import hashlib
+import logging
+import os
+import queue
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipelines import manifest, project
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "medsegformer"
+FLUSH_EVERY_S = 5.0
+
+
+def tracking_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state() / 'mlflow.db'}"
+
+
+def artifact_folder() -> Path:
+    return project.state() / "mlartifacts"
+
+
+def configure() -> ModuleType:
+    """MLflow, pointed at this project's store, with telemetry and chatter off."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    import mlflow
+
+    for chatty in ("alembic", "mlflow.store", "mlflow.utils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(tracking_uri())
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        local = tracking_uri().startswith("sqlite:")
+        mlflow.create_experiment(EXPERIMENT, artifact_location=artifact_folder().as_uri() if local else None)
+    mlflow.set_experiment(EXPERIMENT)
+    return mlflow
+
+
+class Curves:
+    """A training run's curves. `log` only queues; a thread writes in batches and outlives a slow or absent server.
+
+    A tracking failure is reported once and never stops training: the weights matter more than their curves, and the
+    register stage makes a new run if this one could not be kept.
+    """
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self.queue: queue.Queue[tuple[int, float, dict[str, float]] | None] = queue.Queue()
+        self.parameters = parameters
+        self.tags: dict[str, str] = {}
+        self.thread = threading.Thread(target=self._write_all, name="mlflow", daemon=True)
+        self.thread.start()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.queue.put((step, time.time(), values))
+
+    def finish(self, tags: dict[str, str]) -> None:
+        """Write what is queued, tag the run and end it; waits at most a minute."""
+        self.tags = tags
+        self.queue.put(None)
+        self.thread.join(timeout=60)
+
+    def _write_all(self) -> None:
+        try:
+            client, run_id = self._start()
+            while self._write_some(client, run_id):
+                time.sleep(FLUSH_EVERY_S)
+            for name, value in self.tags.items():
+                client.set_tag(run_id, name, value)
+            client.set_terminated(run_id)
+        except Exception as error:  # any store or network error; see the class's docstring
+            log.warning("MLflow: curves are not kept (%s: %s)", type(error).__name__, str(error).splitlines()[0])
+
+    def _start(self) -> tuple[Any, str]:
+        mlflow = configure()
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        run = client.create_run(experiment.experiment_id, tags={"stage": "train"})
+        for name, value in self.parameters.items():
+            client.log_param(run.info.run_id, name, value)
+        return client, run.info.run_id
+
+    def _write_some(self, client: Any, run_id: str) -> bool:
+        """Write everything queued so far in one call; False once the end was met."""
+        from mlflow.entities import Metric
+
+        metrics, running = [], True
+        while running and not self.queue.empty():
+            entry = self.queue.get()
+            if entry is None:
+                running = False
+            else:
+                step, when, values = entry
+                metrics += [Metric(name, v, int(when * 1000), step) for name, v in values.items() if v == v]
+        for start in range(0, len(metrics), 1000):  # MLflow's bound on one batch
+            client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        return running
+
+
+def run_of(client: Any, weights_sha256: str) -> str:
+    """The training run that made these weights; a new one if they came from a cache or an untracked run."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment.experiment_id, tags={"weights_sha256": weights_sha256, "restored": "true"})
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def version_of(weights_sha256: str, name: str) -> Any | None:
+    """The newest registered version with these weights (MLflow ModelVersion), or None."""
+    client = configure().MlflowClient()
+    found = client.search_model_versions(f"name = '{name}'")
+    own = [version for version in found if version.tags.get("weights_sha256") == weights_sha256]
+    return max(own, key=lambda version: int(version.version)) if own else None
+
+
+def identity() -> dict[str, str]:
+    """What a result can be traced to: commit, and digests of the pipeline's lock, the manifest and the parameters."""
+    return {
+        "git_commit": git_commit(),
+        "dvc_lock_sha256": upstream_lock_sha256(),
+        "manifest_sha256": manifest.digest(),
+        "params_sha256": sha256(Path("params.yaml")),
+    }
+
+
+def upstream_lock_sha256() -> str:
+    """sha256 of dvc.lock's entries upstream of `register`: that stage's own entry is written after it has run."""
+    lock = project.root() / "dvc.lock"
+    if not lock.is_file():
+        return ""
+    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"]
+    stages.pop("register", None)
+    return hashlib.sha256(repr(sorted((name, _plain(entry)) for name, entry in stages.items())).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Nested mappings as sorted pairs, so that their order does not matter."""
+    if isinstance(value, dict):
+        return sorted((key, _plain(item)) for key, item in value.items())
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def git_commit() -> str:
+    """The commit, with `-dirty` if tracked files differ from it; `unknown` outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, check=True, cwd=project.root(),
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,211 @@
+"""Volumes and their geometry: the only module that knows image formats, orientation and resampling.
+
+Arrays are (D, H, W) with D towards the head, H towards the front, W towards the right of the patient (RAS+, axes
+reversed), spacing in the same order. A file's own axes come back through `Geometry`, so a prediction lies exactly on
+the scan it was made from.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zlib import error as ZlibError
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, aff2axcodes, inv_ornt_aff, io_orientation
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from scipy.interpolate import make_interp_spline
+
+SPACING_BOUNDS_MM = (0.01, 100.0)
+MAX_VOXELS = 2**31  # 8 GiB in float32: beyond it a header is broken, not a scan large
+
+
+class VolumeError(ValueError):
+    """A file that cannot be used as a volume; the message is the reason, fit for the manifest."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """`array` (D, H, W); `spacing_mm` (D, H, W); `affine` maps the *file's* voxel (i, j, k) to RAS millimetres."""
+
+    array: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
+    file_shape: tuple[int, int, int]
+
+    @property
+    def orientation(self) -> str:
+        return "".join(aff2axcodes(self.affine))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The way back from a network's grid to the file's. Plain numbers, so that it fits in JSON.
+
+    `file_shape`, `affine`: the file's own grid. `origin`, `crop_shape`: the crop in the reoriented scan, voxels (D, H, W).
+    `spacing_mm`: of the crop before resampling.
+    """
+
+    file_shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    shape: tuple[int, int, int]
+    origin: tuple[int, int, int]
+    crop_shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @staticmethod
+    def of(volume: Volume) -> "Geometry":
+        """The geometry of an uncropped volume."""
+        shape = _three(volume.array.shape)
+        affine = tuple(tuple(float(x) for x in row) for row in volume.affine)
+        return Geometry(volume.file_shape, affine, shape, (0, 0, 0), shape, volume.spacing_mm)
+
+    def cropped(self, origin: tuple[int, int, int], shape: tuple[int, int, int]) -> "Geometry":
+        return replace(self, origin=origin, crop_shape=shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> "Geometry":
+        affine = tuple(tuple(row) for row in record["affine"])
+        plain = {key: tuple(value) for key, value in record.items() if key != "affine"}
+        return Geometry(affine=affine, **plain)
+
+
+def read(path: Path) -> Volume:
+    """Read a NIfTI file, float32, reoriented. Raises VolumeError with the reason if it is not a usable 3-D scan."""
+    image = _open(path)
+    try:
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, ZlibError, ImageFileError) as error:
+        raise VolumeError(f"cannot be read to the end, probably truncated ({type(error).__name__})") from None
+    if not np.isfinite(data).all():
+        bad = int(data.size - np.isfinite(data).sum())
+        raise VolumeError(f"{bad} voxels are NaN or infinite; re-export the scan")
+    return _reoriented(data, image.affine)
+
+
+def _open(path: Path) -> Any:
+    """The opened image, header checked, voxels not read yet."""
+    try:
+        image = nib.load(path)
+    except FileNotFoundError:
+        raise VolumeError("file is missing") from None
+    except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ZlibError, ValueError) as error:
+        raise VolumeError(f"not a readable NIfTI file ({type(error).__name__})") from None
+    shape, header = image.shape, image.header
+    if len(shape) != 3:
+        raise VolumeError(f"has {len(shape)} dimensions {tuple(shape)} where 3 are due; split it into 3-D files")
+    if 0 in shape or int(np.prod(shape, dtype=np.int64)) > MAX_VOXELS:
+        raise VolumeError(f"shape {tuple(shape)} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
+    stored_mm = np.asarray(header["pixdim"][1:4], dtype=float)
+    affine_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
+    low, high = SPACING_BOUNDS_MM
+    for name, spacing_mm in (("header", stored_mm), ("affine", affine_mm)):
+        if not (np.isfinite(spacing_mm).all() and (spacing_mm >= low).all() and (spacing_mm <= high).all()):
+            shown = ", ".join(f"{value:g}" for value in spacing_mm)
+            raise VolumeError(f"spacing ({shown}) mm in the {name} is outside [{low:g}, {high:g}]; correct the header")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise VolumeError("affine is singular or not finite; correct the header")
+    return image
+
+
+def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
+    canonical = apply_orientation(data, io_orientation(affine))
+    turned = affine @ inv_ornt_aff(io_orientation(affine), data.shape)
+    spacing_mm = np.linalg.norm(turned[:3, :3], axis=0)[::-1]
+    array = np.ascontiguousarray(canonical.transpose(2, 1, 0))
+    # 6 digits: a float32 header's 1.5 must not become 1.4999999 in the manifest
+    return Volume(array, _three_floats(spacing_mm.round(6)), np.asarray(affine, dtype=float), _three(data.shape))
+
+
+def same_grid(one: Volume, other: Volume, tolerance_mm: float = 1e-2) -> str:
+    """Empty if both lie on one grid, else the difference in words. Tolerance: half a rounding step of usual headers."""
+    if one.file_shape != other.file_shape:
+        return f"shape {one.file_shape} differs from {other.file_shape}"
+    corners = np.array([[0, 0, 0, 1], [*[size - 1 for size in one.file_shape], 1]], dtype=float).T
+    apart_mm = float(np.abs((one.affine - other.affine) @ corners).max())
+    return f"affine differs by {apart_mm:.3g} mm at a corner" if apart_mm > tolerance_mm else ""
+
+
+def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A label map of the crop (crop_shape) -> the file's own grid, (i, j, k), background outside the crop."""
+    if label.shape != geometry.crop_shape:
+        raise ValueError(f"label {label.shape} does not fit the crop {geometry.crop_shape}")
+    full = np.zeros(geometry.shape, dtype=label.dtype)
+    full[tuple(slice(o, o + n) for o, n in zip(geometry.origin, geometry.crop_shape, strict=True))] = label
+    orientation = io_orientation(np.asarray(geometry.affine))
+    file_axes = full.transpose(2, 1, 0).transpose(orientation[:, 0].astype(int))
+    return np.ascontiguousarray(file_axes[tuple(slice(None, None, int(flip)) for flip in orientation[:, 1])])
+
+
+def write_label(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
+    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI; through a temporary name."""
+    image = nib.Nifti1Image(label.astype(np.uint8), affine)
+    image.header.set_xyzt_units("mm")
+    temporary = path.with_name(f".{path.name}.tmp.nii.gz")
+    try:
+        nib.save(image, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def resampled_shape(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], target_mm: tuple[float, ...]
+) -> tuple[int, int, int]:
+    """Voxels needed to cover the same extent at another spacing, at least 1 an axis."""
+    return _three(
+        [max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_mm, strict=True)]
+    )
+
+
+def resample(array: np.ndarray, shape: tuple[int, int, int], order: int) -> np.ndarray:
+    """Resample (D, H, W) to `shape`, voxel centres spread over the same extent; order 1 or 3 (cubic spline), float32.
+
+    Separable: the spline, prefilter included, is one small dense matrix an axis, so three matrix products.
+    """
+    result = np.asarray(array, dtype=np.float32)
+    for axis, (old, new) in enumerate(zip(array.shape, shape, strict=True)):
+        if old != new:
+            matrix = _interpolation_matrix(old, new, min(order, old - 1))
+            result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(result)
+
+
+def resample_label(label: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Resample a label map: each structure as a linear field, the largest wins. Same dtype."""
+    if label.shape == shape:
+        return label
+    values = np.unique(label)
+    best = np.full(shape, -1, dtype=np.float32)
+    result = np.zeros(shape, dtype=label.dtype)
+    for value in values:  # one structure at a time: memory does not grow with their number
+        share = resample((label == value).astype(np.float32), shape, order=1)
+        wins = share > best
+        best[wins] = share[wins]
+        result[wins] = value
+    return result
+
+
+@lru_cache(maxsize=64)
+def _interpolation_matrix(old: int, new: int, order: int) -> np.ndarray:
+    """(new, old): row i holds the weights of the old voxels in new voxel i; constant beyond the outer centres."""
+    centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    if order == 0:
+        return np.ones((new, 1), dtype=np.float32)
+    return make_interp_spline(np.arange(old), np.eye(old), k=order)(centres).astype(np.float32)
+
+
+def _three(values: Any) -> tuple[int, int, int]:
+    d, h, w = (int(value) for value in values)
+    return d, h, w
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    d, h, w = (float(value) for value in values)
+    return d, h, w
