@@ -52,26 +52,29 @@ def held(wait: bool = False, doing: str = "run") -> Iterator[Lock]:
     if _held is not None:
         yield _held
         return
-    fd = os.open(_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    with _opened("lock") as fd:
         _acquire(fd, wait)
         if mark := _said(fd).get("mark"):
             processes.end(mark)  # what a killed run may have left
-        _held = Lock(fd)
-        _held.say(doing=doing)
-        yield _held
-    finally:
-        _held = None
-        os.close(fd)
+        try:
+            _held = Lock(fd)
+            _held.say(doing=doing)
+            yield _held
+        finally:
+            _held = None
 
 
-def holder() -> dict[str, Any] | None:
+@contextmanager
+def claimed(name: str) -> Iterator[Lock | None]:
+    """Another lock of this project, .medseg/NAME: held for the block, or None when someone else holds it."""
+    with _opened(name) as fd:
+        yield Lock(fd) if _try(fd) else None
+
+
+def holder(name: str = "lock") -> dict[str, Any] | None:
     """What the present holder says it does, or None when the lock is free."""
-    fd = os.open(_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    with _opened(name) as fd:
         return None if _try(fd) else _said(fd)
-    finally:
-        os.close(fd)
 
 
 def _acquire(fd: int, wait: bool) -> None:
@@ -108,5 +111,10 @@ def _alive(pid: Any) -> bool:
     return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
 
 
-def _file() -> Path:
-    return project.state() / "lock"
+@contextmanager
+def _opened(name: str) -> Iterator[int]:
+    fd = os.open(project.state() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

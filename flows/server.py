@@ -53,6 +53,7 @@ def reachable() -> Iterator[Callable[[], str]]:
     prepare_environment()
     if given := os.environ.get("PREFECT_API_URL") or (running_ui() or {}).get("prefect_api"):
         os.environ["PREFECT_API_URL"] = given
+        _wait_until_it_answers(f"{given}/health", "Prefect server", None, patience_s=10)
         yield lambda: given
         return
     with _prefect(free_port(), {"PREFECT__SERVER_WEBSERVER_ONLY": "1"}) as ready:  # nothing is scheduled by it
@@ -92,7 +93,9 @@ def deploy() -> None:
 def serve(announce: Callable[[dict[str, str]], None]) -> None:
     """`medseg ui`: Prefect with its scheduler, MLflow, and a worker, until interrupted or until one of them ends."""
     prepare_environment()
-    with _ui_lock() as say, ExitStack() as stack:
+    with lock.claimed("ui") as claim, ExitStack() as stack:
+        if claim is None:
+            raise ValueError(f"`medseg ui` already runs in this project: {(running_ui() or {}).get('prefect', 'starting')}")
         port = free_port(4200)
         ready = stack.enter_context(_prefect(port, {}))
         from pipelines import tracking
@@ -105,7 +108,7 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
         addresses = {"prefect_api": ready(), "prefect": f"http://127.0.0.1:{port}", "mlflow": mlflow_ui}
         alive["worker"] = stack.enter_context(worker())
         _wait_until_it_answers(f"{mlflow_ui}/health", "mlflow", alive.get("mlflow"))
-        say(addresses)
+        claim.say(**addresses)
         announce(addresses)
         while not (ended := [name for name, process in alive.items() if process.poll() is not None]):
             time.sleep(0.5)
@@ -170,8 +173,10 @@ def _logged(name: str, command: list[str], extra: dict[str, str] | None = None) 
         yield process
 
 
-def _wait_until_it_answers(address: str, name: str, process: subprocess.Popen[bytes] | None) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _wait_until_it_answers(
+    address: str, name: str, process: subprocess.Popen[bytes] | None, patience_s: float = START_TIMEOUT_S
+) -> None:
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             with urllib.request.urlopen(address, timeout=5):
@@ -181,16 +186,8 @@ def _wait_until_it_answers(address: str, name: str, process: subprocess.Popen[by
         if process is not None and process.poll() is not None:
             raise ValueError(f"the {name} did not start: {_last_line(name)}; see {_log(name)}")
         if time.monotonic() > deadline:
-            raise ValueError(f"the {name} does not answer at {address} after {START_TIMEOUT_S} s; see {_log(name)}")
+            raise ValueError(f"the {name} does not answer at {address} within {patience_s:g} s")
         time.sleep(0.05)
-
-
-@contextmanager
-def _ui_lock() -> Iterator[Callable[[dict[str, str]], None]]:
-    with lock.claimed("ui") as (taken, say):
-        if not taken:
-            raise ValueError(f"`medseg ui` already runs in this project: {running_ui()}")
-        yield say
 
 
 def _log(name: str) -> Path:

@@ -98,8 +98,14 @@ def reproduce(stage: str, logger: logging.Logger | logging.LoggerAdapter[Any]) -
 
 def output_hashes(stage: str) -> dict[str, str]:
     """Path -> hash of the stage's outputs, as dvc.lock holds them."""
-    entry = _read_yaml(project.root() / "dvc.lock")["stages"][stage]
+    entry = locked()[stage]
     return {out["path"]: out[out.get("hash", "md5")] for out in entry.get("outs", [])}
+
+
+def locked() -> dict[str, Any]:
+    """The stages' entries in dvc.lock; empty before the first run."""
+    lock_file = project.root() / "dvc.lock"
+    return dict(_read_yaml(lock_file).get("stages", {})) if lock_file.is_file() else {}
 
 
 def environment() -> dict[str, str]:

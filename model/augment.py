@@ -51,8 +51,8 @@ def sample_patch(
     """Image (C, d, h, w) float32, linearly interpolated, and label (d, h, w) uint8, nearest neighbour.
 
     `image` (C, D, H, W) floating, `label` (D, H, W) uint8: arrays or anything that slices into them. The voxel at index
-    `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image is 0 (the mean, after
-    normalisation by standard score) and the label is 0 (background): padding counts as annotated background.
+    `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image is 0 (the mean
+    after normalisation by standard score) and the label is 0 (background): padding counts as annotated background.
     Deformation is in millimetres; an axis more than twice as coarse as the finest is only cropped and flipped.
     """
     shape = tuple(int(n) for n in patch_shape)

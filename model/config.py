@@ -226,7 +226,7 @@ def forward_flops(
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     channels: int = 1,
 ) -> int:
-    """Floating-point operations (two per multiply-add) of the products and convolutions of one volume's forward pass."""
+    """Floating-point operations (two per multiply-add) of products and convolutions, one volume's forward pass."""
     sizes = sizes_after(shape, spacing_mm)
     steps, spacings = strides(spacing_mm), spacings_after(spacing_mm)
     voxels = [prod(size) for size in sizes]

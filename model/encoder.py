@@ -7,7 +7,6 @@ the number of voxels. There is no position embedding: the depth-wise convolution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -18,27 +17,44 @@ from model.layers import Block, Conv3d, convolve
 class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.key_tokens = config.key_tokens
-        self.downsamples = nn.ModuleList(Conv3d(before, after) for before, after in pairwise(config.widths))
-        rates = iter(config.drop_path_rates)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                Block(dim, config.head_dim, config.hidden_dim(dim), drop_path=next(rates)) for _ in range(depth)
-            )
-            for dim, depth in zip(config.widths, config.depths, strict=True)
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in config.widths)
+        self.stages = nn.ModuleList(Stage(config, index) for index in range(len(config.widths)))
 
     def forward(
         self, volume_BDHWE: Tensor, spacings_mm: Sequence[Sequence[float]], strides: Sequence[Sequence[int]]
     ) -> list[Tensor]:
-        """Normalised features of each stage, fine to coarse. `spacings_mm` per stage, `strides` between stages."""
+        """Normalised features of each stage, fine to coarse.
+
+        `volume_BDHWE` is on the first stage's grid; `strides` lead from each stage to the next, `spacings_mm` belong to
+        the stages.
+        """
         features = []
-        for index, (blocks, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
-            if index > 0:
-                volume_BDHWE = convolve(self.downsamples[index - 1], volume_BDHWE, strides[index - 1])
-            grid = pooled_grid(volume_BDHWE.shape[1:4], spacings_mm[index], self.key_tokens)
-            for block in blocks:
-                volume_BDHWE = block(volume_BDHWE, grid)
-            features.append(norm(volume_BDHWE))
+        for stage, spacing_mm, stride in zip(self.stages, spacings_mm, ((1, 1, 1), *strides), strict=True):
+            volume_BDHWE, normed_BDHWE = stage(volume_BDHWE, spacing_mm, stride)
+            features.append(normed_BDHWE)
         return features
+
+
+class Stage(nn.Module):
+    """A strided convolution (not in the first stage, which the embedding feeds), then the blocks."""
+
+    def __init__(self, config: NetworkConfig, index: int):
+        super().__init__()
+        dim, before = config.widths[index], sum(config.depths[:index])
+        rates = config.drop_path_rates[before : before + config.depths[index]]
+        self.key_tokens = config.key_tokens
+        self.downsample = Conv3d(config.widths[index - 1], dim) if index > 0 else None
+        self.blocks = nn.ModuleList(
+            Block(dim, config.head_dim, config.hidden_dim(dim), drop_path=rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream for the next stage, and its normalised copy for the decoder."""
+        if self.downsample is not None:
+            volume_BDHWE = convolve(self.downsample, volume_BDHWE, stride)
+        grid = pooled_grid(volume_BDHWE.shape[1:4], spacing_mm, self.key_tokens)
+        for block in self.blocks:
+            volume_BDHWE = block(volume_BDHWE, grid)
+        return volume_BDHWE, self.norm(volume_BDHWE)

@@ -47,8 +47,8 @@ class Conv3d(nn.Conv3d):
         return self.groups > 1 or min(volume_BCDHW.shape[2:]) <= SMALLEST_BFLOAT16_AXIS
 
 
-def convolve(conv: Conv3d, volume_BDHWE: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
-    """Apply a convolution to a channels-last volume of tokens."""
+def convolve(conv: nn.Module, volume_BDHWE: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
+    """Apply a `Conv3d` to a channels-last volume of tokens."""
     return conv(volume_BDHWE.permute(0, 4, 1, 2, 3), stride).permute(0, 2, 3, 4, 1)
 
 
@@ -200,7 +200,7 @@ class Block(nn.Module):
 
 
 class VolumeNorm(nn.Module):
-    """Group norm of a channels-first volume, also on a single voxel. Statistics over the volume, as in instance norm."""
+    """Group norm of a channels-first volume, also of a single voxel; statistics over the volume."""
 
     def __init__(self, dim: int, group_size: int = 4):
         super().__init__()

@@ -28,8 +28,8 @@ def dice_cross_entropy(
     """One loss per sample, (B,), float32: its mean over samples is exact under any grouping into batches and ranks.
 
     `target_BDHW`: class index, any integer type; a class that the sample does not annotate counts as background.
-    `annotated_BK`: bool; background counts as annotated always. The Dice term is the mean over the annotated structures,
-    0 for a sample that annotates none; each is computed over the one sample, never over the batch.
+    `annotated_BK`: bool; background counts as annotated always. The Dice term is the mean over annotated structures, 0
+    for a sample that annotates none; each is computed over the one sample, never over the batch.
     """
     with torch.autocast(logits_BKDHW.device.type, enabled=False):
         logits = merge_unannotated(logits_BKDHW.float(), annotated_BK)

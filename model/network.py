@@ -3,8 +3,8 @@
     network = MedSegFormer(PRESETS["tiny"], num_classes=3)
     logits = network(image_BCDHW, modality_BC, spacing_mm=(1.0, 1.0, 1.0))      # (B, 3, D, H, W)
 
-Nothing here knows of devices, ranks, precision or checkpoints. `init_weights` fills the parameters wherever they are, so
-the network can be built on the meta device, sharded, made real by `to_empty`, and only then initialised.
+Nothing here knows of devices, ranks, precision or checkpoints. `init_weights` fills the parameters wherever they are,
+so the network can be built on the meta device, sharded, made real by `to_empty`, and only then initialised.
 """
 
 from __future__ import annotations

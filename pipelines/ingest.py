@@ -137,8 +137,8 @@ def examine_one(row: Row) -> Row:
         volumes = {file.role: _read(file) for file in row.files}
         reference = volumes[row.images[0].role]
         for file in row.files[1:]:
-            if difference := same_grid(reference, volumes[file.role]):
-                raise VolumeError(f"{file.path}: {difference} from {row.images[0].role}; register or re-export")
+            if difference := same_grid(volumes[file.role], reference):
+                raise VolumeError(f"{file.path}: {difference} of {row.images[0].path}; register or re-export")
         for file in row.images:
             if np.ptp(volumes[file.role].array) == 0:
                 raise VolumeError(f"{file.path}: every voxel has the same value")

@@ -5,6 +5,7 @@ reversed), spacing in the same order. A file's own axes come back through `Geome
 the scan it was made from.
 """
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,13 @@ from zlib import error as ZlibError
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, aff2axcodes, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from scipy.interpolate import make_interp_spline
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends silently, we report ourselves
 
 SPACING_BOUNDS_MM = (0.01, 100.0)
 MAX_VOXELS = 2**31  # 8 GiB in float32: beyond it a header is broken, not a scan large
@@ -102,7 +106,7 @@ def _open(path: Path) -> Any:
         raise VolumeError(f"has {len(shape)} dimensions {tuple(shape)} where 3 are due; split it into 3-D files")
     if 0 in shape or int(np.prod(shape, dtype=np.int64)) > MAX_VOXELS:
         raise VolumeError(f"shape {tuple(shape)} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
-    stored_mm = np.asarray(header["pixdim"][1:4], dtype=float)
+    stored_mm = _stored_spacing(path, type(header))
     affine_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
     low, high = SPACING_BOUNDS_MM
     for name, spacing_mm in (("header", stored_mm), ("affine", affine_mm)):
@@ -112,6 +116,12 @@ def _open(path: Path) -> Any:
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         raise VolumeError("affine is singular or not finite; correct the header")
     return image
+
+
+def _stored_spacing(path: Path, header: type) -> np.ndarray:
+    """The header's spacing as it stands in the file: nibabel silently turns -1.5 into 1.5 and 0 into 1."""
+    with ImageOpener(path) as file:
+        return np.asarray(header.from_fileobj(file, check=False)["pixdim"][1:4], dtype=float)  # type: ignore[attr-defined]
 
 
 def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
@@ -129,7 +139,7 @@ def same_grid(one: Volume, other: Volume, tolerance_mm: float = 1e-2) -> str:
         return f"shape {one.file_shape} differs from {other.file_shape}"
     corners = np.array([[0, 0, 0, 1], [*[size - 1 for size in one.file_shape], 1]], dtype=float).T
     apart_mm = float(np.abs((one.affine - other.affine) @ corners).max())
-    return f"affine differs by {apart_mm:.3g} mm at a corner" if apart_mm > tolerance_mm else ""
+    return f"affine differs by {apart_mm:.3g} mm at a corner from that" if apart_mm > tolerance_mm else ""
 
 
 def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:

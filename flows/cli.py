@@ -1,0 +1,279 @@
+"""`medseg`, the one command people type. Thin: it reads the arguments and hands over; slow imports wait until then.
+
+Exit codes: 0 done, 1 refused or failed with a reason in one line on stderr, 2 wrong use, 130 interrupted.
+`--debug` anywhere shows the trace of an error.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class _Command(TyperGroup):
+    """Turns what a command raises into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("medseg: interrupted; nothing is left running, the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("MEDSEG_DEBUG") == "1":
+                raise
+            print(f"medseg: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+def _group(help_text: str, **settings: Any) -> typer.Typer:
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        **settings,
+    )
+
+
+app = _group("Train, prove and release 3-D medical segmentation models.", cls=_Command)
+params_app = _group("params.yaml: validate it.")
+profile_app = _group("Whole parameter files: list them, put one in place of params.yaml.")
+data_app = _group("Scans: the manifest, a folder's contents, public data.")
+model_app = _group("The network.")
+app.add_typer(params_app, name="params")
+app.add_typer(profile_app, name="profile")
+app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)]
+Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]
+Reason = Annotated[str | None, typer.Option(help="what you looked at, at least 10 characters")]
+Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approve")]
+
+
+@app.command()
+def run(
+    profile: Annotated[str | None, typer.Option(help="whole parameter file to put in place of params.yaml")] = None,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for another run in this project to end")] = False,
+) -> None:
+    """The main job: every stale stage, from raw scans to a registered version."""
+    _enter_project()
+    from flows import run as job
+    from flows import show
+
+    show.run_summary(job.run(profile, data, wait))
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Which stages are fresh, what is registered, what to do next."""
+    _enter_project()
+    from flows import show
+    from flows import status as state
+
+    (show.as_json if json else show.status)(state.collect())
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", resolve_path=True, help="a NIfTI file or a folder")],
+    model: Annotated[str, typer.Option(help="a registered version")] = "models:/medsegformer@candidate",
+    labels_of: Annotated[str | None, typer.Option(help="write this source's own label values")] = None,
+    modality: Annotated[str | None, typer.Option(help="of a single file, where its name does not say")] = None,
+) -> None:
+    """Segment scans with a registered version, on their own grid."""
+    _enter_project()
+    from pipelines.predict import predict as segment
+
+    for path in segment(source, target, model, labels_of, modality):
+        print(path)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(min=1)],
+    to: Annotated[str, typer.Option(help="alias to move: clinical-candidate or champion")] = "clinical-candidate",
+    reviewer: Reviewer = None,
+    reason: Reason = None,
+    reject: Reject = False,
+) -> None:
+    """Gate, a named person's signature, alias."""
+    signature = _signature(reviewer, reason, reject) if reviewer or reason or reject else None
+    _enter_project()
+    from flows import approval
+
+    outcome = approval.promote(version, to, signature)
+    print(outcome.message)
+    if outcome.waiting:
+        print(f"The gate accepts version {version}; it waits for a signature. Sign in `medseg ui` (Resume), or by")
+        print(f'  medseg approve {outcome.run} --reviewer NAME --reason "..."')
+
+
+@app.command()
+def approve(
+    promotion: Annotated[str, typer.Argument(metavar="RUN", help="as `medseg promote` printed it")],
+    reviewer: Reviewer = None,
+    reason: Reason = None,
+    reject: Reject = False,
+) -> None:
+    """Sign a promotion that waits."""
+    from uuid import UUID
+
+    try:
+        run_id = UUID(promotion)
+    except ValueError:
+        raise typer.BadParameter(f"{promotion!r} is not a run; `medseg promote` prints it", param_hint="RUN") from None
+    signature = _signature(reviewer, reason, reject)
+    _enter_project()
+    from flows import approval
+
+    print(approval.approve(run_id, signature).message)
+
+
+@app.command()
+def ui() -> None:
+    """Prefect and MLflow servers with a worker, until Ctrl-C."""
+    _enter_project()
+    from flows import server
+
+    server.serve(lambda addresses: print(_addresses(addresses), flush=True))
+
+
+@params_app.command("check")
+def params_check() -> None:
+    """Validate params.yaml."""
+    _enter_project()
+    from pipelines import params
+
+    params.load()
+    print("params.yaml is valid")
+
+
+@profile_app.command("use")
+def profile_use(name: str) -> None:
+    """Put profiles/NAME.yaml in place of params.yaml."""
+    _enter_project()
+    from flows import lock
+    from pipelines import profiles
+
+    with lock.held(doing="profile"):
+        kept = profiles.use(name)
+    print(f"params.yaml is now profile {name}" + (f"; your own is kept in {kept}" if kept else ""))
+
+
+@profile_app.command("ls")
+def profile_ls(json: Json = False) -> None:
+    """The profiles; the one in use has a star."""
+    _enter_project()
+    from flows import show
+    from pipelines import profiles
+
+    names, used = profiles.names(), profiles.in_use()
+    if json:
+        show.as_json({"profiles": names, "in_use": used})
+    else:
+        print("\n".join(f"{'*' if name == used else ' '} {name}" for name in names))
+
+
+@data_app.command("ls")
+def data_ls(json: Json = False) -> None:
+    """Every scan of the manifest."""
+    _enter_project()
+    from pipelines import manifest
+
+    _show_scans(manifest.listing(), json)
+
+
+@data_app.command("check")
+def data_check(folder: Folder, json: Json = False) -> None:
+    """What a folder holds, what would be quarantined, and why. Writes nothing."""
+    from pipelines import ingest
+
+    _show_scans(ingest.check(folder), json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="hippocampus")],
+    to: Annotated[Path, typer.Option(file_okay=False, resolve_path=True)] = Path("data/raw"),
+) -> None:
+    """Download a public data set."""
+    _enter_project()
+    _log_to_terminal()
+    from pipelines import fetch
+
+    print(fetch.fetch(name, to))
+
+
+@model_app.command("summary")
+def model_summary(preset: str, json: Json = False) -> None:
+    """Parameters by part, FLOPs, memory."""
+    from flows import show
+    from model import config
+
+    (show.as_json if json else show.table)(config.summary(preset))
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        os.environ["MEDSEG_DEBUG"] = "1"
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _terminate)
+    app([argument for argument in arguments if argument != "--debug"], prog_name="medseg")
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # leaving ends every child; a second signal must not break into that
+    raise SystemExit(128 + signum)
+
+
+def _enter_project() -> None:
+    """Stages and their helpers use paths relative to the root; arguments were made absolute before."""
+    from pipelines import project
+
+    os.chdir(project.root())
+
+
+def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
+    if not reviewer or not reason:
+        raise typer.BadParameter("a signature needs both --reviewer and --reason")
+    from flows.approval import Signature
+
+    return Signature(reviewer, reason, approve=not reject)
+
+
+def _show_scans(rows: list[dict[str, Any]], json: bool) -> None:
+    from flows import show
+
+    if json:
+        show.as_json({"scans": rows})
+    else:
+        show.scans(rows)
+
+
+def _log_to_terminal() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _addresses(addresses: dict[str, str]) -> str:
+    return f"Prefect  {addresses['prefect']}\nMLflow   {addresses['mlflow']}\nCtrl-C ends both and the worker."
+
+
+if __name__ == "__main__":
+    main()

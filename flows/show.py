@@ -1,0 +1,87 @@
+"""What the commands print for people."""
+
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
+
+
+def as_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=str))
+
+
+def run_summary(result: dict[str, Any]) -> None:
+    """Dice by source and structure, the registered version, where to look next."""
+    from flows.results import headline
+
+    table = Table("source", "structure", box=box.SIMPLE_HEAD, title="Held-out Dice", title_justify="left")
+    table.add_column("Dice", justify="right")
+    table.add_column("scans", justify="right")
+    for row in result["dice"]:
+        table.add_row(row["source"], row["structure"], figure(row["dice"]), str(row["cases"]))
+    console = Console()
+    console.print(table)
+    console.print(headline(result), highlight=False)
+    console.print("\nWhere to look next", style="bold")
+    version = result["version"] or "VERSION"
+    for what, where in (
+        ("pictures", "reports/evaluate/montage.png (best, median and worst scan)"),
+        ("segment", f"medseg predict SCAN.nii.gz OUT.nii.gz --model models:/{result['name']}/{version}"),
+        ("release", f"medseg promote {version} --to clinical-candidate"),
+        ("curves, runs", "medseg ui"),
+    ):
+        console.print(f"  {what:<13} {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def status(status: dict[str, Any]) -> None:
+    from flows.status import next_step
+
+    table = Table("stage", "state", box=box.SIMPLE_HEAD)
+    for name, state in status["stages"].items():
+        table.add_row(name, f"[{COLOURS[state]}]{state}[/]")
+    console = Console()
+    console.print(table)
+    for line in _registered(status):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Next: {next_step(status)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _registered(status: dict[str, Any]) -> list[str]:
+    lines = [f"Parameters: {'profile ' + status['profile'] if status['profile'] else 'params.yaml of your own'}"]
+    version = status["registered"]
+    if version is None:
+        return [*lines, "Registered: nothing yet"]
+    aliases = f" ({', '.join(version['aliases'])})" if version["aliases"] else ""
+    belongs = "belongs to" if status["identity_consistent"] else "does NOT belong to"
+    return [
+        *lines,
+        f"Registered: {version['name']} version {version['version']}{aliases}, mean Dice {figure(version['mean_dice'])}; "
+        f"it {belongs} what lies here now",
+    ]
+
+
+def scans(rows: list[dict[str, Any]]) -> None:
+    """One line a scan, quarantined ones with their reason; then the count."""
+    table = Table("case", "source", "split", "quarantined", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(row["case_id"], row["source"], row["split"], row["quarantined"] or "")
+    console = Console()
+    console.print(table, highlight=False)
+    refused = sum(bool(row["quarantined"]) for row in rows)
+    console.print(f"{len(rows)} scans, {refused} quarantined", highlight=False)
+
+
+def table(content: dict[str, Any]) -> None:
+    """A flat or nested mapping as name and value."""
+    console = Console()
+    for name, value in content.items():
+        shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        console.print(f"{name:<32} {shown}", highlight=False, markup=False, soft_wrap=True)
+
+
+def figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

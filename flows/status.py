@@ -1,0 +1,95 @@
+"""`medseg status`: which stages are fresh, what is registered, and whether the two belong together."""
+
+from typing import Any
+
+from flows import lock, results
+from pipelines import profiles, project
+
+IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
+
+
+def collect() -> dict[str, Any]:
+    """Keys: `stages` (name -> fresh | stale | running), `registered` (dict or None), `identity_consistent`, `profile`.
+
+    `identity_consistent`: the registered version was made from the very lock, manifest and parameters that lie here now.
+    Works while a run is busy; the figures are then the run's own.
+    """
+    holder = lock.holder()
+    stages = _at_rest() if holder is None or holder.get("doing") == "status" else _in_a_run(holder)
+    version = _registered_version()
+    return {
+        "stages": stages,
+        "registered": None if version is None else _describe(version),
+        "identity_consistent": version is not None and _same_identity(version.tags),
+        "profile": profiles.in_use(),
+    }
+
+
+def next_step(status: dict[str, Any]) -> str:
+    """What a person would do now."""
+    running = [name for name, state in status["stages"].items() if state == "running"]
+    if running:
+        return f"a run is at `{running[0]}`; wait, or look at it in the Prefect UI"
+    if "stale" in status["stages"].values():
+        return "`medseg run` brings the stale stages up to date"
+    version = status["registered"]
+    if version is None:
+        return "`medseg run` registers the model"
+    if not status["identity_consistent"]:
+        return "`medseg run`: the registered version was made from another state of this project"
+    if "clinical-candidate" not in version["aliases"]:
+        return f"`medseg promote {version['version']} --to clinical-candidate`"
+    return "nothing; all is fresh, registered and released"
+
+
+def _at_rest() -> dict[str, str]:
+    from flows import stages
+
+    stale = stages.stale()
+    return {stage.name: "stale" if stage.name in stale else "fresh" for stage in stages.declared()}
+
+
+def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
+    """DVC answers nobody while a stage runs, so the run tells what it knows: the stages due, and the one it is at."""
+    from flows import stages
+
+    declared = stages.declared()
+    due = holder.get("due")
+    if due is None:  # not asked yet: stages that were never run are due, of the others it is not known
+        locked = stages.locked()
+        due = [stage.name for stage in declared if stage.name not in locked]
+    return {
+        stage.name: "running" if stage.name == holder.get("stage") else "stale" if stage.name in due else "fresh"
+        for stage in declared
+    }
+
+
+def _registered_version() -> Any | None:
+    from pipelines import tracking
+
+    if not (project.root() / project.REGISTERED / "model.json").is_file():
+        return None
+    model = results.read(project.REGISTERED / "model.json")
+    version = tracking.version_of(model["weights_sha256"], model["name"])
+    if version is None:
+        return None
+    return tracking.configure().MlflowClient().get_model_version(model["name"], version.version)  # with its aliases
+
+
+def _describe(version: Any) -> dict[str, Any]:
+    mean_dice = version.tags.get("mean_dice")
+    return {
+        "name": version.name,
+        "version": str(version.version),
+        "aliases": sorted(version.aliases),
+        "mean_dice": None if mean_dice is None else float(mean_dice),
+        "git_commit": version.tags.get("git_commit"),
+        "run_id": version.run_id,
+    }
+
+
+def _same_identity(tags: dict[str, str]) -> bool:
+    from pipelines import tracking
+
+    here = tracking.identity()
+    return all(tags.get(key) == here[key] for key in IDENTITY)
