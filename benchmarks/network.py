@@ -1,16 +1,16 @@
 """Cost of a training step against other networks: CPU time per voxel, in float32 and in bfloat16 autocast.
 
 Run     python -m benchmarks.network [--preset tiny] [--patch 64 64 64] [--batch 2] [--repeats 3]      # about 3 min
-Prints  a row per network: parameters, microseconds of CPU time per voxel, MedSegFormer's cost as a fraction of it, and the
-        share of this machine's own matrix-product peak that the step reaches.
+Prints  a row per network: parameters, microseconds of CPU time per voxel, MedSegFormer's cost as a fraction of it, and
+        the share of this machine's own matrix-product peak that the step reaches.
 
 One thread, process time, the fastest of the repeats after a warm-up. Every network takes the same patches, Dice and
-cross-entropy on its own outputs (deep supervision where the network trains with it), AdamW. The allocator is told to keep
-its memory (glibc returns large tensors to the kernel otherwise, which can double the cost of any network on CPU).
+cross-entropy on its own outputs (deep supervision where the network trains with it), AdamW. The allocator is told to
+keep its memory (glibc returns large tensors to the kernel otherwise, which can double the cost of a network on CPU).
 
-nnU-Net's network is the one that it plans for the hippocampus of the Medical Segmentation Decathlon: four stages of 32, 64,
-128, 256 features, two convolutions each. It is built with `dynamic_network_architectures` where that is installed, and
-otherwise as MONAI's DynUNet with the same plan; the row's name says which.
+nnU-Net's network is the one that it plans for the hippocampus of the Medical Segmentation Decathlon: four stages of 32,
+64, 128, 256 features, two convolutions each. It is built with `dynamic_network_architectures` where that is installed,
+and otherwise as MONAI's DynUNet with the same plan; the row's name says which.
 """
 
 from __future__ import annotations
@@ -22,12 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-if __name__ == "__main__" and any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
-    # The allocator reads its settings once, when the process starts.
-    arguments = [sys.executable, "-m", "benchmarks.network", *sys.argv[1:]]
-    os.execve(sys.executable, arguments, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +32,7 @@ from model.config import MODALITIES, PRESETS
 from model.losses import deep_supervision
 from model.network import MedSegFormer
 
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 NUM_CLASSES = 3
 SPACING_MM = (1.0, 1.0, 1.0)
 Forward = Callable[[Tensor], Sequence[Tensor]]
@@ -52,6 +48,10 @@ class Measurement:
 
 def main() -> None:
     arguments = parse_arguments()
+    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+        # The allocator reads its settings once, when a process starts: start again with them.
+        command = [sys.executable, "-m", "benchmarks.network", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     shape = (arguments.batch, 1, *arguments.patch)
     peak = {name: matmul_peak(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
@@ -128,7 +128,7 @@ def dynunet(filters: Sequence[int] = (32, 64, 128, 256), levels: int = 2) -> tup
 
 def planned_nnunet() -> tuple[str, Callable[[], tuple[nn.Module, Forward]]]:
     try:
-        from dynamic_network_architectures.architectures.unet import PlainConvUNet
+        PlainConvUNet = import_module("dynamic_network_architectures.architectures.unet").PlainConvUNet
     except ImportError:
         return "nnU-Net's plan (as DynUNet)", partial(dynunet, levels=2)
 
