@@ -24,6 +24,9 @@ class _Command(TyperGroup):
         except KeyboardInterrupt:
             print("medseg: interrupted; nothing is left running, the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
+        except BrokenPipeError:  # `medseg ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except (ValueError, OSError) as error:
             if os.environ.get("MEDSEG_DEBUG") == "1":
                 raise
@@ -115,8 +118,9 @@ def promote(
     from flows import approval
 
     outcome = approval.promote(version, to, signature)
-    print(outcome.message)
-    if outcome.waiting:
+    if not outcome.waiting:
+        print(outcome.message)
+    else:
         print(f"The gate accepts version {version}; it waits for a signature. Sign in `medseg ui` (Resume), or by")
         print(f'  medseg approve {outcome.run} --reviewer NAME --reason "..."')
 
@@ -207,14 +211,16 @@ def data_check(folder: Folder, json: Json = False) -> None:
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="hippocampus")],
-    to: Annotated[Path, typer.Option(file_okay=False, resolve_path=True)] = Path("data/raw"),
+    to: Annotated[
+        Path | None, typer.Option(file_okay=False, resolve_path=True, help="folder to unpack into; data/raw")
+    ] = None,
 ) -> None:
     """Download a public data set."""
     _enter_project()
     _log_to_terminal()
-    from pipelines import fetch
+    from pipelines import fetch, project
 
-    print(fetch.fetch(name, to))
+    print(fetch.fetch(name, to or project.root() / project.RAW))
 
 
 @model_app.command("summary")
@@ -238,6 +244,7 @@ def main() -> None:
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)  # leaving ends every child; a second signal must not break into that
+    os.write(2, b"medseg: terminated; nothing is left running, the same command goes on from here\n")
     raise SystemExit(128 + signum)
 
 

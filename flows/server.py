@@ -60,6 +60,7 @@ def reachable() -> Iterator[Callable[[], str]]:
         try:
             yield ready
         finally:
+            _send_what_is_queued()
             os.environ.pop("PREFECT_API_URL", None)
 
 
@@ -147,6 +148,16 @@ def _prefect(port: int, extra: dict[str, str]) -> Iterator[Callable[[], str]]:
             return api
 
         yield ready
+
+
+def _send_what_is_queued() -> None:
+    """Logs and events leave on threads; at exit they would retry for a minute against a server that is gone."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=5)
+        EventsWorker.drain_all(timeout=5)
 
 
 @contextmanager

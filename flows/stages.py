@@ -28,6 +28,18 @@ from pipelines import project
 PROGRESS_EVERY_S = 5  # a progress bar redraws itself many times a second; the log takes one line in this time
 
 
+# What dvc says after every stage; true, and for somebody who calls dvc by hand.
+DVC_ADVICE = (
+    "To track the changes with git, run:",
+    "git add ",
+    "To enable auto staging, run:",
+    "dvc config core.autostage",
+    "Use `dvc push` to send",
+    "Generating lock file",
+    "Updating lock file",
+)
+
+
 class StageFailedError(ValueError):
     """A stage ended with an error; the message is the stage's own last line."""
 
@@ -131,6 +143,8 @@ def _dvc(
     ) as process:
         assert process.stdout and process.stderr
         for is_error, line in _lines({process.stdout: False, process.stderr: True}):
+            if not line.strip() or line.strip().startswith(DVC_ADVICE):
+                continue
             if is_error:
                 errors.append(line)
             (on_stderr if is_error else on_stdout)(line)
@@ -177,7 +191,7 @@ class _Splitter:
 
 
 def _last_error(errors: list[str], name: str, returncode: int) -> str:
-    lines = [line for line in errors if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    lines = [line for line in errors if not line.startswith("ERROR: failed to reproduce")]
     own = [line for line in lines if line.startswith(f"{name}: ")]  # the house's form, see pipelines/__main__.py
     if own:
         return own[-1]

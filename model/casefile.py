@@ -69,6 +69,15 @@ def read(path: Path) -> Case:
     return Case(CaseRecord(**{**record, **lists}), **arrays)
 
 
+def open_cases(folder: Path, split: str) -> list[Case]:
+    """All labelled case files of a folder, by name. Raises ValueError if one belongs to another split."""
+    cases = [read(path) for path in sorted(folder.glob("*.safetensors"))]
+    for case in cases:
+        if case.record.split != split:
+            raise ValueError(f"{folder} holds {case.record.case_id} of split {case.record.split!r}; rerun preprocess")
+    return [case for case in cases if case.record.annotated]
+
+
 def _map(path: Path, start: int, entry: dict[str, Any]) -> np.ndarray:
     shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
     if 0 in shape:

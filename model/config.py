@@ -181,7 +181,7 @@ def parameter_counts(config: NetworkConfig, num_classes: int) -> dict[str, int]:
     levels = config.decoder_widths[:-1]
     return {
         "embedding": (
-            len(MODALITIES) * condition
+            (len(MODALITIES) - 1) * condition
             + _linear(condition + 3, condition)
             + sum(_conv(a, b) + 2 * b + _linear(condition, 2 * b) + b * b for a, b in ((1, full), (full, half)))
             + _conv(half, config.widths[0], bias=True)

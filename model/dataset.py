@@ -6,14 +6,12 @@ every `world`-th micro-batch, so another number of ranks sees the same batches, 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model import casefile
 from model.augment import PLAIN_CROP, AugmentConfig, sample_patch
 from model.casefile import Case
 from model.config import MODALITIES
@@ -31,7 +29,9 @@ class Batch:
     spacing_mm: tuple[float, float, float]
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target, self.annotated))
+        moved = (
+            tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target, self.annotated)
+        )
         return Batch(*moved, self.spacing_mm)
 
 
@@ -47,15 +47,6 @@ class StreamConfig:
     foreground_fraction: float
     source_balance: float
     augment: AugmentConfig
-
-
-def open_cases(folder: Path, split: str) -> list[Case]:
-    """All labelled case files of a folder, by name. Raises ValueError if one belongs to another split."""
-    cases = [casefile.read(path) for path in sorted(folder.glob("*.safetensors"))]
-    for case in cases:
-        if case.record.split != split:
-            raise ValueError(f"{folder} holds {case.record.case_id} of split {case.record.split!r}; rerun preprocess")
-    return [case for case in cases if case.record.annotated]
 
 
 class SampleStream(Dataset[Batch]):

@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.modality = nn.Embedding(len(MODALITIES), config.condition_dim)
+        self.modality = nn.Embedding(len(MODALITIES) - 1, config.condition_dim)  # an absent channel has none
         self.condition = nn.Linear(config.condition_dim + 3, config.condition_dim)
         self.stem_full = ConditionedConv(1, config.stem_dims[0], config.condition_dim)
         self.full_gate = ChannelGate(config.stem_dims[0])
@@ -57,7 +57,7 @@ class PatchEmbedding(nn.Module):
 
     def _condition(self, modality_BC: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """One vector per channel of the batch, (B * C, condition)."""
-        modality = self.modality(modality_BC.flatten())
+        modality = self.modality((modality_BC.flatten() - 1).clamp(min=0))
         log_spacing = modality.new_tensor([math.log(mm) for mm in spacing_mm]).expand(len(modality), 3)
         return F.silu(self.condition(torch.cat([modality, log_spacing], dim=1)))
 

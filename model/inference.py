@@ -57,6 +57,6 @@ def corners(size: Sequence[int], window: Sequence[int], overlap: float) -> Itera
 
 
 def gaussian(window: Sequence[int], width: float = 0.125) -> Tensor:
-    """Separable Gaussian, 1 in the middle, never below 1e-4 so that a corner seen once keeps its own prediction."""
+    """Separable Gaussian, 1 in the middle, never below 1e-3 so that a corner seen once keeps its own prediction."""
     axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n * width)) ** 2) for n in window]
-    return torch.einsum("d,h,w->dhw", *axes).clamp(min=1e-4)
+    return torch.einsum("d,h,w->dhw", *axes).clamp(min=1e-3)

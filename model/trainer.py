@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.dataset import Batch, SampleStream, loader, validation_batches
 from model.casefile import Case
+from model.dataset import Batch, SampleStream, loader, validation_batches
 from model.losses import deep_supervision
 from model.metrics import dice, mean
 from model.optim import WeightAverage, adamw, global_norm, learning_rate

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from model.casefile import Case
-from model.dataset import open_cases
+from model.casefile import Case, open_cases
 from model.metrics import dice, mean
 from pipelines import manifest, montage, params, project
 from pipelines.labels import BY_NAME, CONTRACTS, REGIONS

@@ -104,7 +104,9 @@ def _unclaimed(entry: dict[str, Any], folder: Path) -> Row:
     """A file or folder that cannot be read, so that no layout could claim it: it must not vanish silently."""
     name = manifest.pseudonym("unread", entry["path"])
     file = File("unread", (folder / entry["path"]).as_posix())
-    return Row(f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{entry['path']}: {entry['problem']}")
+    return Row(
+        f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{entry['path']}: {entry['problem']}"
+    )
 
 
 def _refuse_duplicates(rows: list[Row]) -> list[Row]:

@@ -36,7 +36,9 @@ def main() -> None:
     table = take(project.RAW, project.state() / "digests.sqlite")
     with replacing(project.INVENTORY) as temporary:
         pq.write_table(table, temporary)
-    log.info("inventory: %d files, %d unreadable", table.num_rows, table.num_rows - table["problem"].to_pylist().count(""))
+    log.info(
+        "inventory: %d files, %d unreadable", table.num_rows, table.num_rows - table["problem"].to_pylist().count("")
+    )
 
 
 def take(folder: Path, digests: Path) -> pa.Table:

@@ -48,7 +48,9 @@ def draw(path: Path, pictures: list[Picture]) -> None:
         ):
             axis.imshow(grey if label is None else _overlay(grey, label), origin="lower", aspect=shown.aspect)
             axis.set_axis_off()
-            axis.set_title(title if label is None or title == "reference" else f"{title}, Dice {shown.dice:.3f}", fontsize=10)
+            axis.set_title(
+                title if label is None or title == "reference" else f"{title}, Dice {shown.dice:.3f}", fontsize=10
+            )
         row[0].set_title(f"{name}: {shown.title}", fontsize=10)
     figure.legend(handles=_legend(chosen), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -90,7 +90,9 @@ class Preprocess(Block):
     ct_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
         description="CT is clipped to these percentiles of the training cohort's foreground, then standardised"
     )
-    foreground_points: int = Field(ge=1, le=100_000, description="voxels indexed per structure and case for oversampling")
+    foreground_points: int = Field(
+        ge=1, le=100_000, description="voxels indexed per structure and case for oversampling"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Preprocess":
@@ -176,7 +178,9 @@ class Register(Block):
 
 
 class Promote(Block):
-    floors: dict[str, Fraction] = Field(description="lowest held-out mean Dice by structure or region, with a `default`")
+    floors: dict[str, Fraction] = Field(
+        description="lowest held-out mean Dice by structure or region, with a `default`"
+    )
     max_drop: Fraction = Field(description="how far below the alias's present holder a structure may fall")
 
     @model_validator(mode="after")

@@ -41,9 +41,7 @@ class Segmenter:
     def plan(self) -> Preprocessing:
         return Preprocessing.from_json(self.card.preprocessing)
 
-    def segment(
-        self, image: np.ndarray, modalities: Sequence[str], source: str, geometry: Geometry
-    ) -> np.ndarray:
+    def segment(self, image: np.ndarray, modalities: Sequence[str], source: str, geometry: Geometry) -> np.ndarray:
         """Structure ids, uint8, on the file's own grid. `image` (C, D, H, W) as `preprocess.prepare` makes it.
 
         `source`: the training source whose grid, patch and structures apply.

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from model import weights
 from model.augment import AugmentConfig
-from model.casefile import Case
+from model.casefile import Case, open_cases
 from model.config import PRESETS
-from model.dataset import SampleStream, StreamConfig, open_cases
+from model.dataset import SampleStream, StreamConfig
 from model.network import MedSegFormer
 from model.trainer import FitConfig, Ranks, fit
 from model.weights import Card
@@ -131,9 +131,14 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
         structures=structures,
         patch_size=patch_size,
         augment=AugmentConfig(**settings.train.augment.model_dump()),
-        **{name: getattr(settings.train, name) for name in ("micro_batch", "seed", "foreground_fraction", "source_balance")},
+        **{
+            name: getattr(settings.train, name)
+            for name in ("micro_batch", "seed", "foreground_fraction", "source_balance")
+        },
     )
-    validation = [case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated]
+    validation = [
+        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
+    ]
     validation = [case for case in validation if case.record.source in patch_size]
     torch.manual_seed(settings.train.seed)
     network = MedSegFormer(PRESETS[settings.model.preset], num_classes=len(classes) + 1)

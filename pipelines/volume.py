@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
-from nibabel.orientations import apply_orientation, aff2axcodes, inv_ornt_aff, io_orientation
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from scipy.interpolate import make_interp_spline
@@ -169,9 +169,7 @@ def resampled_shape(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], target_mm: tuple[float, ...]
 ) -> tuple[int, int, int]:
     """Voxels needed to cover the same extent at another spacing, at least 1 an axis."""
-    return _three(
-        [max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_mm, strict=True)]
-    )
+    return _three([max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_mm, strict=True)])
 
 
 def resample(array: np.ndarray, shape: tuple[int, int, int], order: int) -> np.ndarray:

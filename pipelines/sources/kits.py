@@ -13,5 +13,7 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         name = PurePosixPath(folder).name
         label = roles.get("segmentation", [None])[0]
         images = {"CT": roles["imaging"][0]} if "imaging" in roles else {}
-        problem = ambiguous(roles) if images else f"{folder}: imaging.nii.gz is missing; KiTS ships images apart from labels"
+        problem = (
+            ambiguous(roles) if images else f"{folder}: imaging.nii.gz is missing; KiTS ships images apart from labels"
+        )
         yield Scan("kits", name, name, images, label, "kits", problem)

@@ -29,7 +29,12 @@ def _brats(folder: Path, index: int, size: int, rng: np.random.Generator) -> Non
     for value, part in ((2, 1.0), (4, 0.72), (1, 0.42)):  # oedema around enhancing rim around necrosis
         label[_ball(head.shape, centre, (radius * part,) * 3)] = value
     ventricle = _ball(head.shape, 1 - centre, (0.07, 0.12, 0.05))  # distractor: bright as oedema on T2
-    contrast = {"flair": (60, 140, 90, 120), "t1": (90, 50, 60, 70), "t1ce": (90, 60, 70, 200), "t2": (70, 160, 180, 150)}
+    contrast = {
+        "flair": (60, 140, 90, 120),
+        "t1": (90, 50, 60, 70),
+        "t1ce": (90, 60, 70, 200),
+        "t2": (70, 160, 180, 150),
+    }
     name = f"BraTS20_Training_{index + 1:03d}"
     for modality in BRATS_MODALITIES if index % 3 else ("flair", "t1ce"):
         tissue, oedema, necrosis, enhancing = contrast[modality]
@@ -49,7 +54,9 @@ def _kits(folder: Path, index: int, size: int, rng: np.random.Generator) -> None
     image = np.where(body, rng.normal(40, 5), -1000).astype(np.float32)
     image[_ball(shape, (0.5, 0.72, 0.5), (0.8, 0.08, 0.08))] = 400  # spine
     label = np.zeros(shape, np.uint8)
-    centres = [(rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.6), side + rng.uniform(-0.03, 0.03)) for side in (0.28, 0.72)]
+    centres = [
+        (rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.6), side + rng.uniform(-0.03, 0.03)) for side in (0.28, 0.72)
+    ]
     for centre in centres:
         label[_ball(shape, centre, (0.2, rng.uniform(0.1, 0.13), rng.uniform(0.09, 0.12)))] = 1
     sick, other = (centres[0], centres[1]) if rng.random() < 0.5 else (centres[1], centres[0])

@@ -228,7 +228,9 @@ def test_a_tiny_source_still_holds_someone_out(cohort: Path) -> None:
     assert list(found.values()).count(TEST) == 1
 
 
-def test_every_layout_of_the_phantoms_is_read_and_nothing_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_layout_of_the_phantoms_is_read_and_nothing_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     phantom.write(Path("data/phantom"), 3, 16, 0)
     rows = ingest.examine(ingest.find_phantoms(Path("data/phantom")))

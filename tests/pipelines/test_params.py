@@ -69,7 +69,11 @@ def test_the_reference_run_is_the_missions() -> None:
         ("data.sources", ["nnunet"], ["data.sources.0 = 'nnunet'", "'msd'"]),
         ("data.sources", [], ["data.sources", "at least 1 item"]),
         ("model.preset", "huge", ["model.preset = 'huge'", "'xl'"]),
-        ("train.patch_size.default", [50, 32, 32], ["train.patch_size.default [50, 32, 32]", "divisible", "[48, 32, 32]"]),
+        (
+            "train.patch_size.default",
+            [50, 32, 32],
+            ["train.patch_size.default [50, 32, 32]", "divisible", "[48, 32, 32]"],
+        ),
         ("train.patch_size", {"acdc": [16, 32, 32]}, ["train.patch_size has no entry `default`"]),
         ("train.patch_size.ct", [32, 32, 32], ["unknown source 'ct'"]),
         ("train.global_batch", 5, ["train.global_batch 5", "multiple of train.micro_batch 2", "nearest valid: 4"]),

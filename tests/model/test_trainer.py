@@ -1,0 +1,225 @@
+"""Laws of the training loop and of the sample stream, on real small cases."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import casefile
+from model.augment import AugmentConfig
+from model.casefile import Case, CaseRecord, open_cases
+from model.config import PRESETS
+from model.dataset import Batch, SampleStream, StreamConfig, collate, loader
+from model.network import MedSegFormer
+from model.optim import WeightAverage, learning_rate
+from model.trainer import FitConfig, Ranks, accumulate, fit, micro_batches, micro_steps, update
+
+HEART = {"right_ventricle": 3, "myocardium": 4}
+BRAIN = {"tumour_oedema": 7}
+STREAM = StreamConfig(
+    classes=(3, 4, 7),
+    structures={**HEART, **BRAIN},
+    patch_size={"acdc": (16, 16, 16), "brats": (16, 16, 16)},
+    micro_batch=2,
+    seed=3,
+    foreground_fraction=0.7,
+    source_balance=0.5,
+    augment=AugmentConfig(),
+)
+FIT = FitConfig(
+    steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=1,
+    weight_decay=0.01, clip_norm=1.0, precision="float32", average_decay=0.9, validate_every=2,
+)  # fmt: skip
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def make_case(number: int, source: str, modalities: tuple[str, ...], structures: dict[str, int]) -> Case:
+    rng = np.random.default_rng(number)
+    label = np.zeros((20, 20, 20), np.uint8)
+    for position, value in enumerate(structures.values()):
+        label[4 + 6 * position : 10 + 6 * position, 4:16, 4:16] = value
+    image = (label * 0.3 + rng.normal(0, 0.1, (len(modalities), 20, 20, 20))).astype(np.float16)
+    foreground = np.column_stack([label[label > 0], np.argwhere(label > 0)])[::20].astype(np.int32)
+    record = CaseRecord(f"{source}-{number}", source, "train", modalities, tuple(structures), (1.0, 1.0, 1.0), {})
+    return Case(record, image, label, foreground)
+
+
+CASES = [
+    *(make_case(number, "acdc", ("CINE",), HEART) for number in range(4)),
+    make_case(4, "brats", ("FLAIR", "T1CE"), BRAIN),
+    make_case(5, "brats", ("FLAIR", "T1", "T1CE", "T2"), BRAIN),
+]
+
+
+def new_network() -> MedSegFormer:
+    torch.manual_seed(0)
+    return MedSegFormer(PRESETS["nano"], num_classes=4)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("image", "modality", "target", "annotated")
+    )
+
+
+def test_a_micro_batch_is_a_pure_function_of_its_number() -> None:
+    stream, again = SampleStream(CASES, STREAM), SampleStream(CASES, STREAM)
+    late = stream[7]
+    for index in range(7):
+        again[index]
+    assert same(late, again[7])
+    assert not same(late, again[8])
+    assert not same(late, SampleStream(CASES, replace(STREAM, seed=4))[7])
+
+
+def test_worker_processes_do_not_change_the_stream() -> None:
+    stream = SampleStream(CASES, STREAM)
+    for one, other in zip(loader(stream, range(4), 0), loader(stream, range(4), 1), strict=True):
+        assert same(one, other)
+
+
+def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
+    whole = list(micro_batches(6, micro_steps(FIT, 1), ALONE))
+    ranks = [list(micro_batches(6, micro_steps(FIT, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == whole == list(range(12))
+    for step in range(6):  # and within the same optimiser step
+        assert {ranks[0][step], ranks[1][step]} == set(whole[2 * step : 2 * step + 2])
+
+
+def test_ranks_that_cannot_share_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.global_batch 4 cannot be shared by 3 ranks"):
+        micro_steps(FIT, 3)
+
+
+def test_a_micro_batch_is_of_one_source_and_marks_what_it_annotates() -> None:
+    stream = SampleStream(CASES, STREAM)
+    seen = set()
+    for index in range(20):
+        batch = stream[index]
+        rows = {tuple(row.tolist()) for row in batch.annotated}
+        assert len(rows) == 1
+        seen |= rows
+        known = batch.annotated[0].nonzero().flatten().tolist()
+        assert set(batch.target.unique().tolist()) <= set(known)
+    assert seen == {(True, True, True, False), (True, False, False, True)}
+
+
+def test_a_case_with_fewer_channels_is_filled_up_with_absent_ones() -> None:
+    patches = [(torch.ones(2, 4, 4, 4), torch.zeros(4, 4, 4)), (torch.ones(4, 4, 4, 4), torch.zeros(4, 4, 4))]
+    batch = collate(CASES[4:6], patches, STREAM)
+    assert (batch.modality == 0).sum() == 2
+    assert batch.image[0, 2:].abs().sum() == 0
+
+
+def test_foreground_oversampling_reaches_a_small_structure() -> None:
+    case = make_case(0, "acdc", ("CINE",), HEART)
+    label = np.zeros((64, 64, 64), np.uint8)
+    label[2, 2, 2] = 3
+    far = Case(case.record, np.zeros((1, 64, 64, 64), np.float16), label, np.array([[3, 2, 2, 2]], np.int32))
+    config = replace(STREAM, foreground_fraction=1.0, augment=AugmentConfig(*[0] * 3, 16, *[0] * 6))
+    assert all((SampleStream([far], config)[index].target > 0).any() for index in range(3))
+
+
+def test_training_lowers_the_loss_and_the_average_follows() -> None:
+    losses: list[float] = []
+    network = new_network()
+    config = replace(FIT, steps=30, validate_every=30)
+    average = fit(network, SampleStream(CASES, STREAM), [], config, ALONE, lambda step, values: None)
+    first, last = (
+        float(accumulate(each, iter(loader(SampleStream(CASES, STREAM), range(2), 0)), 2, FIT, ALONE, off()))
+        for each in (new_network(), network)
+    )
+    losses += [first, last]
+    assert last < 0.8 * first
+    assert average is not None
+    assert average.updates == 30
+
+
+def off() -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
+def gradients(config: FitConfig, accumulation: int, batches: list[Batch]) -> list[torch.Tensor]:
+    network = new_network()
+    accumulate(network, iter(batches), accumulation, config, ALONE, off())
+    return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foreground() -> None:
+    small = [SampleStream(CASES[:4], STREAM)[index] for index in range(2)]
+    big = Batch(
+        *(torch.cat([getattr(part, name) for part in small]) for name in ("image", "modality", "target", "annotated")),
+        small[0].spacing_mm,
+    )
+    one, other = gradients(FIT, 2, small), gradients(replace(FIT, micro_batch=4), 1, [big])
+    for left, right in zip(one, other, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted() -> None:
+    network = new_network()
+    optimizer = torch.optim.AdamW(network.parameters())
+    before = [p.detach().clone() for p in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    next(network.parameters()).grad = torch.full_like(next(network.parameters()), float("nan"))
+    assert update(network, optimizer, off(), 1.0) is None
+    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
+
+
+def test_a_run_whose_gradients_stay_non_finite_stops_with_a_remedy() -> None:
+    poisoned = [replace_image(case, np.nan) for case in CASES[:4]]
+    with pytest.raises(ValueError, match=r"20 steps in a row had non-finite gradients; lower train\.learning_rate"):
+        config = replace(FIT, steps=25, global_batch=1, micro_batch=1)
+        stream = SampleStream(poisoned, replace(STREAM, micro_batch=1))
+        fit(new_network(), stream, [], config, ALONE, lambda step, values: None)
+
+
+def replace_image(case: Case, value: float) -> Case:
+    return Case(case.record, np.full_like(case.image, value), case.label, case.foreground)
+
+
+def test_the_same_run_twice_is_equal_to_the_bit() -> None:
+    weights = []
+    for _ in range(2):
+        network = new_network()
+        fit(network, SampleStream(CASES, STREAM), [], FIT, ALONE, lambda step, values: None)
+        weights.append(network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validation_reports_every_annotated_structure_and_leaves_the_weights_alone() -> None:
+    reported: dict[int, dict[str, float]] = {}
+    network = new_network()
+    fit(network, SampleStream(CASES, STREAM), CASES, FIT, ALONE, lambda step, values: reported.update({step: values}))
+    plain = new_network()
+    fit(plain, SampleStream(CASES, STREAM), [], FIT, ALONE, lambda step, values: None)
+    assert set(reported[2]) == {f"validation_dice.{name}" for name in ("right_ventricle", "myocardium", "tumour_oedema", "mean")}
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_learning_rate_warms_up_peaks_and_ends_where_stated() -> None:
+    rates = [learning_rate(step, 100, 10, 1e-3, 1e-5) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9] == rates[10] == max(rates) == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_average_of_constant_weights_is_those_weights() -> None:
+    network = new_network()
+    average = WeightAverage(network, 0.9)
+    for _ in range(3):
+        average.update(network)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(average.average[name], tensor)
+
+
+def test_a_case_of_another_split_never_enters_training(tmp_path: Path) -> None:
+    held_out = Case(replace(CASES[0].record, split="test"), CASES[0].image, CASES[0].label, CASES[0].foreground)
+    casefile.write(tmp_path / "a.safetensors", held_out)
+    with pytest.raises(ValueError, match="holds acdc-0 of split 'test'"):
+        open_cases(tmp_path, "train")
