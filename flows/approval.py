@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -46,6 +46,8 @@ def promote(version: int, alias: str, signature: Signature | None = None) -> Out
     Raises ValueError with the reasons when it is refused by the gate or the signature is not valid.
     """
     with _served() as client:
+        if signature:
+            _validate(signature)
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": version, "alias": alias})
         outcome = _wait(client, run.id)
@@ -77,14 +79,19 @@ def _served() -> Iterator["SyncPrefectClient"]:
 
 
 def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> Outcome:
+    _validate(signature)
     run = _suspended(client, run_id)
-    answer = client.resume_flow_run(
-        run.id,
-        run_input={"approve": signature.approve, "reviewer": signature.reviewer, "reason": signature.reason},
-    )
+    answer = client.resume_flow_run(run.id, run_input=asdict(signature))
     if answer.status.value != "ACCEPT":
         raise ValueError(f"the signature is not accepted: {getattr(answer.details, 'reason', answer.status.value)}")
     return _wait(client, run.id)
+
+
+def _validate(signature: Signature) -> None:
+    """Before it is sent: the flow ends on a signature that is not valid."""
+    from flows.promotion import Approval, validate
+
+    validate(Approval.model_construct(**asdict(signature)))
 
 
 def _suspended(client: "SyncPrefectClient", run_id: UUID) -> "FlowRun":

@@ -3,11 +3,14 @@
     with running([...], environment) as process: ...     # however the block is left, all of it is gone afterwards
 
 Each program gets a session of its own and a mark in its environment, which every descendant inherits, ranks with
-sessions of their own too. On any exit all that carry the mark get SIGTERM, and SIGKILL after a grace. SIGKILL of
-ourselves runs no code: then the kernel's parent-death signal (pipelines/tether.py) ends the chain link by link, and
-the next run looks for the mark and ends what is left.
+sessions of their own too. On any exit all that carry the mark get SIGTERM, and SIGKILL after a grace.
+
+SIGKILL of ourselves runs no code of ours. Then the kernel's parent-death signal (pipelines/tether.py) ends the chain
+link by link, and a guardian, a small process that only waits for our end, makes sure of it: a link may hang, or be a
+program that knows nothing of tethers.
 """
 
+import atexit
 import os
 import signal
 import subprocess
@@ -20,12 +23,15 @@ from pathlib import Path
 from typing import IO, Any
 
 MARK = "MEDSEG_SESSION"
+TETHER_S = 3  # what the chain of tethers gets before the guardian steps in; it needs well under a second
+# Derived from the mark that we carry ourselves, if any, and not carried by us: ending all of it leaves us alone.
+_own = "/".join(filter(None, (os.environ.get(MARK), uuid.uuid4().hex)))
+_guardian: subprocess.Popen[bytes] | None = None
 
 
 def new_mark() -> str:
-    """A mark for one program; it begins with our own, so that ending us ends it too."""
-    ours = os.environ.get(MARK)
-    return f"{ours}/{uuid.uuid4().hex}" if ours else uuid.uuid4().hex
+    """A mark for one program; it begins with our own, so that whoever ends us ends it too."""
+    return f"{_own}/{uuid.uuid4().hex}"
 
 
 @contextmanager
@@ -41,9 +47,10 @@ def running(
     stderr: int | IO[Any] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The program, tethered to the calling thread (call from the main one). Leaving the block ends it if it runs."""
-    mark = mark or new_mark()
+    _call_guardian()
+    mark, process = mark or new_mark(), None
     try:
-        yield subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.tether", *command],
             env={**environment, MARK: mark},
             cwd=cwd,
@@ -53,8 +60,12 @@ def running(
             pass_fds=keep_open,
             start_new_session=True,
         )
+        yield process
     finally:
         end(mark, grace_s)
+        if process is not None:
+            with process:  # closes its pipes
+                pass
 
 
 def end(mark: str, grace_s: float = 10) -> None:
@@ -87,3 +98,38 @@ def members(mark: str) -> set[int]:
                     if variable == wanted or variable.startswith(wanted + b"/"):
                         found.add(int(entry.name))
     return found
+
+
+def _call_guardian() -> None:
+    """Start the guardian, once. It holds the reading end of a pipe whose writing end ends with us, however we end."""
+    global _guardian
+    if _guardian is None:
+        unmarked = {name: value for name, value in os.environ.items() if name != MARK}
+        _guardian = subprocess.Popen(
+            [sys.executable, "-m", "flows.processes", _own],
+            env=unmarked,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        atexit.register(_dismiss, _guardian)
+
+
+def _dismiss(guardian: subprocess.Popen[bytes]) -> None:
+    """Let it see our end a moment early, so that it is gone before we are."""
+    with guardian:
+        pass
+
+
+def _guard(mark: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdin.buffer.read()  # returns when the process that called us is gone
+    deadline = time.monotonic() + TETHER_S
+    while members(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    end(mark)
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1])

@@ -2,7 +2,7 @@
 
 Reads   the version's tags and the present alias holder's in MLflow, params.yaml: promote
 Writes  the decision as tags on the version; on approval, and only then, the alias
-Run     medseg promote 7 --to clinical-candidate        # or the deployment `promotion` in the UI, then its Resume button
+Run     medseg promote 7 --to clinical-candidate     # or the deployment `promotion` in the UI, then its Resume button
 
 The flow suspends while it waits, and Prefect runs it again from the top once resumed: so everything above the
 suspension only reads, and the gate is asked again with the holder and the floors as they are then.

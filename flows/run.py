@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, server
-from pipelines import params, profiles, project
+from pipelines import params, profiles
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -21,7 +21,7 @@ CONSOLE = {
 def run(profile: str | None, data: Path | None, wait: bool) -> dict[str, Any]:
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line."""
     with lock.held(wait):
-        params.load(profiles.path(profile) if profile else project.root() / "params.yaml")
+        params.load(profiles.path(profile) if profile else "params.yaml")
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:
@@ -31,4 +31,6 @@ def run(profile: str | None, data: Path | None, wait: bool) -> dict[str, Any]:
             state = training(profile=profile, data=data, return_state=True)
             if not state.is_completed():
                 raise ValueError(state.message or f"the run ended as {state.name}")
-            return state.result()
+            result = state.result()
+            assert isinstance(result, dict)
+            return result

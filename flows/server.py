@@ -1,10 +1,9 @@
-"""Prefect and MLflow servers of this project: a quiet embedded one for a single command, or all of them for `medseg ui`.
+"""Prefect and MLflow servers of this project: an embedded one for a single command, or all of them for `medseg ui`.
 
 Every server is tethered to the command that started it and keeps its state in .medseg/prefect; nothing listens
 on anything but the loopback interface. A server of one's own is named by PREFECT_API_URL and MLFLOW_TRACKING_URI.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def reachable() -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def worker(*queues: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Apply prefect.yaml, then a process worker on the pool; of the named queues only, if any. Needs PREFECT_API_URL."""
+    """Apply prefect.yaml, then a process worker on the pool, of the named queues only if any. Needs PREFECT_API_URL."""
     deploy()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     command += ["--install-policy", "never", *(part for queue in queues for part in ("--work-queue", queue))]
@@ -75,20 +74,17 @@ def worker(*queues: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def deploy() -> None:
-    """Create the work pool if it is missing and the deployments of prefect.yaml. Raises ValueError if one is refused."""
+    """Create the work pool if it is missing, and the deployments of prefect.yaml. Raises ValueError if refused."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        except ObjectAlreadyExists:
-            pass
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
     with _logged("deploy", command) as process:
         if process.wait():
-            raise ValueError(f"prefect.yaml: Prefect refuses it: {_last_line('deploy')}")
+            raise ValueError(f"prefect.yaml: Prefect refuses it, see {_log('deploy')}: {_last_line('deploy')}")
 
 
 def serve(announce: Callable[[dict[str, str]], None]) -> None:
@@ -96,7 +92,9 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
     prepare_environment()
     with lock.claimed("ui") as claim, ExitStack() as stack:
         if claim is None:
-            raise ValueError(f"`medseg ui` already runs in this project: {(running_ui() or {}).get('prefect', 'starting')}")
+            raise ValueError(
+                f"`medseg ui` already runs in this project: {(running_ui() or {}).get('prefect', 'starting')}"
+            )
         port = free_port(4200)
         ready = stack.enter_context(_prefect(port, {}))
         from pipelines import tracking
@@ -164,7 +162,8 @@ def _send_what_is_queued() -> None:
 def _mlflow(store: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", store, "--artifacts-destination", str(project.state() / "mlartifacts")]
-    with _logged("mlflow", [*command, "--workers", "1"]) as process:
+    extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven more processes, 200 MB each, for GenAI jobs
+    with _logged("mlflow", [*command, "--workers", "1"], extra) as process:
         yield process
 
 

@@ -59,8 +59,8 @@ def _registered(status: dict[str, Any]) -> list[str]:
     belongs = "belongs to" if status["identity_consistent"] else "does NOT belong to"
     return [
         *lines,
-        f"Registered: {version['name']} version {version['version']}{aliases}, mean Dice {figure(version['mean_dice'])}; "
-        f"it {belongs} what lies here now",
+        f"Registered: {version['name']} version {version['version']}{aliases}, "
+        f"mean Dice {figure(version['mean_dice'])}; it {belongs} what lies here now",
     ]
 
 

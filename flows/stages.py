@@ -46,7 +46,7 @@ class StageFailedError(ValueError):
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def bring_up_to_date(stage: str) -> dict[str, str] | State[Any]:
-    """Run `stage`, or fetch its outputs from DVC's cache where its inputs are known. Returns the hash of each output."""
+    """Run `stage`, or fetch its outputs from DVC's cache where its inputs are known. Returns each output's hash."""
     try:
         reproduce(stage, get_run_logger())
     except (StageFailedError, OSError) as error:
@@ -141,7 +141,8 @@ def _dvc(
     with processes.running(
         command, environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
     ) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout is not None
+        assert process.stderr is not None
         for is_error, line in _lines({process.stdout: False, process.stderr: True}):
             if not line.strip() or line.strip().startswith(DVC_ADVICE):
                 continue
@@ -154,7 +155,7 @@ def _dvc(
 
 
 def _lines(streams: Mapping[IO[bytes], bool]) -> Iterator[tuple[bool, str]]:
-    """(is_error, line) as they come. Of a line that redraws itself with carriage returns, one state in 5 s and the last."""
+    """(is_error, line) as they come. Of a line that redraws itself by carriage returns: one state in 5 s, the last."""
     with selectors.DefaultSelector() as selector:
         for stream, is_error in streams.items():
             selector.register(stream, selectors.EVENT_READ, (is_error, _Splitter()))

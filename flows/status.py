@@ -11,7 +11,7 @@ IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
 def collect() -> dict[str, Any]:
     """Keys: `stages` (name -> fresh | stale | running), `registered` (dict or None), `identity_consistent`, `profile`.
 
-    `identity_consistent`: the registered version was made from the very lock, manifest and parameters that lie here now.
+    `identity_consistent`: the registered version was made from the very lock, manifest and parameters that lie here.
     Works while a run is busy; the figures are then the run's own.
     """
     holder = lock.holder()

@@ -64,7 +64,7 @@ class Upsample(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_dim))
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
+        nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
         nn.init.zeros_(self.bias)
 
     def forward(self, volume_BDHWE: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -226,7 +226,7 @@ def initialise(module: nn.Module, residual_layers: int) -> None:
         if isinstance(child, nn.Linear | Conv3d):
             fan_in = child.weight[0].numel()
             gain = residual_layers**-0.5 if name.endswith(".output") else 1.0
-            nn.init.trunc_normal_(child.weight, std=gain / math.sqrt(fan_in))
+            nn.init.normal_(child.weight, std=gain / math.sqrt(fan_in))
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):

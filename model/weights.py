@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model.config import PRESETS
+from model.config import NetworkConfig
 from model.network import MedSegFormer
 
 _KEY = "medsegformer"
@@ -19,11 +19,13 @@ _KEY = "medsegformer"
 class Card:
     """What a weights file says about itself.
 
+    `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
     `patch_size`: voxels by source. `preprocessing`: as pipelines.preprocess writes it. `identity`: empty until registered.
     """
 
     preset: str
+    network: dict[str, Any]
     classes: tuple[str, ...]
     structures: dict[str, int]
     patch_size: dict[str, tuple[int, int, int]]
@@ -49,11 +51,16 @@ def read_card(path: Path) -> Card:
 
 
 def load(path: Path) -> tuple[MedSegFormer, Card]:
-    """The network with its weights, in evaluation mode. A tensor too many or too few is an error."""
+    """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing, strange or misshapen."""
     card = read_card(path)
-    network = MedSegFormer(PRESETS[card.preset], num_classes=len(card.classes) + 1)
-    with safe_open(path, "pt") as file:
-        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=True)  # noqa: SIM118
+    config = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()})
+    network = MedSegFormer(config, num_classes=len(card.classes) + 1)
+    try:
+        with safe_open(path, "pt") as file:
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=True)  # noqa: SIM118
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} was made by a different version of the network ({detail}); train again") from None
     return network.eval(), card
 
 

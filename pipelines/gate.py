@@ -27,7 +27,7 @@ def decide(
     """Refuse a version with a structure below its floor, too far below the present holder, or without a figure.
 
     `dice`: structure or region -> mean Dice in [0, 1]; None and NaN count as missing. `floors`: by the same names, with
-    a `default`; a structure named here must have been measured. So must every structure that the holder was measured on.
+    a `default`. Every structure named here must have been measured, and every one that the holder was measured on.
     """
     if not dice:
         return Decision(False, ("no structure has a Dice; evaluate the version before promoting it",))

@@ -11,6 +11,9 @@ reference and a checksum. model.json holds only what is the same wherever the pi
 import json
 import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +64,12 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
         "mean_dice": f"{metrics['mean_dice']:.6f}",
         "dice": json.dumps({structure: round(value, 6) for structure, value in metrics["dice"].items()}),
     }
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), _quiet():
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             model_config={"weights_uri": weights_uri, "weights_sha256": stamped_sha256},
+            signature=_signature(),
             registered_model_name=name,
             pip_requirements=["medsegformer"],
         )
@@ -74,3 +78,28 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
         client.set_model_version_tag(name, version, key, value)
     client.set_registered_model_alias(name, ALIAS, version)  # last: an alias never shows a version without its tags
     return version
+
+
+def _signature() -> Any:
+    """Paths in, label maps of any shape out; `modality` where the model knows several."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema([ParamSpec("modality", DataType.string, "")]),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's advice on type hints and examples, which its own modules do not follow either."""
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)

@@ -11,8 +11,11 @@ def weights_of(model: str) -> Path:
 
     Raises ValueError if there is no such version, or its weights are not the registered ones.
     """
+    name, _, wanted = model.removeprefix("models:/").replace("@", "/@").partition("/")
+    if not model.startswith("models:/") or not name or not wanted:
+        raise ValueError(f"--model {model!r} must look like models:/NAME@ALIAS or models:/NAME/VERSION")
     mlflow = tracking.configure()
-    version = _version(mlflow, model)
+    version = _version(mlflow, name, wanted)
     uri, expected = version.tags["weights_uri"], version.tags["weights_sha256_stamped"]
     path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     return verified(path, expected)
@@ -26,15 +29,12 @@ def verified(path: Path, expected_sha256: str) -> Path:
     return path
 
 
-def _version(mlflow: Any, model: str) -> Any:
+def _version(mlflow: Any, name: str, wanted: str) -> Any:
+    """`wanted`: a version's number, or @ALIAS."""
     client = mlflow.MlflowClient()
-    name, separator, wanted = model.removeprefix("models:/").partition("@")
-    if not separator:
-        name, separator, wanted = name.partition("/")
-    if not model.startswith("models:/") or not wanted:
-        raise ValueError(f"--model {model!r} must look like models:/NAME@ALIAS or models:/NAME/VERSION")
-    by_alias = "@" in model
     try:
-        return client.get_model_version_by_alias(name, wanted) if by_alias else client.get_model_version(name, wanted)
+        if wanted.startswith("@"):
+            return client.get_model_version_by_alias(name, wanted[1:])
+        return client.get_model_version(name, wanted)
     except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{model}: {error.message}; `medseg status` shows what is registered") from None
+        raise ValueError(f"{name} {wanted}: {error.message}; `medseg status` shows what is registered") from None

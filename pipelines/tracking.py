@@ -37,6 +37,7 @@ def configure() -> ModuleType:
     """MLflow, pointed at this project's store, with telemetry and chatter off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     for chatty in ("alembic", "mlflow.store", "mlflow.utils"):

@@ -12,7 +12,7 @@ import csv
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -125,7 +125,8 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     sources = sorted({case.record.source for case in training})
     patch_size = {source: params.by_source(settings.train.patch_size, source) for source in sources}
     plan = preprocess.load_plan(cases / "preprocessing.json")
-    card = Card(settings.model.preset, classes, structures, patch_size, plan.to_json(), {})
+    network_config = PRESETS[settings.model.preset]
+    card = Card(settings.model.preset, asdict(network_config), classes, structures, patch_size, plan.to_json(), {})
     config = StreamConfig(
         classes=tuple(structures.values()),
         structures=structures,
@@ -141,7 +142,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     ]
     validation = [case for case in validation if case.record.source in patch_size]
     torch.manual_seed(settings.train.seed)
-    network = MedSegFormer(PRESETS[settings.model.preset], num_classes=len(classes) + 1)
+    network = MedSegFormer(network_config, num_classes=len(classes) + 1)
     fit_config = FitConfig(**{name: getattr(settings.train, name) for name in FitConfig.__dataclass_fields__})
     return Job(network, SampleStream(training, config), validation, fit_config, card)
 

@@ -4,16 +4,19 @@ A file `hold` makes train start a helper with a session of its own, write half a
 A file `fail` makes train fail the way a real stage does; its text is the reason.
 """
 
-import hashlib
-import json
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 from pipelines.tether import tether
 
 tether()
+
+import json  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from pipelines import params  # noqa: E402
+from pipelines.output import replacing, write_json  # noqa: E402
 
 STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
 
@@ -35,48 +38,45 @@ def preprocess() -> None:
 
 
 def train() -> None:
-    folder = Path("models/train")
-    folder.mkdir(parents=True)
     print("".join(f"\rstep {step}/3" for step in (1, 2, 3)))
     if Path("fail").exists():
         print("Traceback (most recent call last): something long", file=sys.stderr)
         sys.exit(f"train: {Path('fail').read_text()}")
-    if Path("hold").exists():
+    with replacing(Path("models/train")) as folder:
+        folder.mkdir()
         (folder / "model.safetensors").write_text("half")
-        helper = "from pipelines.tether import tether; tether(); import time; time.sleep(300)"
-        subprocess.Popen([sys.executable, "-c", helper], start_new_session=True)
-        Path("held").touch()
-        time.sleep(300)
-    from pipelines import params
-
-    settings = params.load()
-    known = f"{settings.train.learning_rate} {Path('data/cases/all').read_text()}"
-    (folder / "model.safetensors").write_text(known)
+        if Path("hold").exists():
+            helper = "from pipelines.tether import tether; tether(); import time; time.sleep(300)"
+            subprocess.Popen([sys.executable, "-c", helper], start_new_session=True)
+            Path("held").touch()
+            time.sleep(300)
+        settings = params.load()
+        known = f"{settings.train.learning_rate} {Path('data/cases/all').read_text()}"
+        (folder / "model.safetensors").write_text(known)
 
 
 def evaluate() -> None:
-    folder = Path("reports/evaluate")
-    folder.mkdir(parents=True)
     scores = dict.fromkeys(STRUCTURES, 0.9)
     by_source = {"msd": {name: {"dice": value, "cases": 4} for name, value in scores.items()}}
-    metrics = {"mean_dice": 0.9, "dice": scores, "by_source": by_source, "cases": 4}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with replacing(Path("reports/evaluate")) as folder:
+        folder.mkdir()
+        metrics = {"mean_dice": 0.9, "dice": scores, "by_source": by_source, "cases": 4}
+        write_json(folder / "metrics.json", metrics)
 
 
 def register() -> None:
     from pipelines import tracking
 
-    weights_sha256 = hashlib.sha256(Path("models/train/model.safetensors").read_bytes()).hexdigest()
-    client = tracking.configure().MlflowClient()
+    weights_sha256 = tracking.sha256(Path("models/train/model.safetensors"))
     dice = json.loads(Path("reports/evaluate/metrics.json").read_text())["dice"]
     tags = {**tracking.identity(), "weights_sha256": weights_sha256, "mean_dice": "0.9", "dice": json.dumps(dice)}
-    new_version(client, "medsegformer", tags)
-    Path("models/register").mkdir(parents=True)
-    model = {"name": "medsegformer", "weights_sha256": weights_sha256}
-    Path("models/register/model.json").write_text(json.dumps(model))
+    new_version(tracking.configure().MlflowClient(), "medsegformer", tags)
+    with replacing(Path("models/register")) as folder:
+        folder.mkdir()
+        write_json(folder / "model.json", {"name": "medsegformer", "weights_sha256": weights_sha256})
 
 
-def new_version(client, name: str, tags: dict[str, str]) -> int:
+def new_version(client: Any, name: str, tags: dict[str, str]) -> int:
     from mlflow.exceptions import MlflowException
 
     try:

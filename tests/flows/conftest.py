@@ -1,0 +1,152 @@
+"""Toy projects with real DVC, Prefect and MLflow.
+
+`fresh` has never run; `done` is a copy of one that has; `served` runs `medseg ui`: one real server and worker for all.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+MEDSEG = str(Path(sys.executable).with_name("medseg"))
+NIGHTLY = "0 2 * * *"
+
+
+@dataclass
+class Project:
+    """A toy project's folder, and the commands to use it. `environment` goes on top of ours."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def medseg(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return self.call(MEDSEG, *arguments, timeout_s=timeout_s)
+
+    def call(self, *command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.root, env=self._variables(), capture_output=True, text=True, timeout=timeout_s
+        )
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """In a session of its own, output to the file `out`."""
+        with (self.root / "out").open("w") as out:
+            return subprocess.Popen(
+                command, cwd=self.root, env=self._variables(), text=True, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text()
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).write_text(text)
+
+    def replace(self, path: str, before: str, after: str) -> None:
+        assert before in self.read(path)
+        self.write(path, self.read(path).replace(before, after))
+
+    def copy(self, root: Path, **environment: str) -> "Project":
+        shutil.copytree(self.root, root, symlinks=True)
+        return Project(root, {**self.environment, **environment})
+
+    def processes(self) -> list[str]:
+        """Command lines of living processes that work in this project."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and (entry / "cwd").readlink() == self.root:
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+        return [line for line in found if line]
+
+    def _variables(self) -> dict[str, str]:
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "MEDSEG"))
+        }
+        return {**ours, "COLUMNS": "200", **self.environment}
+
+
+def eventually(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Wait until `fact()` is true, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture(scope="session")
+def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("toy") / "project")
+    project.root.mkdir()
+    (project.root / "data/raw").mkdir(parents=True)
+    project.write("data/raw/a", "1")
+    project.write(".gitignore", "/.medseg/\n/data/\n/models/\n/reports/\n")
+    for source in (HERE / "toy.py", HERE / "dvc.yaml", REPOSITORY / "prefect.yaml"):
+        shutil.copy(source, project.root)
+    (project.root / "profiles").mkdir()
+    for target in ("params.yaml", "profiles/smoke.yaml"):
+        shutil.copy(REPOSITORY / "profiles" / "smoke.yaml", project.root / target)
+    git = ("git", "-c", "user.name=Toy", "-c", "user.email=toy@example.org")
+    for command in (
+        (*git, "init", "-q"),
+        (sys.executable, "-m", "dvc", "init", "-q"),
+        (*git, "add", "-A"),
+        (*git, "commit", "-qm", "Toy"),
+    ):
+        assert project.call(*command).returncode == 0
+    return project
+
+
+@pytest.fixture(scope="session")
+def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project with `medseg ui` running: the nightly deployment here runs every minute."""
+    project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
+    project.replace("prefect.yaml", NIGHTLY, '"* * * * *"')
+    project.environment = {
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
+    }
+    ui = project.start(MEDSEG, "ui")
+    eventually(lambda: "Ctrl-C" in project.read("out") or ui.poll() is not None, 180, "medseg ui is up")
+    assert ui.poll() is None, project.read("out")
+    address = next(line.split()[1] for line in project.read("out").splitlines() if line.startswith("Prefect"))
+    project.environment["PREFECT_API_URL"] = f"{address}/api"
+    yield project
+    ui.send_signal(signal.SIGTERM)
+    assert ui.wait(timeout=60) == 128 + signal.SIGTERM
+    eventually(lambda: not project.processes(), 10, "nothing of medseg ui is left")
+
+
+@pytest.fixture(scope="session")
+def done_template(fresh_template: Project, served: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    api = served.environment["PREFECT_API_URL"]
+    project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project", PREFECT_API_URL=api)
+    ended = project.medseg("run")
+    assert ended.returncode == 0, ended.stderr
+    return project
+
+
+@pytest.fixture
+def fresh(fresh_template: Project, tmp_path: Path) -> Project:
+    """Never run, with no server."""
+    return fresh_template.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def done(done_template: Project, tmp_path: Path) -> Iterator[Project]:
+    """Everything fresh; uses the server of `served`. Whatever a test does, no process may be left."""
+    project = done_template.copy(tmp_path / "project")
+    yield project
+    eventually(lambda: not project.processes(), 10, f"nothing is left: {project.processes()}")

@@ -1,0 +1,97 @@
+"""The command's manners: exit codes, one line on stderr, speed, JSON."""
+
+import json
+import os
+import resource
+import subprocess
+
+import pytest
+
+from tests.flows.conftest import MEDSEG, Project
+
+STAGES = ("inventory", "ingest", "preprocess", "train", "evaluate", "register")
+
+
+def test_help_is_instant() -> None:
+    def used() -> float:
+        times = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return times.ru_utime + times.ru_stime
+
+    before = used()
+    assert subprocess.run([MEDSEG, "--help"], capture_output=True, check=True).stdout
+    assert used() - before < 0.4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--nonsense"),
+        ("nonsense",),
+        ("run", "--data", "/no/such/folder"),
+        ("promote", "zero"),
+        ("promote", "1", "--reviewer", "Ada Lovelace"),
+        ("approve", "not-a-run", "--reviewer", "Ada Lovelace", "--reason", "looked at all of it"),
+    ],
+)
+def test_wrong_use_exits_with_2(done: Project, arguments: tuple[str, ...]) -> None:
+    ended = done.medseg(*arguments)
+    assert ended.returncode == 2
+    assert "Error" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("profile", "use", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
+        (("run", "--profile", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
+    ],
+)
+def test_refusal_is_one_line_and_exits_with_1(done: Project, arguments: tuple[str, ...], line: str) -> None:
+    ended = done.medseg(*arguments)
+    assert (ended.returncode, ended.stderr.strip()) == (1, line)
+
+
+def test_debug_anywhere_shows_the_trace(done: Project) -> None:
+    ended = done.medseg("profile", "--debug", "use", "nonsense")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+
+
+def test_outside_a_project_says_so(tmp_path: os.PathLike[str]) -> None:
+    ended = Project(tmp_path).medseg("status")  # type: ignore[arg-type]
+    assert ended.returncode == 1
+    assert "is not inside a project" in ended.stderr
+
+
+def test_commands_work_from_any_folder_of_the_project(done: Project) -> None:
+    ended = Project(done.root / "profiles").medseg("params", "check")
+    assert (ended.returncode, ended.stdout) == (0, "params.yaml is valid\n")
+
+
+def test_profiles_are_listed_with_the_one_in_use(done: Project) -> None:
+    assert done.medseg("profile", "ls").stdout == "* smoke\n"
+    done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
+    assert json.loads(done.medseg("profile", "ls", "--json").stdout) == {"profiles": ["smoke"], "in_use": None}
+
+
+def test_status_of_a_finished_project(done: Project) -> None:
+    status = json.loads(done.medseg("status", "--json").stdout)
+    assert status["stages"] == dict.fromkeys(STAGES, "fresh")
+    assert status["identity_consistent"] is True
+    assert status["registered"]["version"] == "1"
+    assert status["registered"]["aliases"] == ["candidate"]
+    assert "medseg promote 1" in done.medseg("status").stdout
+
+
+def test_status_after_a_change_names_what_follows_from_it(done: Project) -> None:
+    done.replace("params.yaml", "learning_rate: 0.003", "learning_rate: 0.004")
+    status = json.loads(done.medseg("status", "--json").stdout)
+    assert [name for name, state in status["stages"].items() if state == "stale"] == ["train", "evaluate", "register"]
+    assert status["identity_consistent"] is False
+
+
+def test_status_before_the_first_run(fresh: Project) -> None:
+    status = json.loads(fresh.medseg("status", "--json").stdout)
+    assert set(status["stages"].values()) == {"stale"}
+    assert status["registered"] is None
+    assert status["identity_consistent"] is False

@@ -1,0 +1,136 @@
+"""`medseg run` on a toy project: what runs, what does not, and what is left when it is killed."""
+
+import re
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.flows.conftest import MEDSEG, Project, eventually
+
+
+def ran(ended: "subprocess.CompletedProcess[str]") -> list[str]:
+    assert ended.returncode == 0, ended.stderr
+    return re.findall(r"Running stage '(\w+)'", ended.stderr)
+
+
+def test_first_run_brings_every_stage_up_to_date_and_shows_the_result(done_template: Project) -> None:
+    log = done_template.read("dvc.lock")
+    assert all(f"  {stage}:" in log for stage in ("inventory", "ingest", "preprocess", "train", "evaluate", "register"))
+
+
+def cpu_s() -> float:
+    """Processor time of all children that ended; unlike the clock it does not see what else this machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_nothing_changed_runs_only_the_inventory_and_costs_little(done: Project) -> None:
+    del done.environment["PREFECT_API_URL"]  # with its own embedded server
+    before, used = done.read("dvc.lock"), cpu_s()
+    ended = done.medseg("run")
+    assert ran(ended) == ["inventory"]
+    assert cpu_s() - used < 15  # 8 on a quiet machine
+    assert done.read("dvc.lock") == before
+    assert re.search(r"msd +hippocampus_anterior +0\.900 +4", ended.stdout)
+    assert "medsegformer version 1" in ended.stdout
+
+
+def test_changed_parameter_reruns_its_stage_and_what_follows(done: Project) -> None:
+    done.replace("params.yaml", "learning_rate: 0.003", "learning_rate: 0.004")
+    ended = done.medseg("run")
+    assert ran(ended) == ["inventory", "train", "evaluate", "register"]
+    assert "preprocess: nothing changed" in ended.stderr
+
+
+def test_missing_output_comes_back_without_running_its_stage(done: Project) -> None:
+    (done.root / "models/train/model.safetensors").unlink()
+    ended = done.medseg("run")
+    assert ran(ended) == ["inventory"]
+    assert (done.root / "models/train/model.safetensors").exists()
+
+
+def test_bare_dvc_repro_finds_nothing_to_do_after_medseg_run(done: Project) -> None:
+    before = done.read("dvc.lock")
+    ended = done.call("python", "-m", "dvc", "repro")
+    assert "Running stage 'train'" not in ended.stdout
+    assert done.read("dvc.lock") == before
+
+
+def test_failing_stage_ends_in_its_own_line(done: Project) -> None:
+    done.write("fail", "patch_size 33 must be divisible by 4")
+    done.write("data/raw/a", "2")
+    ended = done.medseg("run")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "medseg: train: patch_size 33 must be divisible by 4"
+    assert ended.stderr.count("Traceback") == 1  # the stage's own, streamed; none of Prefect's
+
+
+def test_bad_parameters_are_refused_before_anything_starts(done: Project) -> None:
+    done.replace("params.yaml", "overlap: 0.5", "overlap: 5")
+    ended = done.medseg("run")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("medseg: params.yaml: evaluate.overlap = 5")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_profile_and_data_are_put_in_place(done: Project) -> None:
+    scans = done.root.parent / "scans"
+    scans.mkdir()
+    (scans / "b").write_text("2")
+    refused = done.medseg("run", "--data", str(scans))
+    assert refused.returncode == 1
+    assert "scans of its own" in refused.stderr.splitlines()[-1]
+    (done.root / "data/raw").rename(done.root / "elsewhere")
+    done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
+    ended = done.medseg("run", "--profile", "smoke", "--data", str(scans))
+    assert "train" in ran(ended)
+    assert (done.root / "data/raw").readlink() == scans
+    assert done.read("params.yaml") == done.read("profiles/smoke.yaml")
+    assert len(list((done.root / ".medseg").glob("params-*.yaml"))) == 1  # what was overwritten is kept
+
+
+def hold(project: Project) -> "subprocess.Popen[str]":
+    """A run that stands still inside `train`."""
+    project.write("hold", "")
+    project.write("data/raw/a", "2")
+    process = project.start(MEDSEG, "run")
+    eventually((project.root / "held").exists, 60, "train has begun")
+    return process
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_killed_run_leaves_no_process_no_half_output_and_no_lock(done: Project, signum: signal.Signals) -> None:
+    if signum == signal.SIGKILL:
+        del done.environment["PREFECT_API_URL"]  # its own server must go too
+    process = hold(done)
+    assert len(done.processes()) >= 3
+    process.send_signal(signum)
+    code = process.wait(timeout=30)
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[signum]
+    eventually(lambda: not done.processes(), 5 if signum == signal.SIGKILL else 1, "all processes are gone")
+    assert not list((done.root / "models").glob("**/model.safetensors"))
+    assert not list((done.root / "models").glob(".*"))
+    last = done.read("out").splitlines()[-1]
+    assert signum == signal.SIGKILL or last.startswith("medseg: ")
+    (done.root / "hold").unlink()
+    assert "train" in ran(done.medseg("run"))
+
+
+def test_second_run_is_refused_or_waits_while_status_works(done: Project) -> None:
+    first = hold(done)
+    second = done.medseg("run")
+    assert second.returncode == 1
+    assert "another run is busy" in second.stderr
+    assert "stage train" in second.stderr
+    assert '"train": "running"' in done.medseg("status", "--json").stdout
+    waiting = subprocess.Popen([MEDSEG, "run", "--wait"], cwd=done.root, env=done._variables(), stderr=subprocess.PIPE)
+    time.sleep(2)
+    assert waiting.poll() is None
+    (done.root / "hold").unlink()
+    first.send_signal(signal.SIGINT)
+    _, log = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert b"Running stage 'train'" in log

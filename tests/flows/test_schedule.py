@@ -1,0 +1,39 @@
+"""A real server, a real process worker, a run that nobody started by hand."""
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+
+from tests.flows.conftest import Project, eventually
+
+
+@pytest.fixture
+def client(served: Project) -> SyncPrefectClient:
+    return SyncPrefectClient(api=served.environment["PREFECT_API_URL"])
+
+
+def test_scheduled_run_completes_and_leaves_the_table(served: Project, client: SyncPrefectClient) -> None:
+    nightly = client.read_deployment_by_name("training/nightly")
+    of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[nightly.id]))
+
+    def ended() -> FlowRun | None:
+        runs = client.read_flow_runs(flow_run_filter=of_it)
+        return next((run for run in runs if run.state and run.state.is_final()), None)
+
+    run = eventually(ended, 150, "a cron run has ended")
+    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
+    assert run.auto_scheduled
+    assert run.state.is_completed(), run.state.message
+    assert (served.root / "models/register/model.json").exists()
+    tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["dice"])))
+    assert '"structure": "hippocampus_anterior", "dice": 0.9, "cases": 4' in str(tables[0].data)
+
+
+@pytest.mark.parametrize("parameters", [{"profile": "nonsense"}, {"wait": "perhaps"}, {"unknown": 1}])
+def test_server_refuses_bad_parameters(client: SyncPrefectClient, parameters: dict[str, object]) -> None:
+    nightly = client.read_deployment_by_name("training/nightly")
+    with pytest.raises(PrefectHTTPStatusError) as refused:
+        client.create_flow_run_from_deployment(nightly.id, parameters=parameters)
+    assert refused.value.response.status_code in (409, 422)

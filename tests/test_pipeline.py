@@ -1,0 +1,249 @@
+"""The main job end to end, on phantoms, with the real DVC, Prefect and MLflow: one project made once, looked at by all.
+
+A small copy of the project is run through `medseg run`, a second one through bare `dvc repro`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+from safetensors.numpy import load_file
+
+from model.weights import read_card
+from tests.conftest import REPOSITORY
+
+BIN = Path(sys.executable).parent
+FLOORS_NOBODY_REACHES = {"default": 0.0, "kidney_cyst": 1.0}
+
+
+def copy_project(target: Path) -> Path:
+    """The files git knows, in a repository of their own, with parameters cut down to seconds."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (REPOSITORY / name).is_file() and name not in ("dvc.lock",):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, target / name)
+    set_params(target, **{"train.steps": 40, "train.warmup_steps": 4, "train.validate_every": 20})
+    set_params(target, **{"ingest.phantom.cases_per_layout": 6, "ingest.phantom.size": 24, "promote.floors.default": 0.0})
+    set_params(target, **{"train.patch_size.default": [16, 16, 16], "train.patch_size.acdc": [8, 24, 24]})
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"]):
+        subprocess.run(["git", *command], cwd=target, check=True)
+    return target
+
+
+def set_params(project: Path, **changes: Any) -> None:
+    yaml = YAML()
+    content = yaml.load((project / "params.yaml").read_text())
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        block = content
+        for parent in parents:
+            block = block[parent]
+        block[last] = value
+    with (project / "params.yaml").open("w") as file:
+        yaml.dump(content, file)
+
+
+def call(project: Path, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment in `project`, as a user would."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "PREFECT_API"))}
+    environment.update(PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(project), COLUMNS="160")
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == expect, f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    project = copy_project(tmp_path_factory.mktemp("flow") / "project")
+    return project, call(project, "medseg", "run").stdout
+
+
+@pytest.fixture
+def project(run_once: tuple[Path, str]) -> Iterator[Path]:
+    """The finished project; whatever a test changes is put back."""
+    folder, _ = run_once
+    kept = {name: (folder / name).read_bytes() for name in ("params.yaml", "dvc.lock", "pipelines/predict.py")}
+    yield folder
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+
+
+def status(project: Path) -> dict[str, Any]:
+    return dict(json.loads(call(project, "medseg", "status", "--json").stdout))
+
+
+def test_a_run_ends_with_dice_the_version_and_where_to_look(run_once: tuple[Path, str]) -> None:
+    project, told = run_once
+    for words in ("left_ventricle", "whole_tumour", "kidney", "medsegformer", "montage.png"):
+        assert words in told
+    for file in ("metrics.json", "cases.csv", "montage.png"):
+        assert (project / "reports/evaluate" / file).stat().st_size > 100
+    metrics = json.loads((project / "reports/evaluate/metrics.json").read_text())
+    rows = (project / "reports/evaluate/cases.csv").read_text().splitlines()[1:]
+    whole = [float(row.split(",")[3]) for row in rows if ",whole_tumour," in row]
+    assert metrics["dice"]["whole_tumour"] == pytest.approx(np.mean(whole), abs=1e-5)
+
+
+def test_after_a_run_everything_is_fresh_and_registered(project: Path) -> None:
+    found = status(project)
+    assert set(found["stages"].values()) == {"fresh"}
+    assert found["identity_consistent"] is True
+    assert "candidate" in found["registered"]["aliases"]
+
+
+def test_nothing_changed_means_nothing_done(project: Path) -> None:
+    before = (project / "dvc.lock").read_bytes()
+    start = time.monotonic()
+    told = call(project, "dvc", "repro").stdout
+    seconds = time.monotonic() - start
+    assert re.findall(r"Running stage '(\w+)'", told) == ["inventory"]  # the question itself
+    assert (project / "dvc.lock").read_bytes() == before
+    assert seconds < 10  # about 1 s; the bound allows for a busy machine
+
+
+def test_a_run_with_nothing_changed_registers_no_new_version(project: Path) -> None:
+    before = status(project)["registered"]["version"]
+    start = time.monotonic()
+    told = call(project, "medseg", "run").stdout
+    assert time.monotonic() - start < 60  # about 10 s
+    assert "Running stage 'train'" not in told
+    assert status(project)["registered"]["version"] == before
+
+
+def test_a_changed_learning_rate_concerns_training_and_what_follows(project: Path) -> None:
+    set_params(project, **{"train.learning_rate": 0.002})
+    stages = status(project)["stages"]
+    assert [name for name, state in stages.items() if state == "stale"] == ["train", "evaluate", "register"]
+    assert stages["preprocess"] == stages["ingest"] == "fresh"
+
+
+def test_a_comment_in_the_predict_code_retrains_nothing(project: Path) -> None:
+    predict = project / "pipelines/predict.py"
+    predict.write_text(predict.read_text() + "# a comment\n")
+    assert set(status(project)["stages"].values()) == {"fresh"}
+
+
+def test_bare_dvc_gives_the_same_lock_and_the_same_weights_to_the_bit(
+    run_once: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project, _ = run_once
+    other = copy_project(tmp_path_factory.mktemp("bare") / "project")
+    call(other, "dvc", "repro")
+    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
+    one, two = (load_file(folder / "models/train/model.safetensors") for folder in (project, other))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_held_out_case_files_are_not_needed_to_train(project: Path, tmp_path: Path) -> None:
+    """Take the held-out folder away: training does not notice. Then the weights are the same to the bit."""
+    aside = tmp_path / "test"
+    before = (project / "models/train/model.safetensors").read_bytes()
+    shutil.move(project / "data/cases/test", aside)
+    try:
+        call(project, sys.executable, "-m", "pipelines", "train")
+    finally:
+        shutil.move(aside, project / "data/cases/test")
+    assert (project / "models/train/model.safetensors").read_bytes() == before
+
+
+def test_two_ranks_train_the_same_network_as_one(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In float32, where only the order of summation differs."""
+    kept = tmp_path / "train"
+    shutil.copytree(project / "models/train", kept)
+    set_params(project, **{"train.precision": "float32", "train.steps": 5, "train.warmup_steps": 1})
+    found = []
+    try:
+        for ranks in ("1", "2"):
+            monkeypatch.setenv("MEDSEG_RANKS", ranks)
+            call(project, sys.executable, "-m", "pipelines", "train")
+            found.append(load_file(project / "models/train/model.safetensors"))
+    finally:
+        shutil.rmtree(project / "models/train")
+        shutil.move(kept, project / "models/train")
+    for name, tensor in found[0].items():
+        np.testing.assert_allclose(found[1][name], tensor, atol=2e-4, err_msg=name)
+
+
+def scans(project: Path, pattern: str) -> list[Path]:
+    return sorted((project / "data/phantom").glob(pattern))
+
+
+def test_a_prediction_lies_on_the_scans_own_grid(project: Path, tmp_path: Path) -> None:
+    scan = scans(project, "kits/*/imaging.nii.gz")[0]
+    call(project, "medseg", "predict", str(scan), str(tmp_path / "out.nii.gz"), "--modality", "CT")
+    image, label = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
+    assert label.shape == image.shape
+    np.testing.assert_allclose(label.affine, image.affine, atol=1e-5)
+    assert set(np.unique(np.asarray(label.dataobj))) <= {0, 9, 10, 11}
+
+
+def test_a_folder_of_several_sequences_is_one_scan_a_case(project: Path, tmp_path: Path) -> None:
+    case = scans(project, "brats/*")[0]
+    call(project, "medseg", "predict", str(case), str(tmp_path / "out"), "--labels-of", "brats")
+    written = list((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == [f"{case.name}.nii.gz"]
+    assert set(np.unique(np.asarray(nib.load(written[0]).dataobj))) <= {0, 1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--modality", "XRAY"], "modality 'XRAY' is unknown"), ([], "say which this scan is with --modality")],
+)
+def test_a_prediction_that_cannot_be_made_says_why_in_one_line(
+    project: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    scan = scans(project, "kits/*/imaging.nii.gz")[0]
+    done = call(project, "medseg", "predict", str(scan), str(tmp_path / "out.nii.gz"), *arguments, expect=1)
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_carry_the_run_identity_and_a_changed_file_is_not_loaded(project: Path, tmp_path: Path) -> None:
+    """Both, on the stored weights that a version refers to."""
+    stored = next((project / ".medseg/mlartifacts").rglob("weights/model.safetensors"))
+    card = read_card(stored)
+    assert set(card.identity) == {"git_commit", "dvc_lock_sha256", "manifest_sha256", "params_sha256", "mlflow_run_id"}
+    assert all(card.identity.values())
+    content = stored.read_bytes()
+    try:
+        stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        scan = scans(project, "kits/*/imaging.nii.gz")[0]
+        done = call(project, "medseg", "predict", str(scan), str(tmp_path / "o.nii.gz"), "--modality", "CT", expect=1)
+        assert "is not the registered" in done.stderr
+    finally:
+        stored.write_bytes(content)
+
+
+def test_a_version_below_its_floor_is_refused_one_above_is_approved_loads_and_segments(project: Path) -> None:
+    version = str(status(project)["registered"]["version"])
+    set_params(project, **{"promote.floors": FLOORS_NOBODY_REACHES})
+    refused = call(project, "medseg", "promote", version, "--to", "clinical-candidate", expect=1)
+    assert "kidney_cyst" in refused.stderr
+    set_params(project, **{"promote.floors": {"default": 0.0}})
+    signature = ["--reviewer", "Ada Lovelace", "--reason", "looked at every held-out scan"]
+    call(project, "medseg", "promote", version, "--to", "clinical-candidate", *signature)
+    assert "clinical-candidate" in status(project)["registered"]["aliases"]
+    scan = scans(project, "kits/*/imaging.nii.gz")[0]
+    segment = (
+        "import mlflow, sys; from pipelines import tracking; tracking.configure();"
+        "model = mlflow.pyfunc.load_model('models:/medsegformer@clinical-candidate');"
+        "label = model.predict([sys.argv[1]], params={'modality': 'CT'})[0]; print(label.shape, label.dtype)"
+    )
+    told = call(project, sys.executable, "-c", segment, str(scan)).stdout
+    assert told.strip().splitlines()[-1] == f"{nib.load(scan).shape} uint8"
