@@ -128,7 +128,7 @@ def _guard(mark: str) -> None:
     deadline = time.monotonic() + TETHER_S
     while members(mark) and time.monotonic() < deadline:
         time.sleep(0.02)
-    end(mark)
+    end(mark, grace_s=5)
 
 
 if __name__ == "__main__":

@@ -79,15 +79,13 @@ def declared() -> list[Stage]:
 def stale() -> set[str]:
     """Stages whose inputs, outputs or parameters changed, and all that follow from them.
 
-    Stages that are `always_changed` are asked every time anyway and do not count.
+    Being `always_changed` is no change: such a stage is asked at every run, and what follows from it only if it differs.
     """
     with lock.held(doing="status") as held:
         lines: list[str] = []
         _dvc(["status", "--json"], held, on_stdout=lines.append)
-    changed = set(json.loads("\n".join(lines)))
-    everything = declared()
-    always = {stage.name for stage in everything if stage.always_changed}
-    return downstream(everything, changed - always)
+    report = json.loads("\n".join(lines))
+    return downstream(declared(), {name for name, changes in report.items() if changes != ["always changed"]})
 
 
 def downstream(stages: list[Stage], changed: set[str]) -> set[str]:
@@ -192,7 +190,8 @@ class _Splitter:
 
 
 def _last_error(errors: list[str], name: str, returncode: int) -> str:
-    lines = [line for line in errors if not line.startswith("ERROR: failed to reproduce")]
+    ours = (line.removeprefix("ERROR: ").removeprefix(f"failed to reproduce '{name}': ") for line in errors)
+    lines = [line for line in ours if not line.startswith("failed to run: ")]  # dvc's word for any stage that failed
     own = [line for line in lines if line.startswith(f"{name}: ")]  # the house's form, see pipelines/__main__.py
     if own:
         return own[-1]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flows import lock, results
-from pipelines import profiles, project
+from pipelines import profiles, project, rawdata
 
 IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
 
@@ -45,8 +45,10 @@ def next_step(status: dict[str, Any]) -> str:
 def _at_rest() -> dict[str, str]:
     from flows import stages
 
-    stale = stages.stale()
-    return {stage.name: "stale" if stage.name in stale else "fresh" for stage in stages.declared()}
+    declared, stale = stages.declared(), stages.stale()
+    if rawdata.changed():  # DVC learns of it only from the inventory, at the next run
+        stale |= stages.downstream(declared, {stage.name for stage in declared if stage.always_changed})
+    return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared}
 
 
 def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Case:
 
 def write(path: Path, case: Case) -> None:
     """Write to `path`; the caller chooses a temporary name and renames."""
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "image": np.ascontiguousarray(case.image, dtype=np.float16),
         "label": np.ascontiguousarray(case.label, dtype=np.uint8),
         "foreground": np.ascontiguousarray(case.foreground, dtype=np.int32),

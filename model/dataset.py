@@ -6,6 +6,7 @@ every `world`-th micro-batch, so another number of ranks sees the same batches, 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,10 @@ class Batch:
     spacing_mm: tuple[float, float, float]
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (
+        image, modality, target, annotated = (
             tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target, self.annotated)
         )
-        return Batch(*moved, self.spacing_mm)
+        return Batch(image, modality, target, annotated, self.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -132,5 +133,5 @@ def loader(stream: SampleStream, indices: Sequence[int], workers: int) -> DataLo
     return DataLoader(stream, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_as_is)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -1,8 +1,8 @@
 """The training loop: `fit` on one screen, a step in reading order.
 
-One optimiser step sees `global_batch` patches on any number of ranks: every rank accumulates its share of micro-batches,
-then gradients are summed over the ranks once. Each sample's loss is divided by the global batch, so the sum is exactly
-the gradient of one big batch.
+One optimiser step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
+micro-batches, then gradients are summed over the ranks once. Each sample's loss is divided by the global batch, so the
+sum is exactly the gradient of one big batch.
 """
 
 import logging
@@ -111,7 +111,7 @@ def accumulate(
 def update(
     network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float
 ) -> float | None:
-    """Clip and step. A gradient that is not finite skips the step (None): clipping it would zero or poison the weights."""
+    """Clip and step; the norm. A gradient that is not finite skips the step (None): clipped, it would still poison."""
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     norm = float(global_norm(gradients))
@@ -201,7 +201,7 @@ def validate(
 
 
 def micro_steps(config: FitConfig, world: int) -> int:
-    """Micro-batches a rank accumulates per step. Raises ValueError if the ranks cannot share the global batch evenly."""
+    """Micro-batches a rank accumulates per step. Raises ValueError if ranks cannot share the global batch evenly."""
     share = config.micro_batch * world
     if config.global_batch % share:
         raise ValueError(

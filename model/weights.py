@@ -21,7 +21,8 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `patch_size`: voxels by source. `preprocessing`: as pipelines.preprocess writes it. `identity`: empty until registered.
+    `patch_size`: voxels by source. `preprocessing`: as pipelines.preprocess writes it. `identity`: empty until
+    registered.
     """
 
     preset: str
@@ -51,9 +52,10 @@ def read_card(path: Path) -> Card:
 
 
 def load(path: Path) -> tuple[MedSegFormer, Card]:
-    """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing, strange or misshapen."""
+    """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing or misshapen."""
     card = read_card(path)
-    config = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()}
+    config = NetworkConfig(**fields)
     network = MedSegFormer(config, num_classes=len(card.classes) + 1)
     try:
         with safe_open(path, "pt") as file:

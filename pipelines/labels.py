@@ -54,7 +54,7 @@ class LabelContract:
         return tuple(self.values.values())
 
     def to_structures(self, label: np.ndarray) -> np.ndarray:
-        """The source's values -> structure ids, uint8, same shape. Raises ValueError naming values outside the contract."""
+        """The source's values -> structure ids, uint8, same shape. Raises ValueError naming values outside it."""
         found = np.unique(label)
         outside = [f"{value:g}" for value in found if value != 0 and value not in self.values]
         if outside:

@@ -44,7 +44,7 @@ class File:
 
 @dataclass(frozen=True)
 class Row:
-    """One scan. `patient` is a pseudonym; `shape`, `spacing_mm` are (D, H, W) after reorientation; empty if unreadable."""
+    """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable."""
 
     case_id: str
     patient: str

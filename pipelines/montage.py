@@ -60,7 +60,7 @@ def draw(path: Path, pictures: list[Picture]) -> None:
 def _overlay(grey: np.ndarray, label: np.ndarray) -> np.ndarray:
     result = grey.copy()
     for structure in STRUCTURES:
-        result[label == structure.id] = 0.45 * result[label == structure.id] + 0.55 * np.array(structure.colour) / 255
+        result[label == structure.id] = 0.45 * result[label == structure.id] + 0.55 * np.array(_rgb(structure.colour))
     return result
 
 
@@ -68,4 +68,9 @@ def _legend(chosen: list[tuple[str, Picture]]) -> list[object]:
     from matplotlib.patches import Patch
 
     present = {int(value) for _, p in chosen for value in np.unique(np.stack([p.reference, p.predicted]))}
-    return [Patch(color=np.array(s.colour) / 255, label=s.name) for s in STRUCTURES if s.id in present]
+    return [Patch(color=_rgb(s.colour), label=s.name.replace("_", " ")) for s in STRUCTURES if s.id in present]
+
+
+def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255

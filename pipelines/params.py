@@ -153,9 +153,10 @@ class Train(Block):
                     f"every axis; nearest valid: {nearest}"
                 )
         if self.global_batch % self.micro_batch:
+            nearest = max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch
             raise ValueError(
                 f"train.global_batch {self.global_batch} must be a multiple of train.micro_batch {self.micro_batch}: "
-                f"accumulation cannot divide it; nearest valid: {_nearest_multiple(self.global_batch, self.micro_batch)}"
+                f"accumulation cannot divide it; nearest valid: {nearest}"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(
@@ -230,8 +231,8 @@ def _explain(path: Path, detail: Any) -> str:
     if detail["type"] == "value_error":
         return f"{path}: {detail['ctx']['error']}"
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        return f"{path}: unknown key {key} = {_short(detail['input'])}{_did_you_mean(location[-1], known)}; remove or rename it"
+        hint = _did_you_mean(location[-1], _known_keys(location[:-1]))
+        return f"{path}: unknown key {key} = {_short(detail['input'])}{hint}; remove or rename it"
     if detail["type"] == "missing":
         return f"{path}: {key} is missing; add it{_purpose(location)}"
     bound = detail["msg"].replace("Input should be", "must be")
@@ -271,7 +272,3 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nearest_multiple(value: int, factor: int) -> int:
-    return max(1, round(value / factor)) * factor

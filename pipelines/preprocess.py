@@ -114,7 +114,8 @@ def prepare(
 def _bounding_box(content: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Origin and shape of the smallest box around True; the whole volume if there is none."""
     if not content.any():
-        return (0, 0, 0), content.shape  # type: ignore[return-value]
+        d, h, w = content.shape
+        return (0, 0, 0), (d, h, w)
     spans = []
     for axis in range(3):
         line = np.flatnonzero(content.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -26,3 +26,16 @@ def link(folder: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder, target_is_directory=True)
     temporary.replace(raw)
+
+
+def changed() -> bool:
+    """Do the files below data/raw differ from the inventory? New ones are read once, unchanged ones only looked at."""
+    import pyarrow.parquet as pq
+
+    from pipelines import inventory
+
+    listed = project.root() / project.INVENTORY
+    if not listed.is_file():
+        return True
+    now = inventory.take(project.root() / project.RAW, project.state() / "digests.sqlite")
+    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(now)

@@ -62,7 +62,7 @@ def _become_torchrun(settings: params.Params) -> None:
 
 
 def rank_count(settings: params.Train) -> int:
-    """$MEDSEG_RANKS, or one a GPU, or the most cores that share the global batch evenly. Raises ValueError if unusable."""
+    """$MEDSEG_RANKS, or one a GPU, or the most cores that share the global batch evenly. ValueError if unusable."""
     asked = os.environ.get("MEDSEG_RANKS", "")
     shares = settings.global_batch // settings.micro_batch
     if asked:

@@ -49,8 +49,8 @@ class Volume:
 class Geometry:
     """The way back from a network's grid to the file's. Plain numbers, so that it fits in JSON.
 
-    `file_shape`, `affine`: the file's own grid. `origin`, `crop_shape`: the crop in the reoriented scan, voxels (D, H, W).
-    `spacing_mm`: of the crop before resampling.
+    `file_shape`, `affine`: the file's own grid. `shape`: the reoriented scan (D, H, W). `origin`, `crop_shape`: the
+    crop in it, voxels. `spacing_mm`: of the crop before resampling.
     """
 
     file_shape: tuple[int, int, int]
@@ -96,7 +96,7 @@ def read(path: Path) -> Volume:
 def _open(path: Path) -> Any:
     """The opened image, header checked, voxels not read yet."""
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
     except FileNotFoundError:
         raise VolumeError("file is missing") from None
     except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ZlibError, ValueError) as error:
@@ -120,7 +120,7 @@ def _open(path: Path) -> Any:
 
 def _stored_spacing(path: Path, header: type) -> np.ndarray:
     """The header's spacing as it stands in the file: nibabel silently turns -1.5 into 1.5 and 0 into 1."""
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         return np.asarray(header.from_fileobj(file, check=False)["pixdim"][1:4], dtype=float)  # type: ignore[attr-defined]
 
 

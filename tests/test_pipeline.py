@@ -38,9 +38,15 @@ def copy_project(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, target / name)
     set_params(target, **{"train.steps": 40, "train.warmup_steps": 4, "train.validate_every": 20})
-    set_params(target, **{"ingest.phantom.cases_per_layout": 6, "ingest.phantom.size": 24, "promote.floors.default": 0.0})
+    set_params(
+        target, **{"ingest.phantom.cases_per_layout": 6, "ingest.phantom.size": 24, "promote.floors.default": 0.0}
+    )
     set_params(target, **{"train.patch_size.default": [16, 16, 16], "train.patch_size.acdc": [8, 24, 24]})
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"],
+    ):
         subprocess.run(["git", *command], cwd=target, check=True)
     return target
 
@@ -60,7 +66,9 @@ def set_params(project: Path, **changes: Any) -> None:
 
 def call(project: Path, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment in `project`, as a user would."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "PREFECT_API"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "PREFECT_API"))
+    }
     environment.update(PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(project), COLUMNS="160")
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -161,7 +169,9 @@ def test_held_out_case_files_are_not_needed_to_train(project: Path, tmp_path: Pa
     assert (project / "models/train/model.safetensors").read_bytes() == before
 
 
-def test_two_ranks_train_the_same_network_as_one(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_two_ranks_train_the_same_network_as_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """In float32, where only the order of summation differs."""
     kept = tmp_path / "train"
     shutil.copytree(project / "models/train", kept)

@@ -90,6 +90,13 @@ def test_status_after_a_change_names_what_follows_from_it(done: Project) -> None
     assert status["identity_consistent"] is False
 
 
+def test_status_sees_a_new_scan_before_the_next_run(done: Project) -> None:
+    done.write("data/raw/b", "new")
+    status = json.loads(done.medseg("status", "--json").stdout)
+    assert set(status["stages"].values()) == {"stale"}
+    assert "medseg run" in done.medseg("status").stdout
+
+
 def test_status_before_the_first_run(fresh: Project) -> None:
     status = json.loads(fresh.medseg("status", "--json").stdout)
     assert set(status["stages"].values()) == {"stale"}

@@ -55,7 +55,7 @@ def test_sigkill_of_the_owner_leaves_nothing(monkeypatch: pytest.MonkeyPatch) ->
         mark, up = owner.stdout.readline().strip(), owner.stdout.readline()
         assert up == "up\n"
         owner.kill()
-        # the guardian: 3 s for the tethers, then SIGTERM, 10 s of grace, SIGKILL
+        # the guardian: 3 s for the tethers, then SIGTERM, 5 s of grace, SIGKILL
         eventually(lambda: not processes.members(mark), 20, "the stubborn child is gone")
 
 

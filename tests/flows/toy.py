@@ -22,8 +22,9 @@ STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
 
 
 def inventory() -> None:
-    lines = [f"{file.name} {file.read_text()}" for file in sorted(Path("data/raw").iterdir())]
-    Path("data/inventory.parquet").write_text("\n".join(lines))
+    from pipelines import inventory as real
+
+    real.main()
 
 
 def ingest() -> None:
@@ -34,7 +35,7 @@ def ingest() -> None:
 
 def preprocess() -> None:
     Path("data/cases").mkdir(exist_ok=True)
-    Path("data/cases/all").write_text(Path("data/inventory.parquet").read_text())
+    Path("data/cases/all").write_text(Path("data/inventory.parquet").read_bytes().hex())
 
 
 def train() -> None:

@@ -1,5 +1,7 @@
 """Laws of the sliding window, and its agreement with MONAI's."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ def test_windows_cover_everything_and_overlap_as_asked(size: int) -> None:
     starts = sorted({corner[0] for corner in corners((size, 8, 8), (8, 8, 8), 0.5)})
     assert starts[0] == 0
     assert starts[-1] == size - 8
-    assert all(later - earlier <= 4 for earlier, later in zip(starts, starts[1:], strict=False))
+    assert all(later - earlier <= 4 for earlier, later in pairwise(starts))
 
 
 def test_classes_unknown_to_a_source_are_merged_into_background() -> None:
@@ -80,7 +82,13 @@ def test_blending_agrees_with_monai() -> None:
 
     with torch.inference_mode():
         reference = sliding_window_inference(
-            image[None], (8, 8, 8), 1, lambda patch: network(patch).softmax(1), overlap=0.5, mode="gaussian", sigma_scale=0.125
+            image[None],
+            (8, 8, 8),
+            1,
+            lambda patch: network(patch).softmax(1),
+            overlap=0.5,
+            mode="gaussian",
+            sigma_scale=0.125,
         )[0]
     torch.testing.assert_close(run(Adapted(), image), reference, atol=1e-4, rtol=1e-3)
 

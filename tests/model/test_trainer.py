@@ -171,9 +171,9 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted() -> None:
 
 def test_a_run_whose_gradients_stay_non_finite_stops_with_a_remedy() -> None:
     poisoned = [replace_image(case, np.nan) for case in CASES[:4]]
+    config = replace(FIT, steps=25, global_batch=1, micro_batch=1)
+    stream = SampleStream(poisoned, replace(STREAM, micro_batch=1))
     with pytest.raises(ValueError, match=r"20 steps in a row had non-finite gradients; lower train\.learning_rate"):
-        config = replace(FIT, steps=25, global_batch=1, micro_batch=1)
-        stream = SampleStream(poisoned, replace(STREAM, micro_batch=1))
         fit(new_network(), stream, [], config, ALONE, lambda step, values: None)
 
 
@@ -196,7 +196,9 @@ def test_validation_reports_every_annotated_structure_and_leaves_the_weights_alo
     fit(network, SampleStream(CASES, STREAM), CASES, FIT, ALONE, lambda step, values: reported.update({step: values}))
     plain = new_network()
     fit(plain, SampleStream(CASES, STREAM), [], FIT, ALONE, lambda step, values: None)
-    assert set(reported[2]) == {f"validation_dice.{name}" for name in ("right_ventricle", "myocardium", "tumour_oedema", "mean")}
+    assert set(reported[2]) == {
+        f"validation_dice.{name}" for name in ("right_ventricle", "myocardium", "tumour_oedema", "mean")
+    }
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
 

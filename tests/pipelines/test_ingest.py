@@ -146,7 +146,7 @@ def test_a_bad_scan_is_quarantined_with_file_and_reason(
 
 
 def test_an_unreadable_folder_is_reported_and_the_rest_goes_on(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the operating system reports it; root may read everything, so the refusal itself is simulated at os.scandir."""
+    """As the operating system reports it; root may read everything, so the refusal is simulated at os.scandir."""
     locked = cohort / "patient003"
     plain_scandir = os.scandir
 

@@ -9,10 +9,10 @@ from ruamel.yaml import YAML
 from pipelines.__main__ import STAGES
 from tests.conftest import REPOSITORY
 
-# What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked themselves.
+# What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.output", "pipelines.parallel", "pipelines.params", "pipelines.project",
-    "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
+    "pipelines", "pipelines.__main__", "pipelines.output", "pipelines.parallel", "pipelines.params",
+    "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
 }  # fmt: skip
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
