@@ -20,13 +20,16 @@ def main() -> int:
         print(f"usage: python -m pipelines {{{','.join(STAGES)}}} [--debug]", file=sys.stderr)
         return 2
     stage, debug = sys.argv[1], "--debug" in sys.argv or os.environ.get("MEDSEG_DEBUG") == "1"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    for package in ("pipelines", "model"):
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         importlib.import_module(f"pipelines.{stage}").main()
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"{stage}: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"{stage}{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,21 +2,23 @@
 
 Reads   data/cases/train, data/cases/validation, data/cases/preprocessing.json, params.yaml: model, train
 Writes  models/train/: model.safetensors, history.csv; curves to MLflow
-Run     python -m pipelines train       # becomes torchrun; MEDSEG_RANKS=2 asks for two ranks
+Run     python -m pipelines train       # MEDSEG_RANKS=2 asks for two ranks
 
-The process replaces itself by torchrun, which starts the ranks. How many, on how many threads and where are placement,
-not parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the batch evenly).
+The stage is torchrun's agent and starts the ranks. How many, on how many threads and where are placement, not
+parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the batch evenly).
 """
 
 import csv
 import logging
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from model import weights
 from model.augment import AugmentConfig
@@ -46,19 +48,22 @@ def main() -> None:
     if "RANK" in os.environ:
         _train_rank(params.load())
     else:
-        _become_torchrun(params.load())
+        _launch(rank_count(params.load().train))
 
 
-def _become_torchrun(settings: params.Params) -> None:
-    ranks = rank_count(settings.train)
+def _launch(ranks: int) -> None:
+    """Start the ranks with torchrun's agent in this process. What stopped a rank, the rank itself has said in one line."""
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-    environment = {"OMP_NUM_THREADS": str(threads), "TORCHELASTIC_ERROR_FILE": os.devnull, **MALLOC, **os.environ}
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-        "-m", "pipelines", "train",
-    ]  # fmt: skip
-    sys.stdout.flush()
-    os.execve(sys.executable, command, environment)
+    for name, value in {"OMP_NUM_THREADS": str(threads), **MALLOC}.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    arguments = ["--standalone", "--nproc-per-node", str(ranks), "-m", "pipelines", "train"]
+    try:
+        torchrun.run(torchrun.parse_args(arguments))
+    except ChildFailedError:
+        raise SystemExit(1) from None
+    except SignalException as stopped:
+        raise SystemExit(128 + stopped.sigval) from None
 
 
 def rank_count(settings: params.Train) -> int:

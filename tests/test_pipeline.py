@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,14 @@ def test_two_ranks_train_the_same_network_as_one(
         shutil.move(kept, project / "models/train")
     for name, tensor in found[0].items():
         np.testing.assert_allclose(found[1][name], tensor, atol=2e-4, err_msg=name)
+
+
+def test_curves_of_the_run_are_in_mlflow(project: Path) -> None:
+    with closing(sqlite3.connect(project / ".medseg/mlflow.db")) as store:
+        curves = {key for (key,) in store.execute("SELECT DISTINCT key FROM metrics")}
+        steps = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'validation_dice.mean'").fetchone()[0]
+    assert curves >= {"loss", "learning_rate", "patches_per_s", "validation_dice.mean", "dice.mean", "dice.kidney"}
+    assert steps >= 2
 
 
 def scans(project: Path, pattern: str) -> list[Path]:

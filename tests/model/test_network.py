@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -258,3 +263,67 @@ def test_weights_can_be_made_real_after_construction_on_meta() -> None:
     direct.init_weights()
     for (name, a), b in zip(network.named_parameters(), direct.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_compiles_without_graph_breaks(network: MedSegFormer) -> None:
+    inputs = random_image(1, 2, 16, 24, 20), torch.tensor([[T1, 0]]), CUBIC
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert_close(compiled(*inputs), network(*inputs))
+
+
+def test_exported_program_agrees_with_eager(network: MedSegFormer) -> None:
+    inputs = random_image(1, 2, 16, 24, 20), torch.tensor([[T1, 0]]), CUBIC
+    with torch.no_grad():
+        exported = torch.export.export(network, inputs).module()
+        assert_close(exported(*inputs), network(*inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # onnx's own converter warns about PyTorch's deprecations
+def test_onnx_agrees_with_eager(network: MedSegFormer, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    image, modality = random_image(1, 2, 16, 24, 20), torch.tensor([[T1, 0]])
+    program = torch.onnx.export(network, (image, modality, CUBIC), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    names = [argument.name for argument in session.get_inputs()]
+    logits = session.run(None, dict(zip(names, (image.numpy(), modality.numpy()), strict=True)))[0]
+    with torch.no_grad():
+        assert_close(torch.from_numpy(logits), network(image, modality, CUBIC), tolerance=1e-4)
+    # The modalities are an input of the exported graph, not constants in it.
+    other = session.run(None, dict(zip(names, (image.numpy(), torch.tensor([[T2, 0]]).numpy()), strict=True)))[0]
+    assert abs(other - logits).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_xl_runs_forward_on_this_machine() -> None:
+    result = run_command("forward")
+    assert result["parameters"] == pytest.approx(6.7e9, rel=0.005)
+    assert result["output_shape"] == [1, 4, 64, 64, 64]
+    assert result["finite"]
+    assert result["peak_memory_gib"] < 22
+
+
+@pytest.mark.slow
+def test_xl_learns_in_one_step_without_storing_gradients() -> None:
+    result = run_command("backward")
+    assert result["parameters_moved"] == result["parameters"]
+    assert result["gradients_exactly_zero"] < 1e-4 * result["parameters"]
+    assert result["loss_after"] < result["loss_before"]
+    assert result["peak_memory_gib"] < 22
+
+
+def test_step_without_stored_gradients_moves_every_parameter_of_nano() -> None:
+    result = run_command("backward", "--preset", "nano", "--size", "32")
+    assert result["parameters_moved"] == result["parameters"]
+    assert result["loss_after"] < result["loss_before"]
+
+
+def run_command(*arguments: str) -> dict[str, Any]:
+    """`benchmarks.xl` in a process of its own, which gives its memory back."""
+    command = [sys.executable, "-m", "benchmarks.xl", *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
