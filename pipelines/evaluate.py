@@ -10,6 +10,7 @@ is scored on the structures its source annotated. A missed structure counts as 0
 
 import csv
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,14 @@ def main() -> None:
         write_json(folder / "metrics.json", summary)
         _write_csv(folder / "cases.csv", scores)
         montage.draw(folder / "montage.png", pictures)
+    _report(summary)
+
+
+def _report(summary: dict[str, Any]) -> None:
     for source, structures in summary["by_source"].items():
         for structure, entry in structures.items():
-            log.info("evaluate: %-16s %-24s Dice %.3f (%d cases)", source, structure, entry["dice"], entry["cases"])
-    log.info("evaluate: mean Dice %.4f", summary["mean_dice"])
+            shown = "-" if entry["dice"] is None else f"{entry['dice']:.3f}"
+            log.info("evaluate: %-16s %-24s Dice %s (%d cases)", source, structure, shown, entry["cases"])
 
 
 def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +93,11 @@ def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iter
 
 
 def summarise(scores: list[Score]) -> dict[str, Any]:
-    """Means over cases: by structure, by source and structure. `mean_dice` is over structures, regions left out."""
-    by_source: dict[str, dict[str, dict[str, float | int]]] = {}
+    """Means over cases: by structure, by source and structure. `mean_dice` is over structures, regions left out.
+
+    None stands for a structure that no case has, as NaN is no JSON.
+    """
+    by_source: dict[str, dict[str, dict[str, float | int | None]]] = {}
     for source in sorted({score.source for score in scores}):
         own = [score for score in scores if score.source == source]
         by_source[source] = {
@@ -99,15 +107,20 @@ def summarise(scores: list[Score]) -> dict[str, Any]:
     names = list(dict.fromkeys(score.structure for score in scores))
     by_structure = {name: mean([score.dice for score in scores if score.structure == name]) for name in names}
     return {
-        "mean_dice": mean([value for name, value in by_structure.items() if name not in REGIONS]),
-        "dice": by_structure,
+        "mean_dice": _or_none(mean([value for name, value in by_structure.items() if name not in REGIONS])),
+        "dice": {name: _or_none(value) for name, value in by_structure.items()},
         "by_source": by_source,
         "cases": len({score.case_id for score in scores}),
     }
 
 
-def _entry(scores: list[Score]) -> dict[str, float | int]:
-    return {"dice": mean([score.dice for score in scores]), "cases": sum(score.dice == score.dice for score in scores)}
+def _entry(scores: list[Score]) -> dict[str, float | int | None]:
+    known = [score.dice for score in scores if not math.isnan(score.dice)]
+    return {"dice": _or_none(mean(known)), "cases": len(known)}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _write_csv(path: Path, scores: list[Score]) -> None:

@@ -153,10 +153,10 @@ class Train(Block):
                     f"every axis; nearest valid: {nearest}"
                 )
         if self.global_batch % self.micro_batch:
-            nearest = max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch
+            multiple = max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch
             raise ValueError(
                 f"train.global_batch {self.global_batch} must be a multiple of train.micro_batch {self.micro_batch}: "
-                f"accumulation cannot divide it; nearest valid: {nearest}"
+                f"accumulation cannot divide it; nearest valid: {multiple}"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(

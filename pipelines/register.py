@@ -51,9 +51,8 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
         client.log_artifact(run_id, str(stamped), "weights")
     for file in ("metrics.json", "cases.csv", "montage.png"):
         client.log_artifact(run_id, str(project.EVALUATION / file), "evaluate")
-    client.log_metric(run_id, "dice.mean", metrics["mean_dice"])
-    for structure, value in metrics["dice"].items():
-        if value == value:
+    for structure, value in {"mean": metrics["mean_dice"], **metrics["dice"]}.items():
+        if value is not None:
             client.log_metric(run_id, f"dice.{structure}", value)
     weights_uri = f"runs:/{run_id}/weights/model.safetensors"
     tags = {
@@ -61,8 +60,8 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
         "weights_sha256": weights_sha256,
         "weights_sha256_stamped": stamped_sha256,
         "weights_uri": weights_uri,
-        "mean_dice": f"{metrics['mean_dice']:.6f}",
-        "dice": json.dumps({structure: round(value, 6) for structure, value in metrics["dice"].items()}),
+        **({} if metrics["mean_dice"] is None else {"mean_dice": f"{metrics['mean_dice']:.6f}"}),
+        "dice": json.dumps(metrics["dice"]),
     }
     with mlflow.start_run(run_id=run_id), _quiet():
         logged = mlflow.pyfunc.log_model(

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _launch(ranks: int) -> None:
-    """Start the ranks with torchrun's agent in this process. What stopped a rank, the rank itself has said in one line."""
+    """Start the ranks, as torchrun does, with its agent in this process. What stopped a rank, it said itself."""
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     for name, value in {"OMP_NUM_THREADS": str(threads), **MALLOC}.items():
         os.environ.setdefault(name, value)

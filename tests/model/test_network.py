@@ -212,13 +212,15 @@ def test_bfloat16_gradients_are_those_of_float32(preset: str, size: tuple, spaci
             outputs = network(image, torch.tensor([[T1]]), spacing_mm, auxiliary=True)
         deep_supervision(outputs, target, torch.ones(1, 3, dtype=torch.bool)).mean().backward()
         gradients.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
-    scale = max(gradient.norm() for gradient in gradients[0].values())
-    for low in gradients[1:]:
-        for name, reference in gradients[0].items():
-            error = (low[name] - reference).norm()
-            assert error <= 0.15 * reference.norm() + 0.03 * scale, f"{name}: {error} of {reference.norm()}"
-        squared_error = sum((low[name] - reference).square().sum() for name, reference in gradients[0].items())
-        assert squared_error <= 0.05**2 * sum(reference.square().sum() for reference in gradients[0].values())
+    reference, low, again = gradients
+    scale = max(gradient.norm() for gradient in reference.values())
+    for name in reference:
+        assert torch.equal(low[name], again[name]), f"{name}: two runs differ, as uninitialised memory would"
+        # Biases before a norm have gradients that nearly cancel: their rounding is measured against the largest gradient.
+        error = (low[name] - reference[name]).norm()
+        assert error <= 0.15 * reference[name].norm() + 0.1 * scale, f"{name}: {error} of {reference[name].norm()}"
+    squared_error = sum((low[name] - reference[name]).square().sum() for name in reference)
+    assert squared_error <= 0.06**2 * sum(gradient.square().sum() for gradient in reference.values())
 
 
 def test_convolution_stays_in_float32_where_bfloat16_is_broken() -> None:

@@ -28,7 +28,7 @@ def archive() -> bytes:
 @pytest.fixture
 def served() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(archive())))
             self.end_headers()
