@@ -40,11 +40,15 @@ class Approval(RunInput):
 
 @flow(name="promotion", flow_run_name="version {version} to {alias}", persist_result=False)
 def promotion(
-    version: Annotated[int, Field(ge=1, description="registered version")],
-    alias: Annotated[Alias, Field(description="alias to move onto it")] = "clinical-candidate",
-    name: Annotated[str | None, Field(description="registered model; empty: register.name in params.yaml")] = None,
+    version: Annotated[int, Field(ge=1)], alias: Alias = "clinical-candidate", name: str | None = None
 ) -> State[Any]:
-    """Gate, signature, alias."""
+    """Gate, signature, alias.
+
+    Args:
+        version: registered version
+        alias: alias to move onto it
+        name: registered model; empty: register.name in params.yaml
+    """
     try:
         settings = params.load(project.root() / "params.yaml")
         registry = Registry(name or settings.register_.name)

@@ -79,7 +79,7 @@ def declared() -> list[Stage]:
 def stale() -> set[str]:
     """Stages whose inputs, outputs or parameters changed, and all that follow from them.
 
-    Being `always_changed` is no change: such a stage is asked at every run, and what follows from it only if it differs.
+    Being `always_changed` is no change: such a stage is asked at every run, the rest only if its outputs differ.
     """
     with lock.held(doing="status") as held:
         lines: list[str] = []

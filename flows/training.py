@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Failed, State
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, WithJsonSchema
 
 from flows import lock, results, stages
 from pipelines import params, profiles, project, rawdata
@@ -28,17 +28,18 @@ def _known_profile(name: str) -> str:
 Profile = Annotated[str, AfterValidator(_known_profile), WithJsonSchema({"type": "string", "enum": profiles.names()})]
 
 
+# The descriptions under `Args` are what the form in Prefect's UI shows; it does not read pydantic's.
 @flow(name="training", persist_result=False)
 def training(
-    profile: Annotated[
-        Profile | None, Field(description="whole parameter file to put in place of params.yaml; empty: as it is")
-    ] = None,
-    data: Annotated[
-        Path | None, Field(description="folder of scans to read, linked as data/raw; empty: as it is")
-    ] = None,
-    wait: Annotated[bool, Field(description="wait for another run in this project to end, instead of failing")] = False,
+    profile: Profile | None = None, data: Path | None = None, wait: bool = False
 ) -> dict[str, Any] | State[Any]:
-    """From folders of scans to a registered model: inventory, ingest, preprocess, train, evaluate, register."""
+    """From folders of scans to a registered model: inventory, ingest, preprocess, train, evaluate, register.
+
+    Args:
+        profile: whole parameter file to put in place of params.yaml; empty: as it is
+        data: folder of scans to read, linked as data/raw; empty: as it is
+        wait: wait for another run in this project to end, instead of failing
+    """
     try:
         with lock.held(wait) as held:
             prepare(profile, data)

@@ -1,7 +1,7 @@
 """Sizes of the network: presets, closed-form parameter counts and FLOPs, strides. Imports no torch.
 
 The closed forms are held equal to the built network by tests; `medseg model summary` and the launch certificate use
-them.
+them. `python -m model.config` prints the table of presets.
 """
 
 from __future__ import annotations
@@ -316,3 +316,22 @@ def _positive(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
     if not all(0 < mm < inf for mm in (d, h, w)):
         raise ValueError(f"spacing_mm {tuple(spacing_mm)} must be positive and finite on every axis (D, H, W)")
     return d, h, w
+
+
+def presets_table(num_classes: int = 4) -> str:
+    """Markdown: every preset's size, share of attention and projections, and forward TFLOP of one-channel cubes."""
+    lines = [
+        "| preset | parameters | attention and projections | weights in bfloat16, GiB | TFLOP at 128^3 | at 256^3 | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, config in PRESETS.items():
+        size = sum(parameter_counts(config, num_classes).values())
+        share = attention_and_projection_share(config, num_classes)
+        small, large = (forward_flops(config, num_classes, (edge,) * 3) / 1e12 for edge in (128, 256))
+        cells = [name, f"{size / 1e6:,.2f} M", f"{share:.1%}", f"{2 * size / 2**30:.3f}"]
+        lines.append("| " + " | ".join([*cells, f"{small:.3f}", f"{large:.2f}", f"{large / small:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(presets_table())

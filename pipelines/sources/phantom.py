@@ -63,7 +63,7 @@ def _kits(folder: Path, index: int, size: int, rng: np.random.Generator) -> None
     label[_ball(shape, (sick[0] - 0.1, sick[1], sick[2]), (rng.uniform(0.08, 0.12),) * 3)] = 2
     if index % 2:
         label[_ball(shape, (other[0] + 0.12, other[1], other[2]), (0.07,) * 3)] = 3
-    for value, level in ((1, 180), (2, 90), (3, 5)):
+    for value, level in ((1, 180), (2, 90), (3, -10)):
         image[label == value] = level + rng.normal(0, 5)
     image += rng.normal(0, 12, shape)
     # axes I, P, L: the first array axis runs downwards

@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 MEDSEG = str(Path(sys.executable).with_name("medseg"))
-NIGHTLY = "0 2 * * *"
+NIGHTLY, TIMEZONE = "0 2 * * *", "Europe/Berlin"  # as in prefect.yaml
 
 
 @dataclass
@@ -34,14 +36,26 @@ class Project:
 
     def call(self, *command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.root, env=self._variables(), capture_output=True, text=True, timeout=timeout_s
+            command,
+            check=False,
+            cwd=self.root,
+            env=self._variables(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
         )
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
+    def start(self, *command: str, out: str = "out") -> "subprocess.Popen[str]":
         """In a session of its own, output to the file `out`."""
-        with (self.root / "out").open("w") as out:
+        with (self.root / out).open("w") as file:
             return subprocess.Popen(
-                command, cwd=self.root, env=self._variables(), text=True, stdout=out, stderr=out, start_new_session=True
+                command,
+                cwd=self.root,
+                env=self._variables(),
+                text=True,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     def read(self, path: str) -> str:
@@ -105,14 +119,17 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (*git, "commit", "-qm", "Toy"),
     ):
         assert project.call(*command).returncode == 0
+    configure = "from pipelines import tracking; tracking.configure()"  # MLflow's migrations: 5 s, once for all
+    assert project.call(sys.executable, "-c", configure).returncode == 0
     return project
 
 
 @pytest.fixture(scope="session")
 def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project with `medseg ui` running: the nightly deployment here runs every minute."""
+    """A project with `medseg ui` running. The night of its nightly deployment falls within the next two minutes."""
     project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
-    project.replace("prefect.yaml", NIGHTLY, '"* * * * *"')
+    soon = datetime.now(ZoneInfo(TIMEZONE)) + timedelta(minutes=2)
+    project.replace("prefect.yaml", NIGHTLY, f"{soon.minute} {soon.hour} * * *")
     project.environment = {
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
         "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
@@ -131,10 +148,10 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def done_template(fresh_template: Project, served: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    api = served.environment["PREFECT_API_URL"]
-    project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project", PREFECT_API_URL=api)
-    ended = project.medseg("run")
+    project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project")
+    ended = project.medseg("run")  # on its own embedded server, whose database the copies inherit
     assert ended.returncode == 0, ended.stderr
+    project.environment = {"PREFECT_API_URL": served.environment["PREFECT_API_URL"]}
     return project
 
 

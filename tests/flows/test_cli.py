@@ -1,9 +1,9 @@
 """The command's manners: exit codes, one line on stderr, speed, JSON."""
 
 import json
-import os
 import resource
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -57,8 +57,8 @@ def test_debug_anywhere_shows_the_trace(done: Project) -> None:
     assert ended.stderr.startswith("Traceback")
 
 
-def test_outside_a_project_says_so(tmp_path: os.PathLike[str]) -> None:
-    ended = Project(tmp_path).medseg("status")  # type: ignore[arg-type]
+def test_outside_a_project_says_so(tmp_path: Path) -> None:
+    ended = Project(tmp_path).medseg("status")
     assert ended.returncode == 1
     assert "is not inside a project" in ended.stderr
 
@@ -94,7 +94,6 @@ def test_status_sees_a_new_scan_before_the_next_run(done: Project) -> None:
     done.write("data/raw/b", "new")
     status = json.loads(done.medseg("status", "--json").stdout)
     assert set(status["stages"].values()) == {"stale"}
-    assert "medseg run" in done.medseg("status").stdout
 
 
 def test_status_before_the_first_run(fresh: Project) -> None:

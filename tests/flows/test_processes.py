@@ -1,5 +1,6 @@
 """Nothing that we start outlives us, and the lock belongs to the living."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,8 +38,6 @@ with lock.held() as held:
 
 
 def test_ends_children_with_sessions_of_their_own_even_if_they_ignore_sigterm(tmp_path: Path) -> None:
-    import os
-
     mark = processes.new_mark()
     with (
         (tmp_path / "out").open("wb") as out,
@@ -49,7 +48,7 @@ def test_ends_children_with_sessions_of_their_own_even_if_they_ignore_sigterm(tm
     assert not processes.members(mark)
 
 
-def test_sigkill_of_the_owner_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigkill_of_the_owner_leaves_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         mark, up = owner.stdout.readline().strip(), owner.stdout.readline()

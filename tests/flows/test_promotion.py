@@ -1,6 +1,7 @@
 """Promotion through the real Prefect API, server and worker, against a real MLflow registry of toy versions."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +20,9 @@ FRONT, BACK = STRUCTURES
 
 
 @pytest.fixture
-def api(served: Project) -> SyncPrefectClient:
-    return SyncPrefectClient(api=served.environment["PREFECT_API_URL"])
+def api(served: Project) -> Iterator[SyncPrefectClient]:
+    with SyncPrefectClient(api=served.environment["PREFECT_API_URL"]) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +108,14 @@ def test_signature_that_passes_prefects_form_but_not_ours_moves_nothing(
 
 
 def test_version_far_below_the_present_holder_is_refused_and_so_is_a_lost_structure(
-    served: Project, registry: mlflow.MlflowClient
+    api: SyncPrefectClient, registry: mlflow.MlflowClient
 ) -> None:
     best = register(registry, {FRONT: 0.95, BACK: 0.95})
     registry.set_registered_model_alias(NAME, ALIAS, str(best))
-    worse = served.medseg("promote", str(register(registry, {FRONT: 0.9, BACK: 0.95})), "--to", ALIAS)
-    assert worse.returncode == 1
-    assert f"{FRONT}: Dice 0.900 is 0.050 below the present holder's 0.950" in worse.stderr
-    lost = served.medseg("promote", str(register(registry, {FRONT: 0.95})), "--to", ALIAS)
-    assert lost.returncode == 1
-    assert f"{BACK}: no Dice was measured" in lost.stderr
+    state = settled(api, start(api, register(registry, {FRONT: 0.9})))
+    assert state.is_failed()
+    assert f"{FRONT}: Dice 0.900 is 0.050 below the present holder's 0.950" in str(state.message)
+    assert f"{BACK}: no Dice was measured" in str(state.message)
     assert holder(registry) == best
 
 

@@ -76,7 +76,7 @@ def test_the_reference_run_is_the_missions() -> None:
         ),
         ("train.patch_size", {"acdc": [16, 32, 32]}, ["train.patch_size has no entry `default`"]),
         ("train.patch_size.ct", [32, 32, 32], ["unknown source 'ct'"]),
-        ("train.global_batch", 5, ["train.global_batch 5", "multiple of train.micro_batch 2", "nearest valid: 4"]),
+        ("train.micro_batch", 3, ["train.global_batch 2", "multiple of train.micro_batch 3", "nearest valid: 3"]),
         ("train.warmup_steps", 10_000, ["train.warmup_steps 10000 must be below train.steps"]),
         ("train.final_learning_rate", 0.5, ["train.final_learning_rate 0.5 must not exceed"]),
         ("preprocess.spacing_mm.default", [1, 0, 1], ["preprocess.spacing_mm.default.1 = 0", "greater than 0"]),
@@ -104,8 +104,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
     text = (REPOSITORY / "profiles" / "smoke.yaml").read_text()
     path = tmp_path / "params.yaml"
-    path.write_text(text.replace("learning_rate: 0.003", "learning_rate: 3e-3"))
-    assert params.load(path).train.learning_rate == 0.003
+    path.write_text(text.replace("learning_rate: 0.004", "learning_rate: 4e-3"))
+    assert params.load(path).train.learning_rate == 0.004
 
 
 def test_parameters_are_frozen() -> None:
@@ -119,13 +119,13 @@ def test_the_augment_block_has_the_fields_of_the_augmentation() -> None:
 
 
 def test_bad_parameters_stop_the_first_stage_before_anything_is_written(tmp_path: Path) -> None:
-    changed(tmp_path, "train.global_batch", 5)
+    changed(tmp_path, "train.micro_batch", 3)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "inventory"],
         cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "PATH": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("inventory: params.yaml: train.global_batch 5")
+    assert done.stderr.startswith("inventory: params.yaml: train.global_batch 2 must")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "data").exists()
