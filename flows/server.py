@@ -55,7 +55,7 @@ def reachable() -> Iterator[Callable[[], str]]:
         _wait_until_it_answers(f"{given}/health", "Prefect server", None, patience_s=10)
         yield lambda: given
         return
-    with _prefect(free_port(), {"PREFECT__SERVER_WEBSERVER_ONLY": "1"}) as ready:  # nothing is scheduled by it
+    with _prefect(free_port(), {"PREFECT__SERVER_WEBSERVER_ONLY": "1"}) as (_, ready):  # nothing is scheduled by it
         try:
             yield ready
         finally:
@@ -96,10 +96,10 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
                 f"`medseg ui` already runs in this project: {(running_ui() or {}).get('prefect', 'starting')}"
             )
         port = free_port(4200)
-        ready = stack.enter_context(_prefect(port, {}))
+        server, ready = stack.enter_context(_prefect(port, {}))
         from pipelines import tracking
 
-        mlflow_ui, alive = tracking.configure().get_tracking_uri(), {}
+        mlflow_ui, alive = tracking.configure().get_tracking_uri(), {"server": server}
         if not mlflow_ui.startswith("http"):
             mlflow_port = free_port(5000)
             alive["mlflow"] = stack.enter_context(_mlflow(mlflow_ui, mlflow_port))
@@ -132,7 +132,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 @contextmanager
-def _prefect(port: int, extra: dict[str, str]) -> Iterator[Callable[[], str]]:
+def _prefect(port: int, extra: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     api = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
@@ -145,7 +145,7 @@ def _prefect(port: int, extra: dict[str, str]) -> Iterator[Callable[[], str]]:
             _wait_until_it_answers(f"{api}/health", "server", process)
             return api
 
-        yield ready
+        yield process, ready
 
 
 def _send_what_is_queued() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows import lock, results
+from flows import dvc, lock, results
 from pipelines import profiles, project, rawdata
 
 IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
@@ -43,22 +43,18 @@ def next_step(status: dict[str, Any]) -> str:
 
 
 def _at_rest() -> dict[str, str]:
-    from flows import stages
-
-    declared, stale = stages.declared(), stages.stale()
+    declared, stale = dvc.declared(), dvc.stale()
     if rawdata.changed():  # DVC learns of it only from the inventory, at the next run
-        stale |= stages.downstream(declared, {stage.name for stage in declared if stage.always_changed})
+        stale |= dvc.downstream(declared, {stage.name for stage in declared if stage.always_changed})
     return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared}
 
 
 def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
     """DVC answers nobody while a stage runs, so the run tells what it knows: the stages due, and the one it is at."""
-    from flows import stages
-
-    declared = stages.declared()
+    declared = dvc.declared()
     due = holder.get("due")
     if due is None:  # not asked yet: stages that were never run are due, of the others it is not known
-        locked = stages.locked()
+        locked = dvc.locked()
         due = [stage.name for stage in declared if stage.name not in locked]
     return {
         stage.name: "running" if stage.name == holder.get("stage") else "stale" if stage.name in due else "fresh"

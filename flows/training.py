@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
-from flows import lock, results, stages
+from flows import dvc, lock, results, stages
 from pipelines import params, profiles, project, rawdata
 
 
@@ -59,11 +59,11 @@ def prepare(profile: str | None, data: Path | None) -> None:
 
 
 def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
-    logger, declared = get_run_logger(), stages.declared()
+    logger, declared = get_run_logger(), dvc.declared()
     for name in (stage.name for stage in declared if stage.always_changed):  # asked first: the rest depends on it
         if failed := _failure(stages.bring_up_to_date(name, return_state=True)):
             return failed
-    due = stages.stale()
+    due = dvc.stale()
     for stage in declared:
         held.say(due=sorted(due))
         if stage.name in due:
@@ -74,6 +74,12 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
             logger.info("%s: nothing changed", stage.name)
     held.say(due=[], stage=None)
     result = results.collect()
+    if result["version"] is None:  # outputs from DVC's cache, and a registry that never saw them
+        logger.warning("MLflow does not hold this model here; registering it again")
+        if failed := _failure(stages.bring_up_to_date("register", force=True, return_state=True)):
+            return failed
+        held.say(stage=None)
+        result = results.collect()
     create_table_artifact(result["dice"], key="dice", description=results.headline(result))
     return result
 

@@ -29,11 +29,12 @@ class AugmentConfig:
     elastic_mm: float = 2.0  # standard deviation of the displacement of the control points
     elastic_cell_mm: float = 16.0  # distance between control points
     elastic_probability: float = 0.5
-    flip_probability: float = 0.0  # of each axis; off, since left and right are different organs
+    flip_probability: float = 0.0  # of each of `flip_axes`; off, since left and right are different organs
     intensity_shift: float = 0.2  # in units of the normalised image (standard deviations)
     intensity_scale: float = 0.2
     gamma: float = 0.0  # exponent between 1 / (1 + gamma) and 1 + gamma, log-uniform
     noise: float = 0.0  # upper bound of the standard deviation
+    flip_axes: tuple[int, ...] = (0, 1, 2)  # (2,) mirrors left and right only, in the pipeline's orientation
 
 
 PLAIN_CROP = AugmentConfig(0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
@@ -74,7 +75,8 @@ def _random_matrix(
     """Voxel offsets in the patch to voxel offsets in the case, (3, 3)."""
     angles = rng.uniform(-1, 1, 3) * config.rotation_rad
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
-    flips = np.where(rng.random(3) < config.flip_probability, -1.0, 1.0)
+    flipped = (rng.random(3) < config.flip_probability) & np.isin(np.arange(3), config.flip_axes)
+    flips = np.where(flipped, -1.0, 1.0)
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):
         first, second = [other for other in range(3) if other != axis]

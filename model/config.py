@@ -321,7 +321,7 @@ def _positive(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
 def presets_table(num_classes: int = 4) -> str:
     """Markdown: every preset's size, share of attention and projections, and forward TFLOP of one-channel cubes."""
     lines = [
-        "| preset | parameters | attention and projections | weights in bfloat16, GiB | TFLOP at 128^3 | at 256^3 | ratio |",
+        "| preset | parameters | attention and projections | bfloat16, GiB | TFLOP at 128^3 | at 256^3 | ratio |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, config in PRESETS.items():

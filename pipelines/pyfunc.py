@@ -26,7 +26,7 @@ class MedSegModel(PythonModel):
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=reference["weights_uri"]))
         self.segmenter = Segmenter.load(verified(path, reference["weights_sha256"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schema
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """`model_input`: paths of NIfTI files, as a list or a table's first column. Structure ids, one array a scan."""
         paths = np.asarray(model_input, dtype=object).reshape(-1)
         modality = (params or {}).get("modality") or None

@@ -8,12 +8,12 @@ The weights get the run identity stamped into their header and are stored with t
 reference and a checksum. model.json holds only what is the same wherever the pipeline is reproduced.
 """
 
+import io
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,12 @@ def _signature() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's advice on type hints and examples, which its own modules do not follow either."""
+    """Without MLflow's remarks on type hints and on its own progress; what fails still raises."""
     logger = logging.getLogger("mlflow")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(before)

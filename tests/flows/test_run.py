@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import mlflow
 import pytest
 
 from tests.flows.conftest import MEDSEG, Project, eventually
@@ -47,11 +48,17 @@ def test_changed_parameter_reruns_its_stage_and_what_follows(done: Project) -> N
     assert "preprocess: nothing changed" in ended.stderr
 
 
-def test_missing_output_comes_back_without_running_its_stage(done: Project) -> None:
+def test_missing_output_comes_back_without_running_its_stage_and_a_lost_version_is_registered_again(
+    done: Project,
+) -> None:
     (done.root / "models/train/model.safetensors").unlink()
+    mlflow.MlflowClient(f"sqlite:///{done.root}/.medseg/mlflow.db").delete_registered_model("medsegformer")
+    before = done.read("dvc.lock")
     ended = done.medseg("run")
-    assert ran(ended) == ["inventory"]
+    assert ran(ended) == ["inventory", "register"]
     assert (done.root / "models/train/model.safetensors").exists()
+    assert "medsegformer version 1" in ended.stdout
+    assert done.read("dvc.lock") == before
 
 
 def test_failing_stage_ends_in_its_own_line(done: Project) -> None:

@@ -144,6 +144,9 @@ def test_flip_keeps_the_centre_and_mirrors() -> None:
     )
     assert torch.equal(patch, expected.flip(1, 2, 3))
     assert torch.equal(mask, expected_mask.flip(0, 1, 2))
+    left_right = replace(config, flip_axes=(2,))
+    patch, _ = sample_patch(image, label, (15, 20, 18), (8, 10, 12), CUBIC, left_right, np.random.default_rng(0))
+    assert torch.equal(patch, expected.flip(3))
 
 
 def test_memory_mapped_case_gives_the_same_patch(tmp_path: Path) -> None:

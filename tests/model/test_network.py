@@ -23,6 +23,7 @@ from model.config import (
     forward_flops,
     parameter_counts,
     pooled_grid,
+    presets_table,
     spacings_after,
     strides,
 )
@@ -216,7 +217,7 @@ def test_bfloat16_gradients_are_those_of_float32(preset: str, size: tuple, spaci
     scale = max(gradient.norm() for gradient in reference.values())
     for name in reference:
         assert torch.equal(low[name], again[name]), f"{name}: two runs differ, as uninitialised memory would"
-        # Biases before a norm have gradients that nearly cancel: their rounding is measured against the largest gradient.
+        # Gradients of biases before a norm nearly cancel: their rounding is measured against the largest gradient.
         error = (low[name] - reference[name]).norm()
         assert error <= 0.15 * reference[name].norm() + 0.1 * scale, f"{name}: {error} of {reference[name].norm()}"
     squared_error = sum((low[name] - reference[name]).square().sum() for name in reference)
@@ -283,6 +284,15 @@ def test_exported_program_agrees_with_eager(network: MedSegFormer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the code generator's own deprecations
+def test_generated_code_agrees_with_eager(network: MedSegFormer) -> None:
+    inputs = random_image(1, 2, 16, 24, 20), torch.tensor([[T1, 0]]), CUBIC
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert_close(torch.compile(network, fullgraph=True)(*inputs), network(*inputs))
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # onnx's own converter warns about PyTorch's deprecations
 def test_onnx_agrees_with_eager(network: MedSegFormer, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
@@ -329,3 +339,8 @@ def run_command(*arguments: str) -> dict[str, Any]:
     """`benchmarks.xl` in a process of its own, which gives its memory back."""
     command = [sys.executable, "-m", "benchmarks.xl", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def test_documented_presets_are_the_presets() -> None:
+    document = Path(__file__).parents[2] / "docs" / "network.md"
+    assert presets_table() in document.read_text()

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from flows import stages
-from flows.stages import Stage, StageFailedError
+from flows import dvc
+from flows.dvc import Stage, StageFailedError
 from tests.flows.conftest import Project
 
 CHAIN = [
@@ -30,12 +30,12 @@ CHAIN = [
     ],
 )
 def test_what_follows_from_a_stale_stage_is_stale(changed: set[str], stale: set[str]) -> None:
-    assert stages.downstream(CHAIN, changed) == stale
+    assert dvc.downstream(CHAIN, changed) == stale
 
 
 def test_stages_come_in_the_order_of_dvc_yaml(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSEG_ROOT", str(fresh.root))
-    declared = stages.declared()
+    declared = dvc.declared()
     assert [stage.name for stage in declared] == ["inventory", "ingest", "preprocess", "train", "evaluate", "register"]
     assert [stage.name for stage in declared if stage.always_changed] == ["inventory"]
 
@@ -46,7 +46,7 @@ def lines_of(*blocks: bytes) -> list[str]:
         for block in blocks:
             os.write(writer, block)
         os.close(writer)
-        return [line for _, line in stages._lines({stream: False})]
+        return [line for _, line in dvc._lines({stream: False})]
 
 
 def test_lines_are_whole_whatever_the_blocks() -> None:
@@ -60,7 +60,7 @@ def test_progress_drawn_over_itself_logs_its_last_state() -> None:
 def test_progress_of_a_long_line_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 2))  # seconds; read at most twice a block
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    splitter = stages._Splitter()
+    splitter = dvc._Splitter()
     drawn = [line for step in range(20) for line in splitter.feed(f"{step}\r{step}".encode(), last=False)]
     assert 3 <= len(drawn) < 20
 
@@ -70,16 +70,16 @@ def test_streams_every_line_and_returns_when_the_stage_has_ended(
 ) -> None:
     monkeypatch.setenv("MEDSEG_ROOT", str(fresh.root))
     with caplog.at_level(logging.INFO):
-        stages.reproduce("inventory", logging.getLogger("toy"))
+        dvc.reproduce("inventory", logging.getLogger("toy").info)
     assert "Running stage 'inventory':" in caplog.messages
     assert not any("git add" in message for message in caplog.messages)
-    assert list(stages.output_hashes("inventory")) == ["data/inventory.parquet"]
+    assert list(dvc.output_hashes("inventory")) == ["data/inventory.parquet"]
 
 
 def test_error_is_the_stages_own_line(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSEG_ROOT", str(fresh.root))
     with pytest.raises(StageFailedError, match=r"^train: .*data/cases"):
-        stages.reproduce("train", logging.getLogger("toy"))
+        dvc.reproduce("train", logging.getLogger("toy").info)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_error_is_the_stages_own_line(fresh: Project, monkeypatch: pytest.Monkey
     ],
 )
 def test_last_error_line(stderr: list[str], line: str) -> None:
-    assert stages._last_error(stderr, "train", 255) == line
+    assert dvc._last_error(stderr, "train", 255) == line

@@ -1,0 +1,200 @@
+"""DVC as a program of its own: which stages there are, which are stale, bring one up to date.
+
+In-process, dvc resolves paths on our working directory and prints past the logger. As a program it runs in the
+project's lock, tethered, and every line it or the stage prints is handed on as it comes.
+"""
+
+import codecs
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from flows import lock, processes
+from pipelines import project
+
+PROGRESS_EVERY_S = 5  # a progress bar redraws itself many times a second; the log takes one line in this time
+# What dvc says after every stage; true, and for somebody who calls dvc by hand.
+DVC_ADVICE = (
+    "To track the changes with git, run:",
+    "git add ",
+    "To enable auto staging, run:",
+    "dvc config core.autostage",
+    "Use `dvc push` to send",
+    "Generating lock file",
+    "Updating lock file",
+)
+
+
+class StageFailedError(ValueError):
+    """A stage ended with an error; the message is the stage's own last line."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml. `deps` and `outs` are paths."""
+
+    name: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    always_changed: bool
+
+    def feeds(self, other: "Stage") -> bool:
+        return any(_touch(out, dep) for out in self.outs for dep in other.deps)
+
+
+def declared() -> list[Stage]:
+    """The stages of dvc.yaml, in its order."""
+    stages = _read_yaml(project.root() / "dvc.yaml").get("stages", {})
+    return [
+        Stage(name, _paths(body.get("deps")), _paths(body.get("outs")), bool(body.get("always_changed")))
+        for name, body in stages.items()
+    ]
+
+
+def stale() -> set[str]:
+    """Stages whose inputs, outputs or parameters changed, and all that follow from them.
+
+    Being `always_changed` is no change: such a stage is asked at every run, the rest only if its outputs differ.
+    """
+    with lock.held(doing="status") as held:
+        lines: list[str] = []
+        _dvc(["status", "--json"], held, on_stdout=lines.append)
+    report = json.loads("\n".join(lines))
+    return downstream(declared(), {name for name, changes in report.items() if changes != ["always changed"]})
+
+
+def downstream(stages: list[Stage], changed: set[str]) -> set[str]:
+    """`changed` and every stage that reads, directly or not, what one of them writes."""
+    found = {stage.name for stage in stages if stage.name in changed}
+    while True:
+        sources = [stage for stage in stages if stage.name in found]
+        more = {stage.name for stage in stages if any(source.feeds(stage) for source in sources)} - found
+        if not more:
+            return found
+        found |= more
+
+
+def reproduce(stage: str, on_line: Callable[[str], None], force: bool = False) -> None:
+    """`dvc repro --single-item`, every line to `on_line`; `force`: even if DVC finds nothing to do.
+
+    Raises StageFailedError with the stage's last error line.
+    """
+    with lock.held() as held:
+        held.say(stage=stage)
+        _dvc(["repro", "--single-item", *(["--force"] if force else []), stage], held, on_line, on_line, stage)
+
+
+def output_hashes(stage: str) -> dict[str, str]:
+    """Path -> hash of the stage's outputs, as dvc.lock holds them."""
+    entry = locked()[stage]
+    return {out["path"]: out[out.get("hash", "md5")] for out in entry.get("outs", [])}
+
+
+def locked() -> dict[str, Any]:
+    """The stages' entries in dvc.lock; empty before the first run."""
+    lock_file = project.root() / "dvc.lock"
+    return dict(_read_yaml(lock_file).get("stages", {})) if lock_file.is_file() else {}
+
+
+def environment() -> dict[str, str]:
+    """Ours, quiet, with this interpreter's folder first in PATH: stage commands say `python`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _dvc(
+    arguments: list[str],
+    held: lock.Lock,
+    on_stdout: Callable[[str], None],
+    on_stderr: Callable[[str], None] = lambda line: None,
+    stage: str = "",
+) -> None:
+    mark = processes.new_mark()
+    held.say(mark=mark)
+    errors: deque[str] = deque(maxlen=50)
+    command = [sys.executable, "-m", "dvc", *arguments]
+    pipe = subprocess.PIPE
+    with processes.running(
+        command, environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for is_error, line in _lines({process.stdout: False, process.stderr: True}):
+            if not line.strip() or line.strip().startswith(DVC_ADVICE):
+                continue
+            if is_error:
+                errors.append(line)
+            (on_stderr if is_error else on_stdout)(line)
+        returncode = process.wait()
+    if returncode:
+        raise StageFailedError(_last_error(list(errors), stage or f"dvc {arguments[0]}", returncode))
+
+
+def _lines(streams: Mapping[IO[bytes], bool]) -> Iterator[tuple[bool, str]]:
+    """(is_error, line) as they come. Of a line that redraws itself by carriage returns: one state in 5 s, the last."""
+    with selectors.DefaultSelector() as selector:
+        for stream, is_error in streams.items():
+            selector.register(stream, selectors.EVENT_READ, (is_error, _Splitter()))
+        while selector.get_map():
+            for key, _ in selector.select():
+                is_error, splitter = key.data
+                block = os.read(key.fd, 1 << 16)
+                if not block:
+                    selector.unregister(key.fileobj)
+                for line in splitter.feed(block, last=not block):
+                    yield is_error, line
+
+
+class _Splitter:
+    """Bytes in, whole lines out."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._drawn_at = float("-inf")
+
+    def feed(self, block: bytes, last: bool) -> Iterator[str]:
+        text = self._rest + self._decoder.decode(block, final=last)
+        *lines, self._rest = text.replace("\r\n", "\n").split("\n")
+        if last and self._rest:
+            lines, self._rest = [*lines, self._rest], ""
+        yield from (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines)
+        drawn, separator, begun = self._rest.rpartition("\r")
+        if separator and begun:  # `\r` alone at the end may be half of `\r\n`
+            self._rest = begun
+            if time.monotonic() - self._drawn_at > PROGRESS_EVERY_S:
+                self._drawn_at = time.monotonic()
+                yield drawn.rpartition("\r")[2].rstrip()
+
+
+def _last_error(errors: list[str], name: str, returncode: int) -> str:
+    ours = (line.removeprefix("ERROR: ").removeprefix(f"failed to reproduce '{name}': ") for line in errors)
+    lines = [line for line in ours if not line.startswith("failed to run: ")]  # dvc's word for any stage that failed
+    own = [line for line in lines if line.startswith(f"{name}: ")]  # the house's form, see pipelines/__main__.py
+    if own:
+        return own[-1]
+    return f"{name}: {lines[-1].strip() if lines else f'ended with exit code {returncode} and said nothing'}"
+
+
+def _paths(entries: list[Any] | None) -> tuple[str, ...]:
+    return tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or [])
+
+
+def _touch(first: str, second: str) -> bool:
+    """Same path, or one inside the other."""
+    a, b = PurePosixPath(first), PurePosixPath(second)
+    return a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(path.read_text()) or {}
