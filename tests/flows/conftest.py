@@ -3,6 +3,7 @@
 `fresh` has never run; `done` is a copy of one that has; `served` runs `medseg ui`: one real server and worker for all.
 """
 
+import io
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -99,6 +101,17 @@ def eventually(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:
     return found
 
 
+def toy_parameters() -> str:
+    """The smoke profile, with figures that tests rely on."""
+    yaml, text = YAML(), io.StringIO()
+    parameters = yaml.load(REPOSITORY / "profiles" / "smoke.yaml")
+    parameters["train"].update(learning_rate=0.003, final_learning_rate=0.0)
+    parameters["evaluate"].update(overlap=0.5)
+    parameters["promote"].update(floors={"default": 0.3}, max_drop=0.02)
+    yaml.dump(parameters, text)
+    return text.getvalue()
+
+
 @pytest.fixture(scope="session")
 def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("toy") / "project")
@@ -109,8 +122,8 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for source in (HERE / "toy.py", HERE / "dvc.yaml", REPOSITORY / "prefect.yaml"):
         shutil.copy(source, project.root)
     (project.root / "profiles").mkdir()
-    for target in ("params.yaml", "profiles/smoke.yaml"):
-        shutil.copy(REPOSITORY / "profiles" / "smoke.yaml", project.root / target)
+    project.write("profiles/smoke.yaml", toy_parameters())
+    project.write("params.yaml", toy_parameters())
     git = ("git", "-c", "user.name=Toy", "-c", "user.email=toy@example.org")
     for command in (
         (*git, "init", "-q"),

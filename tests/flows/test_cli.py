@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.status import next_step
 from tests.flows.conftest import MEDSEG, Project
 
 STAGES = ("inventory", "ingest", "preprocess", "train", "evaluate", "register")
@@ -80,7 +81,7 @@ def test_status_of_a_finished_project(done: Project) -> None:
     assert status["identity_consistent"] is True
     assert status["registered"]["version"] == "1"
     assert status["registered"]["aliases"] == ["candidate"]
-    assert "medseg promote 1" in done.medseg("status").stdout
+    assert next_step(status) == "`medseg promote 1 --to clinical-candidate`"
 
 
 def test_status_after_a_change_names_what_follows_from_it(done: Project) -> None:

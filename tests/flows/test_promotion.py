@@ -131,11 +131,11 @@ def test_person_may_refuse_and_the_reason_is_kept(served: Project, registry: mlf
     assert [record["by"] for record in every] == ["Ada Lovelace"]
 
 
-def test_unknown_version_is_refused_with_the_known_ones(served: Project, registry: mlflow.MlflowClient) -> None:
+def test_unknown_version_is_refused_with_the_known_ones(api: SyncPrefectClient, registry: mlflow.MlflowClient) -> None:
     register(registry, {FRONT: 0.9})
-    ended = served.medseg("promote", "999", "--to", ALIAS)
-    assert ended.returncode == 1
-    assert "has no version 999; registered: 1" in ended.stderr
+    state = settled(api, start(api, 999))
+    assert state.is_failed()
+    assert "has no version 999; registered: 1" in str(state.message)
 
 
 @pytest.mark.parametrize(
