@@ -13,19 +13,20 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.casefile import Case, open_cases
+from model import casefile
+from model.casefile import Case
 from model.metrics import dice, mean
-from pipelines import manifest, montage, params, project
+from pipelines import manifest, montage, parallel, params, project
 from pipelines.labels import BY_NAME, CONTRACTS, REGIONS
 from pipelines.manifest import TEST, Row
 from pipelines.output import replacing, write_json
-from pipelines.parallel import track
-from pipelines.segment import Segmenter
+from pipelines.segment import Segmenter, cached_segmenter, processes
 from pipelines.volume import Geometry, read, restore
 
 log = logging.getLogger(__name__)
@@ -45,25 +46,35 @@ class Score:
 
 def main() -> None:
     settings = params.load().evaluate
-    segmenter = Segmenter.load(project.TRAINED / "model.safetensors", settings.overlap)
     rows = {row.case_id: row for row in manifest.read()}
-    cases = open_cases(project.CASES / TEST, TEST)
-    if not cases:
+    cases = sorted((project.CASES / TEST).glob("*.safetensors"))
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED / "model.safetensors", overlap=settings.overlap)
+    done = [result for result in parallel.each(work, cases, "evaluate", processes()) if result is not None]
+    if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
-    scores: list[Score] = []
-    pictures: list[montage.Picture] = []
-    for case in track(cases, len(cases), "evaluate"):
-        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
-        own = list(score_case(case, reference, predicted))
-        scores += own
-        pictures.append(montage.picture(case, segmenter.predicted_on_grid, mean([s.dice for s in own])))
+    scores = [score for own, _ in done for score in own]
     summary = summarise(scores)
     with replacing(project.EVALUATION) as folder:
         folder.mkdir()
         write_json(folder / "metrics.json", summary)
         _write_csv(folder / "cases.csv", scores)
-        montage.draw(folder / "montage.png", pictures)
+        montage.draw(folder / "montage.png", [picture for _, picture in done])
     _report(summary)
+
+
+def evaluate_case(
+    path: Path, rows: dict[str, Row], weights: Path, overlap: float
+) -> tuple[list[Score], montage.Picture] | None:
+    """Scores and a picture of one held-out case file; None if it carries no label."""
+    case = casefile.read(path)
+    if case.record.split != TEST:
+        raise ValueError(f"{path} is of split {case.record.split!r}, not {TEST}; rerun preprocess")
+    if not case.record.annotated:
+        return None
+    segmenter = cached_segmenter(weights, overlap)
+    reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+    scores = list(score_case(case, reference, predicted))
+    return scores, montage.picture(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
 
 
 def _report(summary: dict[str, Any]) -> None:

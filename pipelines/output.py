@@ -19,8 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
-        _remove(path)
-        temporary.rename(path)
+        if temporary.is_dir():
+            _remove(path)  # a full folder cannot be replaced in one step; a file can
+        temporary.replace(path)
     finally:
         _remove(temporary)
 

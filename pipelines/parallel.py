@@ -19,9 +19,15 @@ def workers() -> int:
     return int(os.environ.get("MEDSEG_WORKERS", 0)) or len(os.sched_getaffinity(0))
 
 
-def each(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """`work` of every item, in order, over all workers. `work` must be importable and catch what one case may raise."""
-    if not items:
+def each(
+    work: Callable[[Item], Result], items: Sequence[Item], title: str, processes: int | None = None
+) -> Iterator[Result]:
+    """`work` of every item, in order, over all workers. `work` must be importable and catch what one case may raise.
+
+    `processes`: instead of `workers()`; 1 works in this process.
+    """
+    if processes == 1 or len(items) < 2:
+        yield from track(map(work, items), len(items), title)
         return
     chunk = max(1, min(8, len(items) // (4 * workers())))
     with ProcessPoolExecutor(min(workers(), len(items)), initializer=tether) as pool:

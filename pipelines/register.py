@@ -23,8 +23,6 @@ from pipelines.output import replacing, write_json
 
 log = logging.getLogger(__name__)
 
-ALIAS = "candidate"
-
 
 def main() -> None:
     name = params.load().register_.name
@@ -34,7 +32,7 @@ def main() -> None:
     with replacing(project.REGISTERED) as folder:
         folder.mkdir()
         write_json(folder / "model.json", {"name": name, "weights_sha256": tracking.sha256(trained)})
-    log.info("register: %s version %s, alias %s", name, version, ALIAS)
+    log.info("register: %s version %s, alias %s", name, version, tracking.CANDIDATE)
 
 
 def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
@@ -75,7 +73,7 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
     version = str(logged.registered_model_version)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-    client.set_registered_model_alias(name, ALIAS, version)  # last: an alias never shows a version without its tags
+    tracking.make_candidate(name, version)  # last: an alias never shows a version without its tags
     return version
 
 

@@ -29,6 +29,7 @@ def _die_with_parent() -> None:
 
 
 def _leave(signum: int, _frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second one, from another link of the chain, must not break the clean-up
     raise SystemExit(128 + signum)
 
 

@@ -22,6 +22,7 @@ from pipelines import manifest, project
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "medsegformer"
+CANDIDATE = "candidate"  # alias of the version whose outputs lie in the project
 FLUSH_EVERY_S = 5.0
 
 
@@ -127,6 +128,13 @@ def version_of(weights_sha256: str, name: str) -> Any | None:
     found = client.search_model_versions(f"name = '{name}'")
     own = [version for version in found if version.tags.get("weights_sha256") == weights_sha256]
     return max(own, key=lambda version: int(version.version)) if own else None
+
+
+def make_candidate(name: str, version: str) -> None:
+    """Give a version the alias `candidate`, unless it has it."""
+    client = configure().MlflowClient()
+    if CANDIDATE not in client.get_model_version(name, version).aliases:
+        client.set_registered_model_alias(name, CANDIDATE, version)
 
 
 def identity() -> dict[str, str]:
