@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -74,13 +75,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def networks(preset: str) -> dict[str, Callable[[], tuple[nn.Module, Forward]]]:
     nnunet_name, nnunet = planned_nnunet()
-    return {
+    found = {
         f"MedSegFormer {preset}": partial(medsegformer, preset),
         "SegResNet 16": segresnet,
-        "SwinUNETR 24": swin_unetr,
         "DynUNet": dynunet,
         nnunet_name: nnunet,
     }
+    if find_spec("einops"):
+        return {**found, "SwinUNETR 24": swin_unetr}
+    print("SwinUNETR is left out: it needs einops (pip install einops)", file=sys.stderr)
+    return found
 
 
 def medsegformer(preset: str) -> tuple[nn.Module, Forward]:
