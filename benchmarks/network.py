@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def networks(preset: str) -> dict[str, Callable[[], tuple[nn.Module, Forward]]]:
     nnunet_name, nnunet = planned_nnunet()
-    found = {
+    found: dict[str, Callable[[], tuple[nn.Module, Forward]]] = {
         f"MedSegFormer {preset}": partial(medsegformer, preset),
         "SegResNet 16": segresnet,
         "DynUNet": dynunet,

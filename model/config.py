@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, inf, prod
+from typing import Any
 
 # What a channel shows. Position 0 marks an absent channel. Append only: the position is part of every trained model.
 MODALITIES: tuple[str, ...] = (
@@ -316,6 +317,25 @@ def _positive(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
     if not all(0 < mm < inf for mm in (d, h, w)):
         raise ValueError(f"spacing_mm {tuple(spacing_mm)} must be positive and finite on every axis (D, H, W)")
     return d, h, w
+
+
+def summary(preset: str, num_classes: int = 4) -> dict[str, Any]:
+    """Sizes of a preset in closed form, for `medseg model summary`. Raises ValueError for an unknown name."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    counts = parameter_counts(config, num_classes)
+    total = sum(counts.values())
+    return {
+        "preset": preset,
+        "parameters": total,
+        "attention_and_projection_share": attention_and_projection_share(config, num_classes),
+        "parameters_by_part": counts,
+        "weights_bytes_float32": 4 * total,
+        "weights_bytes_bfloat16": 2 * total,
+        "forward_flops_128": forward_flops(config, num_classes, (128, 128, 128)),
+        "forward_flops_256": forward_flops(config, num_classes, (256, 256, 256)),
+    }
 
 
 def presets_table(num_classes: int = 4) -> str:

@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         )
         self.to_half = RefineStep(dims[0], config.stem_dims[1])
         self.to_full = RefineStep(config.stem_dims[1], config.stem_dims[0])
-        self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for dim in config.head_dims)
+        self.heads = nn.ModuleList(Head(dim, num_classes) for dim in config.head_dims)
 
     def forward(
         self,
@@ -53,10 +53,7 @@ class Decoder(nn.Module):
         full_BCDHW = self.to_full(half_BCDHW.permute(0, 2, 3, 4, 1), skips_BCDHW[0], strides[0])
         outputs = [full_BCDHW, half_BCDHW, volume_BDHWE.permute(0, 4, 1, 2, 3)]
         used = len(self.heads) if auxiliary else 1
-        return [
-            head(out.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-            for head, out in zip(self.heads[:used], outputs, strict=False)
-        ]
+        return [head(out) for head, out in zip(self.heads[:used], outputs, strict=False)]
 
     def _memory(self, features_BDHWE: Sequence[Tensor], spacings_mm: Sequence[Sequence[float]]) -> Tensor:
         scales = []
@@ -79,3 +76,12 @@ class RefineStep(nn.Module):
         upsampled_BDHWE = self.upsample(volume_BDHWE, stride, skip_BCDHW.shape[2:])
         joined_BCDHW = skip_BCDHW + upsampled_BDHWE.permute(0, 4, 1, 2, 3)
         return F.gelu(self.norm(self.conv(joined_BCDHW)))
+
+
+class Head(nn.Linear):
+    """A linear layer over the channels of a channels-first volume, without a change of its layout."""
+
+    def forward(self, volume_BCDHW: Tensor) -> Tensor:
+        weight = self.weight.expand(len(volume_BCDHW), -1, -1)
+        logits = torch.bmm(weight, volume_BCDHW.flatten(2)) + self.bias.unsqueeze(1)
+        return logits.unflatten(2, volume_BCDHW.shape[2:])

@@ -72,9 +72,8 @@ class ConditionedConv(nn.Module):
         self.modulation = nn.Linear(condition_dim, 2 * out_dim)
 
     def forward(self, volume_BCDHW: Tensor, condition: Tensor, stride: Sequence[int]) -> Tensor:
-        normed = self.norm(self.conv(volume_BCDHW, stride))
-        scale, shift = self.modulation(condition).to(normed.dtype)[:, :, None, None, None].chunk(2, dim=1)
-        return F.gelu(torch.addcmul(shift, normed, 1 + scale))
+        scale, shift = self.modulation(condition).float().chunk(2, dim=1)
+        return F.gelu(self.norm.modulated(self.conv(volume_BCDHW, stride), 1 + scale, shift))
 
 
 class ChannelGate(nn.Module):

@@ -215,6 +215,14 @@ class VolumeNorm(nn.Module):
     def forward(self, volume_BCDHW: Tensor) -> Tensor:
         return torch.group_norm(volume_BCDHW, self.num_groups, self.weight, self.bias, 1e-5)
 
+    def modulated(self, volume_BCDHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
+        """`scale * norm(volume) + shift`, in the one pass of the norm: the samples become groups of a single sample."""
+        weight = (self.weight * scale_BC).flatten()
+        bias = (self.bias * scale_BC + shift_BC).flatten()
+        samples_as_groups = volume_BCDHW.flatten(0, 1).unsqueeze(0)
+        groups = self.num_groups * len(volume_BCDHW)
+        return torch.group_norm(samples_as_groups, groups, weight, bias, 1e-5).view_as(volume_BCDHW)
+
 
 def initialise(module: nn.Module, residual_layers: int) -> None:
     """Fill the parameters of one module in place; also after `to_empty()` and on sharded parameters.

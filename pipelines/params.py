@@ -115,7 +115,8 @@ class Augment(Block):
     elastic_mm: float = Field(ge=0, le=20, description="deviation of the control points, mm")
     elastic_cell_mm: float = Field(gt=0, le=200, description="distance between control points, mm")
     elastic_probability: Fraction
-    flip_probability: Fraction = Field(description="of each axis; 0, since left and right are different organs")
+    flip_probability: Fraction = Field(description="of each of flip_axes; 0, since left and right are different organs")
+    flip_axes: tuple[Literal[0, 1, 2], ...] = Field(description="0 head-foot, 1 front-back, 2 left-right")
     intensity_shift: float = Field(ge=0, le=5, description="in standard deviations of the image")
     intensity_scale: float = Field(ge=0, lt=1)
     gamma: float = Field(ge=0, le=5)
