@@ -2,7 +2,7 @@
 
 Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate
 Writes  reports/evaluate/: metrics.json, cases.csv, montage.png
-Run     python -m pipelines evaluate       # 40 hippocampus scans on 2 cores: about 20 s
+Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 5 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
 is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing.
