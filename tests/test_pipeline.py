@@ -41,7 +41,7 @@ def copy_project(target: Path) -> Path:
             shutil.copy(REPOSITORY / name, target / name)
     set_params(target, **{"train.steps": 40, "train.warmup_steps": 4, "train.validate_every": 20})
     set_params(
-        target, **{"ingest.phantom.cases_per_layout": 6, "ingest.phantom.size": 24, "promote.floors.default": 0.0}
+        target, **{"ingest.phantom.cases_per_layout": 12, "ingest.phantom.size": 24, "promote.floors.default": 0.0}
     )
     set_params(target, **{"train.patch_size.default": [16, 16, 16], "train.patch_size.acdc": [8, 24, 24]})
     for command in (
