@@ -16,6 +16,7 @@ import argparse
 import json
 import resource
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,9 +86,12 @@ def run_backward(preset: str = "xl", size: int = 64) -> dict[str, Any]:
 
 
 def build(preset: str) -> MedSegFormer:
-    """Built on the meta device and made real in bfloat16, so that float32 weights never exist."""
+    """Built on the meta device and made real in bfloat16, so that float32 weights never exist.
+
+    Without stochastic depth, which would leave the branches that it drops with no gradient at all.
+    """
     with torch.device("meta"):
-        network = MedSegFormer(PRESETS[preset], NUM_CLASSES).bfloat16()
+        network = MedSegFormer(replace(PRESETS[preset], drop_path=0.0), NUM_CLASSES).bfloat16()
     network.to_empty(device="cpu")
     torch.manual_seed(0)
     network.init_weights()
