@@ -98,7 +98,11 @@ def nearest_source(sources: dict[str, SourceRecord], scan: dict[str, Volume]) ->
 
 
 def find_scans(source: Path) -> dict[str, dict[str, Path]]:
-    """Scans in a file or folder: name -> modality -> file. Modality "" where the name does not say."""
+    """Scans in a file or folder: name -> modality -> file. Modality "" where the name does not say.
+
+    A name is the path below the folder, so that `a/imaging` and `b/imaging` stay two scans. Raises ValueError if there
+    is none, or if two files claim one place (x.nii beside x.nii.gz).
+    """
     if source.is_file():
         return {_stem(source): {"": source}}
     if not source.is_dir():
@@ -108,10 +112,11 @@ def find_scans(source: Path) -> dict[str, dict[str, Path]]:
         stem = _stem(path)
         if stem.lower().endswith(_NOT_SCANS):
             continue
-        suffix = next((s for s in sorted(_MODALITY_SUFFIXES, key=len, reverse=True) if stem.lower().endswith(s)), "")
-        scans.setdefault(stem.removesuffix(stem[len(stem) - len(suffix) :]) if suffix else stem, {})[
-            suffix[1:].upper()
-        ] = path
+        suffix = max((s for s in _MODALITY_SUFFIXES if stem.lower().endswith(s)), key=len, default="")
+        name = (path.relative_to(source).parent / stem[: len(stem) - len(suffix)]).as_posix()
+        taken = scans.setdefault(name, {}).setdefault(suffix[1:].upper(), path)
+        if taken != path:
+            raise ValueError(f"{taken} and {path.name} are the same scan twice; keep one")
     if not scans:
         raise ValueError(f"{source} holds no NIfTI scan (*.nii.gz, *.nii)")
     return scans

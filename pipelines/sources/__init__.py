@@ -3,8 +3,9 @@
 A reader looks at names (and at a small index file where the layout has one), never at voxels; ingest checks those.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -24,7 +25,6 @@ class Scan:
     label: str | None
     contract: str
     problem: str = ""
-    modalities: tuple[str, ...] = field(default=())
 
 
 Reader = Callable[[Sequence[str], Path], Iterator[Scan]]
@@ -39,8 +39,6 @@ def readers() -> dict[str, Reader]:
 
 def group(files: Sequence[str], pattern: str) -> dict[str, dict[str, list[str]]]:
     """Files matching `pattern` (groups `case` and `role`) as case -> role -> paths, both sorted."""
-    import re
-
     found: dict[str, dict[str, list[str]]] = {}
     expression = re.compile(pattern)
     for path in sorted(files):

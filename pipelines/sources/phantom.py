@@ -75,7 +75,7 @@ def _kits(folder: Path, index: int, size: int, rng: np.random.Generator) -> None
 
 def _acdc(folder: Path, index: int, size: int, rng: np.random.Generator) -> None:
     """A short-axis heart in thick slices, two frames a patient: the second is contracted."""
-    slices, shape = 8, (size, size, 8)
+    shape = (size, size, 8)
     centre = (rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), 0.5)
     radius = rng.uniform(0.15, 0.19)
     side = rng.uniform(0.2, 0.26)
@@ -96,7 +96,6 @@ def _acdc(folder: Path, index: int, size: int, rng: np.random.Generator) -> None
         _save(stem.with_name(stem.name + ".nii.gz"), image, affine)
         _save(stem.with_name(stem.name + "_gt.nii.gz"), label, affine)
     (folder / "acdc" / name / "Info.cfg").write_text("ED: 1\nES: 2\nNbFrame: 2\n")
-    assert slices == shape[2]
 
 
 def _ball(shape: tuple[int, ...], centre: object, radii: object) -> np.ndarray:

@@ -47,6 +47,19 @@ def test_sequences_of_one_name_are_one_scan_and_labels_are_no_scans(tmp_path: Pa
     assert {name: sorted(files) for name, files in found.items()} == {"a": ["FLAIR", "T1", "T1CE"], "b": [""]}
 
 
+def test_scans_of_one_name_in_two_folders_are_two_scans(tmp_path: Path) -> None:
+    for name in ("case_1/imaging", "case_2/imaging"):
+        save(tmp_path / f"{name}.nii.gz", np.ones((2, 2, 2), np.uint8))
+    assert set(find_scans(tmp_path)) == {"case_1/imaging", "case_2/imaging"}
+
+
+def test_one_scan_stored_twice_is_refused(tmp_path: Path) -> None:
+    for suffix in (".nii", ".nii.gz"):
+        save(tmp_path / f"a{suffix}", np.ones((2, 2, 2), np.uint8))
+    with pytest.raises(ValueError, match="are the same scan twice"):
+        find_scans(tmp_path)
+
+
 def volume(*spacing_mm: float) -> Volume:
     d, h, w = spacing_mm
     return Volume(np.zeros((2, 2, 2), np.float32), (d, h, w), np.eye(4), (2, 2, 2))
