@@ -238,6 +238,7 @@ def main() -> None:
         os.environ["MEDSEG_DEBUG"] = "1"
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
     app([argument for argument in arguments if argument != "--debug"], prog_name="medseg")
 
 

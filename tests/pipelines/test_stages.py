@@ -39,7 +39,7 @@ def test_a_stage_depends_on_every_module_it_imports(stage: str) -> None:
     deps = [str(dep) for dep in declared()[stage]["deps"]]  # type: ignore[attr-defined]
     for module in sorted(imported_by(stage) - WITHOUT_INFLUENCE - READS_A_NAME_OF.get(stage, set())):
         path = module.replace(".", "/")
-        covered = any(dep in (f"{path}.py", path) or path.startswith(f"{dep}/") for dep in deps)
+        covered = f"{path}.py" in deps or f"{path}/__init__.py" in deps
         assert covered, f"{stage} imports {module} but does not depend on it"
 
 
@@ -58,6 +58,13 @@ def test_stages_and_modules_have_one_name() -> None:
     for stage in STAGES:
         assert (REPOSITORY / "pipelines" / f"{stage}.py").is_file()
         assert declared()[stage]["cmd"] == f"exec python -m pipelines {stage}"
+
+
+def test_no_stage_depends_on_a_folder_of_code() -> None:
+    """Its __pycache__ would be part of the hash, and the stage stale after every run."""
+    for name, stage in declared().items():
+        code = [str(dep) for dep in stage.get("deps", []) if not str(dep).startswith(("data/", "models/", "reports/"))]  # type: ignore[attr-defined]
+        assert all(dep.endswith(".py") for dep in code), name
 
 
 def test_every_dep_in_the_code_exists() -> None:
