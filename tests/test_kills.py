@@ -1,4 +1,4 @@
-"""`medseg run` killed in every real stage: no process, no half-written output, no lock; and the same result after all."""
+"""`medseg run` killed in every real stage: no process, no half-written output, no lock; and the same result later."""
 
 import os
 import signal
