@@ -1,11 +1,13 @@
-"""The sample stream: micro-batch number `index` is a pure function of (cases, seed, index).
+"""The sample stream: sample number `index` is a pure function of (cases, seed, index).
 
-Which source, which cases, which crops, which augmentation: nothing depends on ranks, workers or history. A rank takes
-every `world`-th micro-batch, so another number of ranks sees the same batches, and resuming needs only the step.
+Which case, which crop, which augmentation: nothing depends on ranks, workers or history. A rank takes every `world`-th
+micro-batch, so another number of ranks sees the same batches, and resuming needs only the step. A micro-batch is of one
+source, which is a function of the seed and of its first sample's number.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,35 @@ from model.augment import PLAIN_CROP, AugmentConfig, sample_patch
 from model.casefile import Case
 from model.config import MODALITIES
 
+SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch, or all of one sample
+
 
 @dataclass(frozen=True)
 class Batch:
     """B patches of one source. `image` (B, C, D, H, W) float32, `modality` (B, C), `target` (B, D, H, W) class index,
-    `annotated` (B, K) bool, class 0 always True. `spacing_mm` (D, H, W)."""
+    `annotated` (B, K) bool, class 0 always True. `spacing_mm` (D, H, W). `cases`: their ids; `index`: of the first
+    sample in the stream."""
 
     image: Tensor
     modality: Tensor
     target: Tensor
     annotated: Tensor
     spacing_mm: tuple[float, float, float]
+    cases: tuple[str, ...]
+    index: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         image, modality, target, annotated = (
             tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target, self.annotated)
         )
-        return Batch(image, modality, target, annotated, self.spacing_mm)
+        return replace(self, image=image, modality=modality, target=target, annotated=annotated)
+
+    def pin_memory(self) -> "Batch":
+        """What the loader calls to make copies to a GPU asynchronous."""
+        image, modality, target, annotated = (
+            tensor.pin_memory() for tensor in (self.image, self.modality, self.target, self.annotated)
+        )
+        return replace(self, image=image, modality=modality, target=target, annotated=annotated)
 
 
 @dataclass(frozen=True)
@@ -64,36 +78,34 @@ class SampleStream(Dataset[Batch]):
         self.probabilities = weights / weights.sum()
 
     def __getitem__(self, index: int) -> Batch:
-        rng = np.random.default_rng([self.config.seed, index])
-        source = self.sources[rng.choice(len(self.sources), p=self.probabilities)]
-        cases = self.by_source[source]
-        chosen = rng.choice(len(cases), self.config.micro_batch, replace=len(cases) < self.config.micro_batch)
-        patches = []
-        for position in chosen:
-            case = cases[position]
-            patch_size = self.config.patch_size[source]
-            centre = _centre(case, patch_size, self.config, rng)
-            patches.append(
-                sample_patch(
-                    case.image, case.label, centre, patch_size, case.record.spacing_mm, self.config.augment, rng
-                )
-            )
-        return collate([cases[position] for position in chosen], patches, self.config)
+        """Micro-batch `index`: samples `index * micro_batch` and following."""
+        first = index * self.config.micro_batch
+        draw = np.random.default_rng([self.config.seed, first, SOURCE])
+        source = self.sources[draw.choice(len(self.sources), p=self.probabilities)]
+        samples = [self._sample(source, first + offset) for offset in range(self.config.micro_batch)]
+        return collate([case for case, _ in samples], [patch for _, patch in samples], self.config, first)
+
+    def _sample(self, source: str, number: int) -> tuple[Case, tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng([self.config.seed, number, PATCH])
+        case = self.by_source[source][rng.integers(len(self.by_source[source]))]
+        shape = self.config.patch_size[source]
+        centre = _centre(case, shape, self.config, rng)
+        spacing_mm, augment = case.record.spacing_mm, self.config.augment
+        return case, sample_patch(case.image, case.label, centre, shape, spacing_mm, augment, rng)
 
 
-def validation_batches(cases: Sequence[Case], config: StreamConfig) -> Iterator[Batch]:
-    """One plain patch around the middle of each case's foreground."""
-    for case in cases:
-        if len(case.foreground):
-            patch_size = config.patch_size[case.record.source]
-            centre = tuple(case.foreground[:, 1:].mean(axis=0))
-            patch = sample_patch(
-                case.image, case.label, centre, patch_size, case.record.spacing_mm, PLAIN_CROP, np.random.default_rng(0)
-            )
-            yield collate([case], [patch], config)
+def validation_batch(case: Case, config: StreamConfig) -> Batch:
+    """One plain patch around the middle of the case's foreground."""
+    shape = config.patch_size[case.record.source]
+    centre = tuple(case.foreground[:, 1:].mean(axis=0))
+    rng = np.random.default_rng(0)
+    patch = sample_patch(case.image, case.label, centre, shape, case.record.spacing_mm, PLAIN_CROP, rng)
+    return collate([case], [patch], config)
 
 
-def collate(cases: Sequence[Case], patches: Sequence[tuple[Tensor, Tensor]], config: StreamConfig) -> Batch:
+def collate(
+    cases: Sequence[Case], patches: Sequence[tuple[Tensor, Tensor]], config: StreamConfig, index: int = 0
+) -> Batch:
     """Stack patches; a case with fewer channels than its neighbours is filled up with absent ones."""
     channels = max(len(case.record.modalities) for case in cases)
     image = torch.zeros(len(cases), channels, *patches[0][1].shape)
@@ -108,7 +120,8 @@ def collate(cases: Sequence[Case], patches: Sequence[tuple[Tensor, Tensor]], con
     table = torch.zeros(256, dtype=torch.long)
     table[list(config.classes)] = torch.arange(1, len(config.classes) + 1)
     target = table[torch.stack([label for _, label in patches]).long()]
-    return Batch(image, modality, target, annotated, cases[0].record.spacing_mm)
+    ids = tuple(case.record.case_id for case in cases)
+    return Batch(image, modality, target, annotated, cases[0].record.spacing_mm, ids, index)
 
 
 def _centre(
@@ -128,10 +141,26 @@ def _centre(
     return float(centre[0]), float(centre[1]), float(centre[2])
 
 
-def loader(stream: SampleStream, indices: Sequence[int], workers: int) -> DataLoader[Batch]:
+def loader(stream: SampleStream, indices: Sequence[int], workers: int, pin: bool = False) -> DataLoader[Batch]:
     """The micro-batches of `indices`, in order, made ahead in `workers` processes (0: in this one)."""
-    return DataLoader(stream, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_as_is)
+    return DataLoader(
+        stream,
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_outlive_signals,
+    )
 
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def _outlive_signals(_worker: int) -> None:
+    """A request to stop goes to the whole process group; the rank answers it, and the workers end with the rank."""
+    torch.set_num_threads(1)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)

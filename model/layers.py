@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # CPU bfloat16 gradients of dense 3^3 convolutions were seen wrong when an axis has 1 or 2 voxels; 4 leaves a margin.
 SMALLEST_BFLOAT16_AXIS = 4
@@ -64,7 +65,7 @@ class Upsample(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_dim))
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
+        fill_normal(self.weight, self.weight.shape[-1] ** -0.5)
         nn.init.zeros_(self.bias)
 
     def forward(self, volume_BDHWE: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -234,10 +235,21 @@ def initialise(module: nn.Module, residual_layers: int) -> None:
         if isinstance(child, nn.Linear | Conv3d):
             fan_in = child.weight[0].numel()
             gain = residual_layers**-0.5 if name.endswith(".output") else 1.0
-            nn.init.normal_(child.weight, std=gain / math.sqrt(fan_in))
+            fill_normal(child.weight, gain / math.sqrt(fan_in))
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
-            nn.init.normal_(child.weight)
+            fill_normal(child.weight, 1.0)
         elif isinstance(child, nn.LayerNorm | HeadNorm | VolumeNorm | Upsample):
             child.reset_parameters()
+
+
+@torch.no_grad()
+def fill_normal(parameter: Tensor, std: float) -> None:
+    """Fill in place. A shard gets its part of the whole parameter's values: the same weights on any number of ranks."""
+    if isinstance(parameter, DTensor):
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device).normal_(std=std)
+        part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(part.to_local())
+    else:
+        parameter.normal_(std=std)

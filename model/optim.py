@@ -1,10 +1,16 @@
-"""AdamW, its schedule, and the running average of the weights."""
+"""AdamW, its schedule, the loss scale of FP16 and the running average of the weights; all of them work on shards.
+
+A sharded parameter is a DTensor. What is said here of every element is done on the shard that this rank holds
+(`local`), in a few fused calls: dispatching some hundred DTensors one by one would cost more than the arithmetic.
+"""
 
 import math
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -14,7 +20,7 @@ def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torc
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
@@ -25,25 +31,69 @@ def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: 
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+class LossScale:
+    """Dynamic loss scaling (Micikevicius et al. 2018): halved by an overflow, doubled after many steps without one.
+
+    The norm of all gradients, which every rank knows, is finite or not for all of them alike. So the ranks of a sharded
+    run decide together without a message of their own, which `torch.amp.GradScaler` would need. Off, the scale is 1.
+    """
+
+    GROW_EVERY = 2000
+    LARGEST = 2.0**24
+
+    def __init__(self, enabled: bool, initial: float = 2.0**16) -> None:
+        self.enabled = enabled
+        self.value = initial if enabled else 1.0
+        self.good_steps = 0
+
+    def update(self, finite: bool) -> None:
+        if not self.enabled:
+            return
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.value = max(1.0, self.value / 2)
+        elif self.good_steps % self.GROW_EVERY == 0:
+            self.value = min(self.LARGEST, self.value * 2)
+
+
 class WeightAverage:
     """Exponential moving average of the weights (Polyak and Juditsky 1992), with the start-up bias ramped out."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.average = {name: tensor.detach().float().clone() for name, tensor in network.state_dict().items()}
+        self.average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in network.state_dict().items():
-            self.average[name].lerp_(tensor.float(), 1 - keep)
+        torch._foreach_lerp_(*self._pairs(network), 1 - keep)
 
-    def copy_to(self, network: nn.Module) -> None:
-        network.load_state_dict(self.average)
+    @torch.no_grad()
+    def swap(self, network: nn.Module) -> None:
+        """Exchange the weights and their average; a second call brings both back, to the bit."""
+        for averaged, trained in zip(*self._pairs(network), strict=True):
+            kept = averaged.clone()
+            averaged.copy_(trained)
+            trained.copy_(kept)
+
+    def _pairs(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        return [local(each) for each in self.average.values()], [local(each.data) for each in network.parameters()]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds; the tensor itself if it is not sharded. Shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The norm of all gradients as one vector; not finite if any of them is not."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient.float()) for gradient in gradients]))
+    """The norm of all gradients as one vector, equal on every rank; not finite if any element on any rank is not."""
+    gradients = list(gradients)
+    norms = torch._foreach_norm([local(gradient) for gradient in gradients])
+    square = torch.stack(norms).square().sum()
+    sharded = next((gradient for gradient in gradients if isinstance(gradient, DTensor)), None)
+    if sharded is not None:  # the last dimension of the mesh shards, an earlier one replicates
+        mesh = sharded.device_mesh
+        dist.all_reduce(square, group=mesh.get_group(mesh.ndim - 1))
+    return square.sqrt()

@@ -1,37 +1,38 @@
 """The training loop: `fit` on one screen, a step in reading order.
 
-One optimiser step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
-micro-batches, then gradients are summed over the ranks once. Each sample's loss is divided by the global batch, so the
-sum is exactly the gradient of one big batch.
+One optimizer step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
+micro-batches, and gradients cross the network once. Each sample's loss is divided by the global batch, so the sum is
+exactly the gradient of one big batch, whatever its samples annotate.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from model.casefile import Case
-from model.dataset import Batch, SampleStream, loader, validation_batches
+from model.checkpoint import Checkpoints
+from model.dataset import SampleStream, loader, validation_batch
 from model.losses import deep_supervision
 from model.metrics import dice, mean
-from model.optim import WeightAverage, adamw, global_norm, learning_rate
+from model.optim import LossScale, WeightAverage, adamw, global_norm, learning_rate, local
+from model.parallelize import Ranks, autocast, bare, reshard, sync_gradients
+from model.progress import Feed, Progress, Report, peak_flops, skip
+from model.state import TrainState
+from model.watch import Watch
 
-log = logging.getLogger(__name__)
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_SKIPPED_IN_A_ROW = 20  # a loss scale settles within about 16 halvings; beyond that the run is broken
-REPORT_EVERY_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """As params.yaml's `train` has them."""
 
+    seed: int
     steps: int
     global_batch: int
     micro_batch: int
@@ -46,16 +47,14 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among all: `world` 1 is the same code."""
+class StepResult:
+    """The global batch's loss; which samples of this rank were not finite; what any rank was asked for."""
 
-    rank: int
-    world: int
-    device: torch.device
-    loader_workers: int = 0
-
-
-Report = Callable[[int, dict[str, float]], None]
+    loss: float
+    suspects: tuple[str, ...]
+    stop: bool
+    save: bool
+    profile: bool
 
 
 def fit(
@@ -65,139 +64,155 @@ def fit(
     config: FitConfig,
     ranks: Ranks,
     report: Report,
-) -> WeightAverage | None:
-    """Train in place; returns the averaged weights if `average_decay` is set. `report(step, values)` on rank 0 only."""
+    checkpoints: Checkpoints,
+    watch: Watch,
+) -> TrainState:
+    """Train in place, from the newest checkpoint if there is one. `report(step, values)` is called on rank 0 only.
+
+    Returns before the last step if it was asked to stop; everything is saved then (`state.step < config.steps`).
+    """
+    state = new_state(network, config)
+    checkpoints.restore(state)
     accumulation = micro_steps(config, ranks.world)
-    batches = iter(loader(stream, micro_batches(config.steps, accumulation, ranks), ranks.loader_workers))
-    optimizer = adamw(network, config.learning_rate, config.weight_decay)
-    scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
-    average = WeightAverage(network, config.average_decay) if config.average_decay else None
-    progress = Progress(config, report if ranks.rank == 0 else _silent)
+    feed = new_feed(network, stream, micro_batches(state.step, config.steps, accumulation, ranks), ranks)
+    report = report if ranks.rank == 0 else _silent
+    progress = Progress(state, config.steps, ranks.world, feed, peak_flops(ranks.device, config.precision), report)
     network.train()
-    for step in range(config.steps):
-        set_learning_rate(optimizer, rate := _rate(step, config))
-        loss = accumulate(network, batches, accumulation, config, ranks, scaler)
-        norm = update(network, optimizer, scaler, config.clip_norm)
-        progress.step_done(step, loss, norm, rate)
-        if average and norm is not None:
-            average.update(network)
-        if ranks.rank == 0 and validation and _is_due(step, config):
-            report(step + 1, validate(network, average, validation, stream, config, ranks.device))
-    return average
+    with watch.watching():
+        while state.step < config.steps:
+            rate = set_learning_rate(state, config)
+            result = accumulate(network, state, feed, accumulation, config, ranks, watch, checkpoints.due())
+            norm = update(state, config.clip_norm)
+            state.step += 1
+            if norm is None:
+                skip(state, {case for own in gather(result.suspects, ranks) for case in own})
+            progress.step_done(state, result.loss, norm, rate)
+            best = _is_due(state.step, config) and validate(network, state, validation, stream, config, ranks, report)
+            if best or result.save or result.stop:
+                progress.stalled_s += checkpoints.save(state, best)
+            watch.profile_step(result.profile, state.step)
+            watch.beat()
+            if result.stop:
+                break
+        checkpoints.wait()
+    return state
+
+
+def new_state(network: nn.Module, config: FitConfig) -> TrainState:
+    optimizer = adamw(bare(network), config.learning_rate, config.weight_decay)
+    average = WeightAverage(bare(network), config.average_decay) if config.average_decay else None
+    return TrainState(bare(network), optimizer, average, LossScale(config.precision == "float16"))
+
+
+def new_feed(network: nn.Module, stream: SampleStream, indices: range, ranks: Ranks) -> Feed:
+    batches = loader(stream, indices, ranks.loader_workers, pin=ranks.device.type == "cuda")
+    return Feed(batches, getattr(bare(network), "config", None), len(stream.config.classes) + 1)
 
 
 def accumulate(
     network: nn.Module,
-    batches: Iterator[Batch],
+    state: TrainState,
+    feed: Feed,
     accumulation: int,
     config: FitConfig,
     ranks: Ranks,
-    scaler: torch.amp.GradScaler,
-) -> float:
-    """Forward and backward of this rank's micro-batches, then one sum over ranks. Returns the global batch's loss."""
-    total = torch.zeros((), device=ranks.device)
-    for _ in range(accumulation):
-        batch = next(batches).to(ranks.device)
+    watch: Watch,
+    save_due: bool = False,
+) -> StepResult:
+    """Forward and backward of this rank's micro-batches; gradients cross the network with the last of them."""
+    # The ranks' gradients are averaged, where one big batch would sum them.
+    weight = state.scale.value * ranks.world / config.global_batch
+    cases: list[str] = []
+    losses: list[torch.Tensor] = []
+    for micro_step in range(accumulation):
+        batch = next(feed).to(ranks.device)
+        sync_gradients(network, now=micro_step == accumulation - 1)
+        torch.manual_seed(config.seed + batch.index)  # stochastic depth, too, follows from the index alone
         with autocast(ranks.device, config.precision):
             outputs = network(batch.image, batch.modality, batch.spacing_mm, auxiliary=True)
-        loss = deep_supervision(outputs, batch.target, batch.annotated).sum() / config.global_batch
-        scaler.scale(loss).backward()
-        total += loss.detach()
-    if ranks.world > 1:
-        _sum_over_ranks([p.grad for p in network.parameters() if p.grad is not None], total)
-    return float(total)
+        loss_B = deep_supervision(outputs, batch.target, batch.annotated)
+        (loss_B.sum() * weight).backward()
+        cases += batch.cases
+        losses.append(loss_B.detach())
+    values = torch.cat(losses).tolist()  # the one wait for the device
+    suspects = tuple(case for case, value in zip(cases, values, strict=True) if not math.isfinite(value))
+    own = [sum(values) / config.global_batch, watch.stop, save_due, watch.profile]
+    loss, stop, save, profile = _sum_over_ranks(own, ranks)
+    return StepResult(loss, suspects, stop > 0, save > 0, profile > 0)
 
 
-def update(
-    network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float
-) -> float | None:
+def update(state: TrainState, clip_norm: float) -> float | None:
     """Clip and step; the norm. A gradient that is not finite skips the step (None): clipped, it would still poison."""
-    scaler.unscale_(optimizer)
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    norm = float(global_norm(gradients))
+    gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
+    norm = float(global_norm(gradients)) / state.scale.value
     finite = norm < float("inf")  # False for NaN too
     if finite:
-        torch._foreach_mul_(gradients, min(1.0, clip_norm / (norm + 1e-6)))
-    if finite or scaler.is_enabled():  # a scaler skips by itself, and must see the overflow to lower its scale
-        scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+        factor = min(1.0, clip_norm / (norm + 1e-6)) / state.scale.value
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
+        state.optimizer.step()
+        if state.average:
+            state.average.update(state.network)
+    state.scale.update(finite)
+    state.optimizer.zero_grad(set_to_none=True)
     return norm if finite else None
 
 
-class Progress:
-    """Counts, times and reports steps; stops a run whose gradients stay non-finite."""
-
-    def __init__(self, config: FitConfig, report: Report) -> None:
-        self.config, self.report = config, report
-        self.start = self.last = time.monotonic()
-        self.voxels = self.skipped = self.skipped_in_a_row = 0
-        self.losses: list[float] = []
-        self.reported_step = 0
-
-    def step_done(self, step: int, loss: float, norm: float | None, rate: float) -> None:
-        if norm is None:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            log.warning("step %d: gradient is not finite, step skipped (%d so far)", step + 1, self.skipped)
-            if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise ValueError(
-                    f"{self.skipped_in_a_row} steps in a row had non-finite gradients; lower train.learning_rate "
-                    "or set train.precision to float32"
-                )
-        else:
-            self.skipped_in_a_row = 0
-            self.losses.append(loss)
-        now = time.monotonic()
-        last_step = step + 1 == self.config.steps
-        if now - self.last >= REPORT_EVERY_S or last_step:
-            self._report(step, now, norm, rate)
-
-    def _report(self, step: int, now: float, norm: float | None, rate: float) -> None:
-        steps = step + 1 - self.reported_step
-        values = {
-            "loss": mean(self.losses),
-            "learning_rate": rate,
-            "gradient_norm": float("nan") if norm is None else norm,
-            "patches_per_s": steps * self.config.global_batch / max(1e-9, now - self.last),
-            "skipped_steps": float(self.skipped),
-            "seconds_left": (now - self.start) / (step + 1) * (self.config.steps - step - 1),
-        }
-        self.report(step + 1, values)
-        self.last, self.losses, self.reported_step = now, [], step + 1
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
     network: nn.Module,
-    average: WeightAverage | None,
+    state: TrainState,
     cases: Sequence[Case],
     stream: SampleStream,
     config: FitConfig,
-    device: torch.device,
-) -> dict[str, float]:
-    """Dice by structure over one patch of each validation case: a curve to watch, not the held-out result."""
-    trained = {name: tensor.clone() for name, tensor in network.state_dict().items()} if average else {}
-    if average:
-        average.copy_to(network)
+    ranks: Ranks,
+    report: Report,
+) -> bool:
+    """Dice by structure over one patch of each validation case, a point of the curve. True if it is the best so far.
+
+    The ranks share the cases. Sharded ranks must make equally many forward passes, so some repeat one that is not
+    counted.
+    """
+    cases = [case for case in cases if len(case.foreground)]
+    if not cases:
+        return False
+    if state.average:
+        state.average.swap(state.network)
     network.eval()
-    names = {identifier: name for name, identifier in stream.config.structures.items()}
-    scores: dict[str, list[float]] = {}
-    for batch in validation_batches(cases, stream.config):
-        moved = batch.to(device)
-        with autocast(device, config.precision):
-            logits = network(moved.image, moved.modality, moved.spacing_mm)
-        allowed = moved.annotated[:, :, None, None, None]
-        predicted = logits.float().masked_fill(~allowed, float("-inf")).argmax(1).cpu().numpy()
-        for index, identifier in enumerate(stream.config.classes, start=1):
-            if batch.annotated[0, index]:
-                score = dice((batch.target == index).numpy(), predicted == index)
-                scores.setdefault(f"validation_dice.{names[identifier]}", []).append(score)
+    own = {}
+    for number in range(ranks.rank, -(-len(cases) // ranks.world) * ranks.world, ranks.world):
+        scores = _score(bare(network), cases[number % len(cases)], stream, config, ranks)
+        if number < len(cases):
+            own[number] = scores
+    reshard(network)
     network.train()
-    if average:
-        network.load_state_dict(trained)
-    means = {name: mean(values) for name, values in scores.items()}
-    return {**means, "validation_dice.mean": mean(list(means.values()))}
+    if state.average:
+        state.average.swap(state.network)
+    by_case = {number: scores for part in gather(own, ranks) for number, scores in part.items()}
+    names = dict.fromkeys(name for number in sorted(by_case) for name in by_case[number])
+    point = {
+        f"validation_dice.{name}": mean([by_case[n][name] for n in sorted(by_case) if name in by_case[n]])
+        for name in names
+    }
+    point["validation_dice.mean"] = mean(list(point.values()))
+    best = point["validation_dice.mean"] > state.best()
+    state.curve.append({"step": state.step, **point})
+    report(state.step, point)
+    return best
+
+
+def _score(network: nn.Module, case: Case, stream: SampleStream, config: FitConfig, ranks: Ranks) -> dict[str, float]:
+    names = {identifier: name for name, identifier in stream.config.structures.items()}
+    batch = validation_batch(case, stream.config).to(ranks.device)
+    with autocast(ranks.device, config.precision):
+        logits = network(batch.image, batch.modality, batch.spacing_mm)
+    allowed = batch.annotated[:, :, None, None, None]
+    predicted = logits.float().masked_fill(~allowed, float("-inf")).argmax(1).cpu().numpy()
+    target, annotated = batch.target.cpu().numpy(), batch.annotated[0].tolist()
+    return {
+        names[identifier]: dice(target == index, predicted == index)
+        for index, identifier in enumerate(stream.config.classes, start=1)
+        if annotated[index]
+    }
 
 
 def micro_steps(config: FitConfig, world: int) -> int:
@@ -211,36 +226,39 @@ def micro_steps(config: FitConfig, world: int) -> int:
     return config.global_batch // share
 
 
-def micro_batches(steps: int, accumulation: int, ranks: Ranks) -> range:
-    """The micro-batch numbers of this rank: every `world`-th, in order."""
-    return range(ranks.rank, steps * accumulation * ranks.world, ranks.world)
+def micro_batches(first_step: int, steps: int, accumulation: int, ranks: Ranks) -> range:
+    """The micro-batch numbers of this rank from `first_step` on: every `world`-th, in order."""
+    each_step = accumulation * ranks.world
+    return range(first_step * each_step + ranks.rank, steps * each_step, ranks.world)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, PRECISIONS[precision])
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
+def set_learning_rate(state: TrainState, config: FitConfig) -> float:
+    rate = learning_rate(
+        state.step, config.steps, config.warmup_steps, config.learning_rate, config.final_learning_rate
+    )
+    for group in state.optimizer.param_groups:
         group["lr"] = rate
+    return rate
 
 
-def _rate(step: int, config: FitConfig) -> float:
-    return learning_rate(step, config.steps, config.warmup_steps, config.learning_rate, config.final_learning_rate)
+def gather(own: T, ranks: Ranks) -> list[T]:
+    """What every rank has, in their order."""
+    if ranks.world == 1:
+        return [own]
+    everyone: list[Any] = [None] * ranks.world
+    dist.all_gather_object(everyone, own, group=ranks.control)
+    return everyone
+
+
+def _sum_over_ranks(own: Sequence[float], ranks: Ranks) -> list[float]:
+    message = torch.tensor(own, dtype=torch.float64)
+    if ranks.world > 1:
+        dist.all_reduce(message, group=ranks.control)
+    return message.tolist()
 
 
 def _is_due(step: int, config: FitConfig) -> bool:
-    return (step + 1) % config.validate_every == 0 or step + 1 == config.steps
-
-
-def _sum_over_ranks(gradients: list[Tensor], total: Tensor) -> None:
-    """Sum gradients and loss over all ranks in one message."""
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), total.flatten()])
-    dist.all_reduce(flat)
-    offset = 0
-    for tensor in (*gradients, total):
-        tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
-        offset += tensor.numel()
+    return step % config.validate_every == 0 or step == config.steps
 
 
 def _silent(_step: int, _values: dict[str, float]) -> None:

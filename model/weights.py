@@ -1,18 +1,31 @@
-"""Weights on disk: safetensors, with everything needed to use them in the header."""
+"""Weights on disk: a folder of safetensors, with everything needed to use them in each header.
 
+    models/train/model.safetensors                    or, above 4 GiB,
+    models/train/model-00001-of-00007.safetensors ... and model.safetensors.index.json
+
+A tensor at a time is whole in memory, and only on rank 0: 6.7 billion parameters never lie in one process.
+"""
+
+import hashlib
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from model.config import NetworkConfig
 from model.network import MedSegFormer
 
+SHARD_BYTES = 4 * 2**30
+INDEX = "model.safetensors.index.json"
 _KEY = "medsegformer"
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 @dataclass(frozen=True)
@@ -34,41 +47,141 @@ class Card:
     identity: dict[str, str]
 
 
-def save(path: Path, state: dict[str, torch.Tensor], card: Card) -> None:
-    """Write to `path`; the caller chooses a temporary name and renames."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, metadata={_KEY: json.dumps(vars(card), sort_keys=True)})
+def export(folder: Path | None, state: dict[str, Tensor], card: Card) -> None:
+    """Write `model.safetensors`, or shards of at most 4 GiB and their index, tensor by tensor.
+
+    Every rank calls this with the same names; those without a `folder` only lend their parts. A tensor is whole in one
+    process, on rank 0, for the moment of its writing.
+    """
+    names = sorted(state)
+    groups = _groups({name: state[name].numel() * state[name].element_size() for name in names})
+    files = _file_names(len(groups))
+    for file, group in zip(files, groups, strict=True):
+        whole = (_whole(state[name]) for name in group)
+        if folder is None:
+            for _ in whole:
+                pass
+        else:
+            _write(folder / file, {name: state[name] for name in group}, whole, card)
+    if folder and len(files) > 1:
+        weight_map = {name: file for file, group in zip(files, groups, strict=True) for name in group}
+        total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
-def read_card(path: Path) -> Card:
-    """The card alone, without reading a tensor. Raises ValueError if the file has none."""
+def files(folder: Path) -> list[Path]:
+    """The weights files of a folder, one or several shards. Raises ValueError if one is missing."""
+    if not (folder / INDEX).exists():
+        names = ["model.safetensors"]
+    else:
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} holds no {missing[0]}; run the train stage again, or fetch it")
+    return [folder / name for name in names]
+
+
+def digest(folder: Path) -> str:
+    """sha256 of the weights: of the file, or of the shards' digests, each on a line, in order."""
+    sums = []
+    for path in files(folder):
+        with path.open("rb") as file:
+            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+def _groups(sizes: dict[str, int]) -> list[list[str]]:
+    """Names in order, cut where the next tensor would make a shard larger than SHARD_BYTES."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > SHARD_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu().contiguous()
+
+
+def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: Card) -> None:
+    """The safetensors format: the header's length, a JSON header, then the tensors' bytes one after another."""
+    header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(vars(card), sort_keys=True)}}
+    end = 0
+    for name, tensor in like.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    with path.open("wb") as file:
+        _write_header(file, header)
+        for tensor in whole:
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def read_card(folder: Path) -> Card:
+    """The card alone, without reading a tensor. Raises ValueError if there is none."""
+    path = files(folder)[0]
     try:
-        with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()[_KEY])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        record = json.loads(_read_header(path)[0]["__metadata__"][_KEY])
+    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
         raise ValueError(f"{path} is not a MedSegFormer weights file ({type(error).__name__})") from None
     patches = {source: tuple(patch) for source, patch in record["patch_size"].items()}
     return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
 
 
-def load(path: Path) -> tuple[MedSegFormer, Card]:
+def load(folder: Path) -> tuple[MedSegFormer, Card]:
     """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing or misshapen."""
-    card = read_card(path)
+    card = read_card(folder)
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()}
-    config = NetworkConfig(**fields)
-    network = MedSegFormer(config, num_classes=len(card.classes) + 1)
+    with torch.device("meta"):
+        network = MedSegFormer(NetworkConfig(**fields), num_classes=len(card.classes) + 1)
     try:
-        with safe_open(path, "pt") as file:
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=True)  # noqa: SIM118
-    except RuntimeError as error:
+        network.load_state_dict(dict(_tensors(folder)), strict=True, assign=True)
+    except (RuntimeError, SafetensorError) as error:
         detail = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{path} was made by a different version of the network ({detail}); train again") from None
-    return network.eval(), card
+        raise ValueError(f"{folder} was made by a different version of the network ({detail}); train again") from None
+    return network.requires_grad_(False).eval(), card
 
 
 def stamp(source: Path, target: Path, identity: dict[str, str]) -> None:
-    """Copy a weights file with the run identity written into its card."""
-    card = read_card(source)
-    with safe_open(source, "pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save(target, state, Card(**{**vars(card), "identity": identity}))
+    """Copy the weights of a folder into another one, with the run identity written into their cards."""
+    card = json.dumps({**vars(read_card(source)), "identity": identity}, sort_keys=True)
+    target.mkdir()
+    for path in files(source):
+        header, start = _read_header(path)
+        header["__metadata__"][_KEY] = card
+        with path.open("rb") as original, (target / path.name).open("wb") as copy:
+            _write_header(copy, header)
+            original.seek(start)
+            shutil.copyfileobj(original, copy, 2**24)
+    if (source / INDEX).exists():
+        shutil.copy(source / INDEX, target / INDEX)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for path in files(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header, and where the tensors' bytes start."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _write_header(file: IO[bytes], header: dict[str, Any]) -> None:
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)

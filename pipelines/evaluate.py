@@ -48,7 +48,7 @@ def main() -> None:
     settings = params.load().evaluate
     rows = {row.case_id: row for row in manifest.read()}
     cases = sorted((project.CASES / TEST).glob("*.safetensors"))
-    work = partial(evaluate_case, rows=rows, weights=project.TRAINED / "model.safetensors", overlap=settings.overlap)
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, overlap=settings.overlap)
     done = [result for result in parallel.each(work, cases, "evaluate", processes()) if result is not None]
     if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")

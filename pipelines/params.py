@@ -137,6 +137,13 @@ class Train(Block):
     weight_decay: float = Field(ge=0, le=1)
     clip_norm: float = Field(gt=0, description="gradients are clipped to this global norm")
     precision: Literal["float32", "bfloat16", "float16"] = Field(description="autocast; float16 scales the loss")
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
+        description="how ranks share the network; auto: replicated where it fits, else sharded in a node, else over all"
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        description="recompute blocks in the backward pass: none, all but their matrix products, all; time for memory"
+    )
+    compile: bool = Field(description="torch.compile of each block; pays on GPUs, needs a C++ compiler on CPU")
     foreground_fraction: Fraction = Field(description="share of patches centred on an annotated structure")
     source_balance: Fraction = Field(description="0: a source is drawn by its number of cases; 1: all sources equally")
     average_decay: float = Field(ge=0, lt=1, description="weight averaging (EMA) per step; 0 turns it off")

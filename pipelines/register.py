@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     name = params.load().register_.name
-    trained = project.TRAINED / "model.safetensors"
+    trained = project.TRAINED
     metrics = json.loads((project.EVALUATION / "metrics.json").read_text())
     version = register(name, trained, metrics)
     with replacing(project.REGISTERED) as folder:
         folder.mkdir()
-        write_json(folder / "model.json", {"name": name, "weights_sha256": tracking.sha256(trained)})
+        write_json(folder / "model.json", {"name": name, "weights_sha256": weights.digest(trained)})
     log.info("register: %s version %s, alias %s", name, version, tracking.CANDIDATE)
 
 
@@ -39,25 +39,27 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
     """Make a version of these weights and give it the alias `candidate`; the version's number."""
     mlflow = tracking.configure()
     client = mlflow.MlflowClient()
-    weights_sha256 = tracking.sha256(trained)
+    weights_sha256 = weights.digest(trained)
     run_id = tracking.run_of(client, weights_sha256)
     identity = {**tracking.identity(), "mlflow_run_id": run_id}
     with tempfile.TemporaryDirectory() as scratch:
-        stamped = Path(scratch) / "model.safetensors"
+        stamped = Path(scratch) / "weights"
         weights.stamp(trained, stamped, identity)
-        stamped_sha256 = tracking.sha256(stamped)
-        client.log_artifact(run_id, str(stamped), "weights")
+        stamped_sha256 = weights.digest(stamped)
+        shards = {file.name: tracking.sha256(file) for file in weights.files(stamped)}
+        client.log_artifacts(run_id, str(stamped), "weights")
     for file in ("metrics.json", "cases.csv", "montage.png"):
         client.log_artifact(run_id, str(project.EVALUATION / file), "evaluate")
     for structure, value in {"mean": metrics["mean_dice"], **metrics["dice"]}.items():
         if value is not None:
             client.log_metric(run_id, f"dice.{structure}", value)
-    weights_uri = f"runs:/{run_id}/weights/model.safetensors"
+    weights_uri = f"runs:/{run_id}/weights"
     tags = {
         **identity,
         "weights_sha256": weights_sha256,
         "weights_sha256_stamped": stamped_sha256,
         "weights_uri": weights_uri,
+        "weights_shards": json.dumps(shards),
         **({} if metrics["mean_dice"] is None else {"mean_dice": f"{metrics['mean_dice']:.6f}"}),
         "dice": json.dumps(metrics["dice"]),
     }

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from model import weights
 from pipelines import tracking
 
 
 def weights_of(model: str) -> Path:
-    """The local weights file of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, its checksum verified.
+    """The local weights folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, its checksum verified.
 
     Raises ValueError if there is no such version, or its weights are not the registered ones.
     """
@@ -22,8 +23,8 @@ def weights_of(model: str) -> Path:
 
 
 def verified(path: Path, expected_sha256: str) -> Path:
-    """`path`, if its content has this digest; ValueError otherwise."""
-    found = tracking.sha256(path)
+    """`path`, if its weights have this digest (`model.weights.digest`); ValueError otherwise."""
+    found = weights.digest(path)
     if found != expected_sha256:
         raise ValueError(f"{path}: sha256 {found[:12]}... is not the registered {expected_sha256[:12]}...; not loaded")
     return path

@@ -54,13 +54,14 @@ def configure() -> ModuleType:
 class Curves:
     """A training run's curves. `log` only queues; a thread writes in batches and outlives a slow or absent server.
 
+    `run_file` keeps the run's id, so that training which goes on after a stop goes on in the same run.
     A tracking failure is reported once and never stops training: the weights matter more than their curves, and the
     register stage makes a new run if this one could not be kept.
     """
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
+    def __init__(self, parameters: dict[str, Any], run_file: Path) -> None:
         self.queue: queue.Queue[tuple[int, float, dict[str, float]] | None] = queue.Queue()
-        self.parameters = parameters
+        self.parameters, self.run_file = parameters, run_file
         self.tags: dict[str, str] = {}
         self.thread = threading.Thread(target=self._write_all, name="mlflow", daemon=True)
         self.thread.start()
@@ -89,9 +90,14 @@ class Curves:
         mlflow = configure()
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(EXPERIMENT)
+        if self.run_file.exists():
+            run_id = self.run_file.read_text()
+            client.update_run(run_id, "RUNNING")
+            return client, run_id
         run = client.create_run(experiment.experiment_id, tags={"stage": "train"})
         for name, value in self.parameters.items():
             client.log_param(run.info.run_id, name, value)
+        self.run_file.write_text(run.info.run_id)
         return client, run.info.run_id
 
     def _write_some(self, client: Any, run_id: str) -> bool:

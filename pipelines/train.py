@@ -1,18 +1,23 @@
 """Train the segmentation network (DVC stage `train`).
 
 Reads   data/cases/train, data/cases/validation, data/cases/preprocessing.json, params.yaml: model, train
-Writes  models/train/: model.safetensors, history.csv; curves to MLflow
+Writes  models/train/: model.safetensors, history.csv; curves to MLflow; checkpoints under .medseg/checkpoints
 Run     python -m pipelines train       # MEDSEG_RANKS=2 asks for two ranks
 
 The stage is torchrun's agent and starts the ranks. How many, on how many threads and where are placement, not
-parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the batch evenly).
+parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the batch evenly). A run that was stopped or
+killed goes on from its last checkpoint; a rank that dies is replaced at once, up to MEDSEG_RESTARTS times.
 """
 
 import csv
+import hashlib
+import json
 import logging
 import os
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -20,13 +25,18 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+import model
 from model import weights
 from model.augment import AugmentConfig
 from model.casefile import Case, open_cases
+from model.checkpoint import Checkpoints
 from model.config import PRESETS
 from model.dataset import SampleStream, StreamConfig
 from model.network import MedSegFormer
-from model.trainer import FitConfig, Ranks, fit
+from model.parallelize import ParallelConfig, Ranks, join, parallelize
+from model.state import TrainState
+from model.trainer import FitConfig, fit
+from model.watch import PREEMPTED, Watch
 from model.weights import Card
 from pipelines import params, preprocess, project, tracking
 from pipelines.labels import BY_NAME
@@ -36,6 +46,7 @@ from pipelines.parallel import duration
 
 log = logging.getLogger(__name__)
 
+PEER_LOST = 76  # exit code of a rank that could not reach another one
 # glibc returns large tensors to the kernel at every free; keeping them nearly halved the CPU time
 # of a step of nnU-Net's network on a CPU.
 MALLOC = {
@@ -46,25 +57,64 @@ MALLOC = {
 
 
 def main() -> None:
+    settings = params.load()
     if "RANK" in os.environ:
-        _train_rank(params.load())
+        _train_rank(settings)
     else:
-        _launch(rank_count(params.load().train))
+        _launch(rank_count(settings.train), run_folder(settings))
 
 
-def _launch(ranks: int) -> None:
-    """Start the ranks, as torchrun does, with its agent in this process. What stopped a rank, it said itself."""
+def _launch(ranks: int, folder: Path) -> None:
+    """Start the ranks, as torchrun does, with its agent in this process; again if one of them dies."""
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     for name, value in {"OMP_NUM_THREADS": str(threads), **MALLOC}.items():
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    arguments = ["--standalone", "--nproc-per-node", str(ranks), "-m", "pipelines", "train"]
+    signal.signal(signal.SIGUSR2, _forward)
+    restarts = int(os.environ.get("MEDSEG_RESTARTS", "3"))
+    for attempt in range(restarts + 1):
+        for stacks in folder.glob("stacks-*"):
+            stacks.unlink()
+        if not (reason := _run_ranks(ranks)):
+            return
+        hung = [stacks for stacks in sorted(folder.glob("stacks-*")) if stacks.stat().st_size]
+        if hung:
+            reason = f"no step for too long; every rank's stack lies in {folder}: {', '.join(s.name for s in hung)}"
+        if attempt < restarts:
+            log.warning("train: %s; again from the last checkpoint (%d of %d)", reason, attempt + 1, restarts)
+    raise ValueError(f"{reason}; {restarts} restarts did not help. Run again to go on from the last checkpoint")
+
+
+def _run_ranks(ranks: int) -> str:
+    """Empty if training ended well, else why the ranks died. A refusal, which a rank told itself, ends the stage."""
+    arguments = ["--standalone", "--nproc-per-node", str(ranks), "--shutdown-timeout", grace_s()]
+    arguments += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "pipelines", "train"]
     try:
         torchrun.run(torchrun.parse_args(arguments))
-    except ChildFailedError:
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        if PREEMPTED in codes.values():
+            raise SystemExit(PREEMPTED) from None
+        if killed := {rank: code for rank, code in codes.items() if code < 0}:
+            rank, code = next(iter(killed.items()))
+            return f"rank {rank} was ended by {signal.Signals(-code).name}"
+        if PEER_LOST in codes.values():
+            return "a rank lost the others"
         raise SystemExit(1) from None
-    except SignalException as stopped:
-        raise SystemExit(128 + stopped.sigval) from None
+    except SignalException:
+        raise SystemExit(PREEMPTED) from None
+    return ""
+
+
+def grace_s() -> str:
+    """How long ranks may take to finish a step and save when they are asked to stop."""
+    return os.environ.get("MEDSEG_GRACE_S", "120")
+
+
+def _forward(signum: int, _frame: FrameType | None) -> None:
+    """Hand a signal on to the ranks."""
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        os.kill(int(pid), signum)
 
 
 def rank_count(settings: params.Train) -> int:
@@ -82,33 +132,66 @@ def rank_count(settings: params.Train) -> int:
     return max(ranks for ranks in range(1, available + 1) if shares % ranks == 0)
 
 
+def run_folder(settings: params.Params) -> Path:
+    """Where this run's checkpoints lie. What would make another run of it - data, parameters, code - changes the name.
+
+    $MEDSEG_CHECKPOINTS names another place than the project; all ranks must see it.
+    """
+    digest = hashlib.sha256(json.dumps(_flat(settings), sort_keys=True, default=str).encode())
+    for path in sorted(Path(model.__path__[0]).glob("*.py")):
+        digest.update(path.read_bytes())
+    for path in sorted((project.CASES / TRAIN).glob("*")) + sorted((project.CASES / VALIDATION).glob("*")):
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    parent = Path(os.environ.get("MEDSEG_CHECKPOINTS") or project.state() / "checkpoints")
+    return parent / f"train-{digest.hexdigest()[:12]}"
+
+
+def _tell_of_unfinished_runs(folder: Path) -> None:
+    if not folder.exists() and (others := sorted(folder.parent.glob("train-*"))):
+        log.info(
+            "train: %s holds %d unfinished run(s) of other parameters, data or code: %s. Remove what is not needed; to "
+            "go on with one all the same, rename it to %s",
+            folder.parent, len(others), ", ".join(other.name for other in others), folder.name,
+        )  # fmt: skip
+
+
 def _train_rank(settings: params.Params) -> None:
-    ranks = _join()
+    ranks = join(loader_workers=int(os.environ.get("MEDSEG_LOADERS", "8" if torch.cuda.is_available() else "0")))
     try:
-        job = prepare(settings)
-        curves = tracking.Curves(_flat(settings)) if ranks.rank == 0 else None
-        history = History(curves, settings.train.steps)
-        average = fit(job.network.to(ranks.device), job.stream, job.validation, job.fit, ranks, history.report)
+        state = _train(settings, ranks)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            log.warning("rank %d lost another rank (%s)", ranks.rank, str(error).splitlines()[0])
+            os._exit(PEER_LOST)  # without waiting for threads that wait for the lost rank
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if state.step < settings.train.steps:
+        raise SystemExit(PREEMPTED)
+
+
+def _train(settings: params.Params, ranks: Ranks) -> TrainState:
+    job = prepare(settings)
+    network = parallelize(job.network, job.parallel, ranks, settings.train.seed)
+    folder = run_folder(settings)
+    if ranks.rank == 0:
+        _tell_of_unfinished_runs(folder)
+    checkpoints = Checkpoints(folder, ranks, every_s=float(os.environ.get("MEDSEG_CHECKPOINT_S", "600")))
+    watch = Watch(folder, ranks.rank, hang_s=float(os.environ.get("MEDSEG_HANG_S", "1800")))
+    curves = tracking.Curves(_flat(settings), folder / "mlflow-run") if ranks.rank == 0 else None
+    history = History(curves, settings.train.steps)
+    state = fit(network, job.stream, job.validation, job.fit, ranks, history.report, checkpoints, watch)
+    if state.step < settings.train.steps:
         if ranks.rank == 0:
-            state = average.average if average else job.network.state_dict()
-            _save(state, job.card, history)
-            if curves:
-                curves.finish({"weights_sha256": tracking.sha256(project.TRAINED / "model.safetensors")})
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def _join() -> Ranks:
-    """Join the other ranks: gloo on CPU, NCCL on GPUs."""
-    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    if world > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return Ranks(rank, world, device, loader_workers=int(os.environ.get("MEDSEG_LOADERS", "8" if cuda else "0")))
+            log.info("train: stopped on request after step %d, which is saved; run again to go on", state.step)
+        return state
+    _save(state, job.card, ranks)
+    if curves:
+        digest = weights.digest(project.TRAINED)
+        curves.finish({"weights_sha256": digest})
+    checkpoints.remove()
+    return state
 
 
 @dataclass(frozen=True)
@@ -117,6 +200,7 @@ class Job:
     stream: SampleStream
     validation: list[Case]
     fit: FitConfig
+    parallel: ParallelConfig
     card: Card
 
 
@@ -147,46 +231,51 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
         case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
     ]
     validation = [case for case in validation if case.record.source in patch_size]
-    torch.manual_seed(settings.train.seed)
-    network = MedSegFormer(network_config, num_classes=len(classes) + 1)
+    with torch.device("meta"):
+        network = MedSegFormer(network_config, num_classes=len(classes) + 1)
     fit_config = FitConfig(**{name: getattr(settings.train, name) for name in FitConfig.__dataclass_fields__})
-    return Job(network, SampleStream(training, config), validation, fit_config, card)
+    parallel = ParallelConfig(**{name: getattr(settings.train, name) for name in ParallelConfig.__dataclass_fields__})
+    return Job(network, SampleStream(training, config), validation, fit_config, parallel, card)
 
 
 class History:
-    """Tells the log, MLflow and history.csv how training goes. The file holds what is the same on every machine."""
+    """Tells the log and MLflow how training goes."""
 
     def __init__(self, curves: tracking.Curves | None, steps: int) -> None:
         self.curves, self.steps = curves, steps
-        self.validation: list[dict[str, float]] = []
 
     def report(self, step: int, values: dict[str, float]) -> None:
         if self.curves:
             self.curves.log(step, values)
         if "validation_dice.mean" in values:
-            self.validation.append({"step": step, **values})
             log.info("step %d/%d: validation Dice %.3f", step, self.steps, values["validation_dice.mean"])
         else:
             log.info(
-                "step %d/%d: loss %.4f, learning rate %.2e, %.1f patches/s, %s left",
-                step, self.steps, values["loss"], values["learning_rate"], values["patches_per_s"],
-                duration(values["seconds_left"]),
+                "step %d/%d: loss %.4f, learning rate %.2e, %.2f steps/s, %.0f%% of peak, %s left",
+                step, self.steps, values["loss"], values["learning_rate"], values["steps_per_s"],
+                100 * values["model_flops_utilisation"], duration(values["seconds_left"]),
             )  # fmt: skip
 
-    def write(self, path: Path) -> None:
-        names = sorted({name for row in self.validation for name in row} - {"step"})
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *names])
-            writer.writeheader()
-            writer.writerows({k: round(v, 6) for k, v in row.items()} for row in self.validation)
 
-
-def _save(state: dict[str, torch.Tensor], card: Card, history: History) -> None:
+def _save(state: TrainState, card: Card, ranks: Ranks) -> None:
+    """Every rank takes part: a sharded tensor is put together from all of them, one at a time."""
+    if ranks.rank != 0:
+        weights.export(None, state.final_weights(), card)
+        return
     with replacing(project.TRAINED) as folder:
         folder.mkdir()
-        weights.save(folder / "model.safetensors", state, card)
-        history.write(folder / "history.csv")
-    log.info("train: weights in %s", project.TRAINED / "model.safetensors")
+        weights.export(folder, state.final_weights(), card)
+        _write_history(folder / "history.csv", state.curve)
+    log.info("train: weights in %s", project.TRAINED)
+
+
+def _write_history(path: Path, curve: list[dict[str, float]]) -> None:
+    """What is the same on every machine: no times, no throughput."""
+    names = sorted({name for point in curve for name in point} - {"step"})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", *names])
+        writer.writeheader()
+        writer.writerows({k: round(v, 6) for k, v in point.items()} for point in curve)
 
 
 def _flat(settings: params.Params) -> dict[str, object]:

@@ -217,7 +217,7 @@ def test_a_prediction_that_cannot_be_made_says_why_in_one_line(
 def test_weights_carry_the_run_identity_and_a_changed_file_is_not_loaded(project: Path, tmp_path: Path) -> None:
     """Both, on the stored weights that a version refers to."""
     stored = next((project / ".medseg/mlartifacts").rglob("weights/model.safetensors"))
-    card = read_card(stored)
+    card = read_card(stored.parent)
     assert set(card.identity) == {"git_commit", "dvc_lock_sha256", "manifest_sha256", "params_sha256", "mlflow_run_id"}
     assert all(card.identity.values())
     content = stored.read_bytes()

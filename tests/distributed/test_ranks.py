@@ -1,50 +1,88 @@
-"""Several ranks compute the gradient of one big batch: real processes over gloo, in float32."""
+"""Any number of ranks, any way of sharing the network: the same training. Real processes over gloo."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
-from model.dataset import SampleStream, loader
-from model.trainer import Ranks, accumulate, fit, micro_batches, micro_steps
-from tests.model.test_trainer import ALONE, CASES, FIT, STREAM, new_network, off
+from model import trainer
+from model.optim import LossScale
+from model.parallelize import ParallelConfig, Ranks, choose
+from tests.distributed.ranks import CONFIG, Job, results, run, train_and_save
 
-CONFIG = replace(FIT, steps=2, global_batch=4, micro_batch=1, average_decay=0.0)
-
-
-def gradient(ranks: Ranks) -> tuple[list[torch.Tensor], float]:
-    """Of the first step. Its micro-batches are of different sources, so an error in weighting would show."""
-    network, steps = new_network(), micro_steps(CONFIG, ranks.world)
-    stream = SampleStream(CASES, replace(STREAM, micro_batch=1))
-    loss = accumulate(network, iter(loader(stream, micro_batches(1, steps, ranks), 0)), steps, CONFIG, ranks, off())
-    return [p.grad for p in network.parameters() if p.grad is not None], loss
-
-
-def work(rank: int, world: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world)
-    ranks = Ranks(rank, world, torch.device("cpu"))
-    gradients, loss = gradient(ranks)
-    network, told = new_network(), []
-    fit(
-        network, SampleStream(CASES, replace(STREAM, micro_batch=1)), [], CONFIG, ranks, lambda *step: told.append(step)
-    )
-    result = {"gradients": gradients, "loss": loss, "weights": network.state_dict(), "reports": len(told)}
-    torch.save(result, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+CPU = torch.device("cpu")
+FIRST_SCALE = 2.0**24
+WAYS = {  # world, ranks to a node, strategy, checkpointing
+    "2 ranks, ddp": (2, 2, "ddp", "none"),
+    "2 ranks, fsdp": (2, 2, "fsdp", "none"),
+    "2 ranks, fsdp, activations recomputed": (2, 2, "fsdp", "full"),
+    "4 ranks, fsdp": (4, 4, "fsdp", "none"),
+    "4 ranks, hsdp 2 x 2": (4, 2, "hsdp", "selective"),
+}
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_agree_with_one_another_and_with_a_single_rank(tmp_path: Path, world: int) -> None:
-    mp.start_processes(work, (world, tmp_path), nprocs=world, start_method="spawn")
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
-    gradients, loss = gradient(ALONE)
-    assert found[0]["loss"] == pytest.approx(loss, abs=1e-6)
-    for ours, alone in zip(found[0]["gradients"], gradients, strict=True):
-        torch.testing.assert_close(ours, alone, rtol=1e-3, atol=1e-6)
-    for other in found[1:]:  # and stay equal to the bit through optimiser steps
-        assert all(torch.equal(other["weights"][name], found[0]["weights"][name]) for name in other["weights"])
-    assert [each["reports"] > 0 for each in found] == [True] + [False] * (world - 1)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank that accumulates the four micro-batches of a step."""
+    return run(Job(tmp_path_factory.mktemp("alone")))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
+    world, node, strategy, checkpointing = WAYS[way]
+    parallel = ParallelConfig(strategy, checkpointing, precision="float32")
+    folder = run(Job(tmp_path, world, node, parallel))
+    losses = [values["loss"] for _, values in results(folder)["reported"] if "loss" in values]
+    expected = [values["loss"] for _, values in results(alone)["reported"] if "loss" in values]
+    assert losses[-1] == pytest.approx(expected[-1], abs=1e-5)
+    ours, theirs = load_file(folder / "model.safetensors"), load_file(alone / "model.safetensors")
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert results(folder)["numbers"]["curve"][-1] == pytest.approx(results(alone)["numbers"]["curve"][-1], abs=1e-3)
+    assert all(not results(folder, rank)["reported"] for rank in range(1, world))
+
+
+def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, alone: Path) -> None:
+    big = run(Job(tmp_path / "big", config=replace(CONFIG, micro_batch=4), cases=Job(tmp_path).cases[:4]))
+    small = run(Job(tmp_path / "small", cases=Job(tmp_path).cases[:4]))
+    ours, theirs = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
+    folder = run(Job(tmp_path, 2, 2, ParallelConfig("fsdp", precision="float16"), config), overflowing)
+    numbers = results(folder)["numbers"]
+    assert 0 < len(numbers["skipped"]) < 9
+    assert numbers["skipped"] == list(range(1, len(numbers["skipped"]) + 1))  # and none after the scale has settled
+    assert numbers["updates"] == 14 - len(numbers["skipped"])
+    assert numbers["loss_scale"] == FIRST_SCALE / 2 ** len(numbers["skipped"])
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
+def overflowing(rank: int, job: Job) -> None:
+    """A first loss scale whose gradients float16 cannot hold."""
+    trainer.LossScale = partial(LossScale, initial=FIRST_SCALE)  # type: ignore[misc, assignment]
+    train_and_save(rank, job)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "world", "node", "expected"),
+    [(4_000_000, 1, 1, "none"), (4_000_000, 2, 2, "ddp"), (10**12, 8, 8, "fsdp"), (10**12, 8, 4, "fsdp")],
+)
+def test_auto_replicates_what_fits_and_shards_the_rest(parameters: int, world: int, node: int, expected: str) -> None:
+    assert choose("auto", parameters, Ranks(0, world, CPU, node)) == expected
+
+
+def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.parallelize.memory_bytes", lambda ranks: 80e9)
+    assert choose("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
+
+
+def test_hsdp_on_one_node_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.strategy hsdp .* 4 ranks with 4 on this node; use fsdp"):
+        choose("hsdp", 10, Ranks(0, 4, CPU, 4))

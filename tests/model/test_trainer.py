@@ -1,5 +1,6 @@
 """Laws of the training loop and of the sample stream, on real small cases."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import torch
 from model import casefile
 from model.augment import AugmentConfig
 from model.casefile import Case, CaseRecord, open_cases
+from model.checkpoint import Checkpoints
 from model.config import PRESETS
 from model.dataset import Batch, SampleStream, StreamConfig, collate, loader
 from model.network import MedSegFormer
-from model.optim import WeightAverage, learning_rate
-from model.trainer import FitConfig, Ranks, accumulate, fit, micro_batches, micro_steps, update
+from model.optim import LossScale, WeightAverage, learning_rate
+from model.parallelize import Ranks
+from model.progress import Feed
+from model.state import TrainState
+from model.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
+from model.watch import Watch
 
 HEART = {"right_ventricle": 3, "myocardium": 4}
 BRAIN = {"tumour_oedema": 7}
@@ -29,7 +35,7 @@ STREAM = StreamConfig(
     augment=AugmentConfig(),
 )
 FIT = FitConfig(
-    steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=1,
+    seed=3, steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=1,
     weight_decay=0.01, clip_norm=1.0, precision="float32", average_decay=0.9, validate_every=2,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -58,6 +64,30 @@ def new_network() -> MedSegFormer:
     return MedSegFormer(PRESETS["nano"], num_classes=4)
 
 
+def train(
+    folder: Path,
+    config: FitConfig = FIT,
+    cases: Sequence[Case] = CASES,
+    validation: Sequence[Case] = (),
+    reported: list[tuple[int, dict[str, float]]] | None = None,
+) -> TrainState:
+    """A whole run on one rank, or what is left of it: `folder` keeps its checkpoints."""
+    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
+    stream = SampleStream(cases, replace(STREAM, micro_batch=config.micro_batch))
+
+    def report(step: int, values: dict[str, float]) -> None:
+        if reported is not None:
+            reported.append((step, values))
+
+    return fit(new_network(), stream, validation, config, ALONE, report, checkpoints, watch)
+
+
+def first_step(network: MedSegFormer, batches: Iterator[Batch], accumulation: int, config: FitConfig) -> StepResult:
+    """Gradients of one step, left in the network."""
+    state = new_state(network, config)
+    return accumulate(network, state, Feed(batches, None, 4), accumulation, config, ALONE, Watch(Path(), 0))
+
+
 def same(one: Batch, other: Batch) -> bool:
     return all(
         torch.equal(getattr(one, name), getattr(other, name)) for name in ("image", "modality", "target", "annotated")
@@ -81,8 +111,8 @@ def test_worker_processes_do_not_change_the_stream() -> None:
 
 
 def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
-    whole = list(micro_batches(6, micro_steps(FIT, 1), ALONE))
-    ranks = [list(micro_batches(6, micro_steps(FIT, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
+    whole = list(micro_batches(0, 6, micro_steps(FIT, 1), ALONE))
+    ranks = [list(micro_batches(0, 6, micro_steps(FIT, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == whole == list(range(12))
     for step in range(6):  # and within the same optimiser step
         assert {ranks[0][step], ranks[1][step]} == set(whole[2 * step : 2 * step + 2])
@@ -122,85 +152,143 @@ def test_foreground_oversampling_reaches_a_small_structure() -> None:
     assert all((SampleStream([far], config)[index].target > 0).any() for index in range(3))
 
 
-def test_training_lowers_the_loss_and_the_average_follows() -> None:
-    losses: list[float] = []
-    network = new_network()
-    config = replace(FIT, steps=30, validate_every=30)
-    average = fit(network, SampleStream(CASES, STREAM), [], config, ALONE, lambda step, values: None)
-    first, last = (
-        float(accumulate(each, iter(loader(SampleStream(CASES, STREAM), range(2), 0)), 2, FIT, ALONE, off()))
-        for each in (new_network(), network)
-    )
-    losses += [first, last]
+def test_a_sample_does_not_depend_on_the_size_of_its_micro_batch() -> None:
+    alone = [SampleStream(CASES[:4], replace(STREAM, micro_batch=1))[index] for index in range(4)]
+    pairs = [SampleStream(CASES[:4], STREAM)[index] for index in range(2)]
+    for one, other in zip(
+        alone, [pair for batch in pairs for pair in zip(batch.cases, batch.image, strict=True)], strict=True
+    ):
+        assert one.cases == (other[0],)
+        assert torch.equal(one.image[0], other[1])
+
+
+def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> None:
+    state = train(tmp_path, replace(FIT, steps=30, validate_every=30))
+    batches = [SampleStream(CASES, STREAM)[index] for index in range(2)]
+    trained = new_network()
+    trained.load_state_dict(state.network.state_dict())
+    first, last = (first_step(each, iter(batches), 2, FIT).loss for each in (new_network(), trained))
     assert last < 0.8 * first
-    assert average is not None
-    assert average.updates == 30
-
-
-def off() -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", enabled=False)
+    assert state.average is not None
+    assert state.average.updates == 30
 
 
 def gradients(config: FitConfig, accumulation: int, batches: list[Batch]) -> list[torch.Tensor]:
     network = new_network()
-    accumulate(network, iter(batches), accumulation, config, ALONE, off())
+    first_step(network, iter(batches), accumulation, config)
     return [p.grad for p in network.parameters() if p.grad is not None]
 
 
 def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foreground() -> None:
     small = [SampleStream(CASES[:4], STREAM)[index] for index in range(2)]
-    big = Batch(
-        *(torch.cat([getattr(part, name) for part in small]) for name in ("image", "modality", "target", "annotated")),
-        small[0].spacing_mm,
-    )
+    names = ("image", "modality", "target", "annotated")
+    big = replace(small[0], **{name: torch.cat([getattr(part, name) for part in small]) for name in names})
+    big = replace(big, cases=small[0].cases + small[1].cases)
     one, other = gradients(FIT, 2, small), gradients(replace(FIT, micro_batch=4), 1, [big])
     for left, right in zip(one, other, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted() -> None:
-    network = new_network()
-    optimizer = torch.optim.AdamW(network.parameters())
-    before = [p.detach().clone() for p in network.parameters()]
-    for parameter in network.parameters():
+def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
+    state = new_state(new_network(), FIT)
+    before = [p.detach().clone() for p in state.network.parameters()]
+    for parameter in state.network.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
-    next(network.parameters()).grad = torch.full_like(next(network.parameters()), float("nan"))
-    assert update(network, optimizer, off(), 1.0) is None
-    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
+    next(state.network.parameters()).grad = torch.full_like(next(state.network.parameters()), float("nan"))
+    assert update(state, 1.0) is None
+    assert all(torch.equal(old, new) for old, new in zip(before, state.network.parameters(), strict=True))
 
 
-def test_a_run_whose_gradients_stay_non_finite_stops_with_a_remedy() -> None:
-    poisoned = [replace_image(case, np.nan) for case in CASES[:4]]
-    config = replace(FIT, steps=25, global_batch=1, micro_batch=1)
-    stream = SampleStream(poisoned, replace(STREAM, micro_batch=1))
-    with pytest.raises(ValueError, match=r"20 steps in a row had non-finite gradients; lower train\.learning_rate"):
-        fit(new_network(), stream, [], config, ALONE, lambda step, values: None)
+def test_a_run_with_a_broken_case_skips_its_steps_names_it_and_stops_above_a_bound(tmp_path: Path) -> None:
+    cases = [replace_image(CASES[0], np.nan), *CASES[1:4]]
+    config = replace(FIT, steps=200, global_batch=1, micro_batch=1)
+    with pytest.raises(ValueError, match=r"21 of the last 100 steps .* cases in them: acdc-0 \(21 times\)\."):
+        train(tmp_path, config, cases)
+
+
+def test_a_broken_case_that_comes_seldom_is_counted_and_the_run_ends(tmp_path: Path) -> None:
+    cases = [replace_image(CASES[0], np.inf), *CASES[1:4]]
+    state = train(tmp_path, replace(FIT, steps=12, global_batch=1, micro_batch=1), cases)
+    assert state.step == 12
+    assert state.suspects == {"acdc-0": len(state.skipped)}
+    assert 0 < len(state.skipped) < 12
+    assert all(parameter.isfinite().all() for parameter in state.network.parameters())
 
 
 def replace_image(case: Case, value: float) -> Case:
     return Case(case.record, np.full_like(case.image, value), case.label, case.foreground)
 
 
-def test_the_same_run_twice_is_equal_to_the_bit() -> None:
-    weights = []
-    for _ in range(2):
-        network = new_network()
-        fit(network, SampleStream(CASES, STREAM), [], FIT, ALONE, lambda step, values: None)
-        weights.append(network.state_dict())
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+def test_the_same_run_twice_is_equal_to_the_bit(tmp_path: Path) -> None:
+    one, other = (train(tmp_path / name).final_weights() for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_validation_reports_every_annotated_structure_and_leaves_the_weights_alone() -> None:
-    reported: dict[int, dict[str, float]] = {}
-    network = new_network()
-    fit(network, SampleStream(CASES, STREAM), CASES, FIT, ALONE, lambda step, values: reported.update({step: values}))
-    plain = new_network()
-    fit(plain, SampleStream(CASES, STREAM), [], FIT, ALONE, lambda step, values: None)
-    assert set(reported[2]) == {
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precision: str) -> None:
+    config = replace(FIT, steps=6, precision=precision, micro_batch=1, global_batch=2)
+    whole = train(tmp_path / "whole", config, validation=CASES[:1])
+
+    class InterruptedRunError(Exception):
+        pass
+
+    def interrupt(step: int, _values: dict[str, float]) -> None:
+        if step == 4:
+            raise InterruptedRunError
+
+    folder = tmp_path / "halves"
+    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
+    stream = SampleStream(CASES, replace(STREAM, micro_batch=1))
+    with pytest.raises(InterruptedRunError):
+        fit(new_network(), stream, CASES[:1], config, ALONE, interrupt, checkpoints, watch)
+    checkpoints.wait()
+    assert (folder / "latest").read_text() == "step-0000003"
+    rest = train(folder, config, validation=CASES[:1])
+    assert rest.curve == whole.curve
+    for kept in ("network", "first_moment", "second_moment", "average"):
+        assert any(name.startswith(kept) for name in whole.tensors())
+    assert all(torch.equal(tensor, rest.tensors()[name]) for name, tensor in whole.tensors().items())
+
+
+def test_the_loss_scale_halves_at_an_overflow_and_the_step_is_skipped(tmp_path: Path) -> None:
+    state = new_state(new_network(), replace(FIT, precision="float16"))
+    state.scale.value = 2.0**24
+    for parameter in state.network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e36) * 1e10
+    assert update(state, 1.0) is None
+    assert state.scale.value == 2.0**23
+
+
+def test_the_loss_scale_doubles_after_many_good_steps_and_stays_one_when_off() -> None:
+    scale, off = LossScale(True, initial=4.0), LossScale(False)
+    for _ in range(LossScale.GROW_EVERY):
+        scale.update(True)
+        off.update(True)
+    assert (scale.value, off.value) == (8.0, 1.0)
+
+
+def test_validation_reports_every_annotated_structure_and_leaves_the_weights_alone(tmp_path: Path) -> None:
+    reported: list[tuple[int, dict[str, float]]] = []
+    validated = train(tmp_path / "one", validation=CASES, reported=reported)
+    plain = train(tmp_path / "other")
+    point = next(values for step, values in reported if step == 2)
+    assert set(point) == {
         f"validation_dice.{name}" for name in ("right_ventricle", "myocardium", "tumour_oedema", "mean")
     }
-    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+    for one, other in zip(validated.network.parameters(), plain.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_a_run_reports_is_complete_and_possible(tmp_path: Path) -> None:
+    reported: list[tuple[int, dict[str, float]]] = []
+    train(tmp_path, replace(FIT, steps=2), reported=reported)
+    values = reported[-1][1]
+    assert 0 < values["model_flops_utilisation"] < 1
+    assert 0 < values["data_wait_fraction"] < 1
+    assert values["voxels_per_s"] > 0
+    assert values["memory_gib"] > 0.05
+    assert values["checkpoint_stall_s"] > 0
+    assert {"loss", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "seconds_left"} <= set(values)
 
 
 def test_the_learning_rate_warms_up_peaks_and_ends_where_stated() -> None:

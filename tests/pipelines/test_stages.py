@@ -12,7 +12,8 @@ from tests.conftest import REPOSITORY
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
     "pipelines", "pipelines.__main__", "pipelines.output", "pipelines.parallel", "pipelines.params",
-    "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
+    "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model", "model.progress",
+    "model.watch",
 }  # fmt: skip
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.

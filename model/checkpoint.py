@@ -1,0 +1,233 @@
+"""Checkpoints: complete or absent, written while training goes on, readable by any number of ranks.
+
+    run/
+        step-0000100/            has its name because everything in it was written, flushed and summed
+            __0_0.distcp ...     tensors, PyTorch's distributed checkpoint (torch.distributed.checkpoint)
+            .metadata            its index: the one pickle that we read, and only after its checksum was found right
+            state.json           the numbers: step, loss scale, validation curve
+            checksums.json       sha256 of every other file
+        .step-0000200.partial/   being written; what a killed run left is removed
+        latest, best             one line each: the folder's name
+
+The folder must be one that all ranks see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed._state_dict_utils import _create_cpu_state_dict
+from torch.distributed.checkpoint import CheckpointException
+
+from model.optim import local
+from model.parallelize import Ranks
+from model.state import TrainState
+
+log = logging.getLogger(__name__)
+
+# PyTorch's own log of a checkpoint has two lines a tensor, and its warning that one rank saves alone is what is meant.
+logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+T = TypeVar("T")
+SUMS, NUMBERS, LATEST, BEST = "checksums.json", "state.json", "latest", "best"
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank calls every method, in the same order."""
+
+    def __init__(self, folder: Path, ranks: Ranks, every_s: float = 600.0, keep: int = 2) -> None:
+        self.folder, self.ranks, self.every_s, self.keep = folder, ranks, every_s, keep
+        self.staged: dict[str, Tensor] = {}
+        self.finishing: threading.Thread | None = None
+        self.last = time.monotonic()
+        if ranks.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.partial"):
+                shutil.rmtree(left)
+        self._meet()
+
+    def due(self) -> bool:
+        """By this rank's clock; the ranks then agree on it."""
+        return time.monotonic() - self.last >= self.every_s
+
+    def save(self, state: TrainState, best: bool = False) -> float:
+        """Copy the state and let a thread write it. Returns how long training stood still, in seconds."""
+        start = time.monotonic()
+        self.wait()  # for the checkpoint before: the ranks must not differ in how many they write
+        name = f"step-{state.step:07d}"
+        partial = self.folder / f".{name}.partial"
+        numbers = json.dumps(state.numbers(), indent=1)
+        if self.ranks.rank == 0:
+            partial.mkdir()
+        self._stage(state.tensors())
+        self.finishing = threading.Thread(target=self._write, args=(partial, numbers, best), name="checkpoint")
+        self.finishing.start()
+        self.last = time.monotonic()
+        return self.last - start
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is complete or was given up."""
+        if self.finishing:
+            self.finishing.join()
+            self.finishing = None
+
+    def restore(self, state: TrainState) -> bool:
+        """Load the newest whole checkpoint in place; False if there is none. A damaged one is told and passed over."""
+        for name in self._from_rank_0(self._newest_first()):
+            if damage := self._damage(self.folder / name):
+                if self.ranks.rank == 0:
+                    log.warning("checkpoint %s is damaged (%s); trying the one before it", name, damage)
+                continue
+            reader = dcp.FileSystemReader(self.folder / name)
+            dcp.load(
+                state.tensors(),
+                storage_reader=reader,
+                process_group=self.ranks.control,
+                no_dist=self.ranks.world == 1,
+            )
+            state.load_numbers(json.loads((self.folder / name / NUMBERS).read_text()))
+            if self.ranks.rank == 0:
+                log.info("resuming from checkpoint %s", name)
+            return True
+        return False
+
+    def remove(self) -> None:
+        """The run is over and its result is kept elsewhere."""
+        self.wait()
+        self._meet()
+        if self.ranks.rank == 0:
+            shutil.rmtree(self.folder)
+
+    def _stage(self, tensors: dict[str, Tensor]) -> None:
+        """Copy into memory that is kept from one checkpoint to the next (pinned, if the copy comes from a GPU)."""
+        cuda = self.ranks.device.type == "cuda"
+        if not self.staged:
+            self.staged = _create_cpu_state_dict(tensors, pin_memory=cuda)
+        copies = [local(self.staged[name]) for name in tensors]
+        torch._foreach_copy_(copies, [local(tensor) for tensor in tensors.values()], non_blocking=True)
+        if cuda:
+            torch.cuda.synchronize()
+
+    def _write(self, partial: Path, numbers: str, best: bool) -> None:
+        """On a thread. Every rank sums what it wrote; rank 0 makes the folder complete if all of them could."""
+        failure, sums = "", {}
+        writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, thread_count=1, sync_files=True)
+        try:
+            dcp.save(
+                dict(self.staged),
+                storage_writer=writer,
+                process_group=self.ranks.saving,
+                no_dist=self.ranks.world == 1,
+            )
+            sums = {file.name: _sha256(file) for file in partial.glob(f"__{self.ranks.rank}_*")}
+        except (
+            Exception,
+            CheckpointException,
+        ) as error:  # a full disk, a lost rank: training goes on, with the checkpoint before
+            failure = _reason(error)
+        told = self._gather((failure, sums), self.ranks.saving)
+        if self.ranks.rank != 0:
+            return
+        try:
+            if failures := [text for text, _ in told if text]:
+                raise OSError(failures[0])
+            self._complete(partial, numbers, {name: sha for _, own in told for name, sha in own.items()}, best)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            log.error("checkpoint %s could not be saved (%s); the one before it stays", partial.stem[1:], error)
+
+    def _complete(self, partial: Path, numbers: str, sums: dict[str, str], best: bool) -> None:
+        _write_text(partial / NUMBERS, numbers)
+        for name in (".metadata", NUMBERS):
+            sums[name] = _sha256(partial / name)
+        _write_text(partial / SUMS, json.dumps(sums, indent=1, sort_keys=True))
+        final = self.folder / partial.stem[1:]
+        if final.exists():  # a checkpoint of this step that was found damaged
+            shutil.rmtree(final)
+        partial.rename(final)
+        _flush(self.folder)
+        for pointer in (LATEST, BEST) if best else (LATEST,):
+            _write_text(self.folder / f".{pointer}.new", final.name)
+            (self.folder / f".{pointer}.new").rename(self.folder / pointer)
+        self._prune()
+
+    def _prune(self) -> None:
+        kept = {*self._newest_first()[: self.keep], _read(self.folder / BEST)}
+        for path in self.folder.glob("step-*"):
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+    def _newest_first(self) -> list[str]:
+        return sorted((path.name for path in self.folder.glob("step-*")), reverse=True)
+
+    def _damage(self, path: Path) -> str:
+        """What is wrong with a checkpoint, or nothing. The ranks share the reading."""
+        try:
+            sums = sorted(json.loads((path / SUMS).read_text()).items())
+            own = sums[self.ranks.rank :: self.ranks.world]
+            wrong = [f"{name}: checksum differs" for name, sha in own if _sha256(path / name) != sha]
+        except (OSError, ValueError, AttributeError) as error:
+            wrong = [_reason(error)]
+        found = [text for texts in self._gather(wrong, self.ranks.control) for text in texts]
+        return found[0] if found else ""
+
+    def _gather(self, own: T, group: dist.ProcessGroup | None) -> list[T]:
+        if self.ranks.world == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.ranks.world
+        dist.all_gather_object(everyone, own, group=group)
+        return everyone
+
+    def _from_rank_0(self, own: T) -> T:
+        return self._gather(own, self.ranks.control)[0]
+
+    def _meet(self) -> None:
+        if self.ranks.world > 1:
+            dist.barrier(group=self.ranks.control)
+
+
+def _reason(error: BaseException) -> str:
+    """In a line; of what several ranks said, the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (first, _) = min(error.failures.items())
+        return f"rank {rank}: {_reason(first)}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

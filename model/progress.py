@@ -1,0 +1,146 @@
+"""What a training run says of itself: loss, throughput, share of the hardware's peak, waiting, skipped steps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+
+import torch
+
+from model.config import NetworkConfig, forward_flops
+from model.dataset import Batch
+from model.metrics import mean
+from model.state import TrainState
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[int, dict[str, float]], None]
+
+REPORT_EVERY_S = 5.0
+WINDOW = 100  # steps
+MAX_SKIPPED = 20  # within the window. A loss scale settles within about 16 halvings; beyond that the run is broken
+# Dense peak of the tensor cores, FLOP/s in 16 bit: NVIDIA's data sheets. float32 runs on them as TF32, at half of it.
+GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+
+
+class Feed:
+    """The loader's batches, with the time that training waited for them and the work that they are."""
+
+    def __init__(self, batches: Iterable[Batch], network: NetworkConfig | None, num_classes: int) -> None:
+        self.batches, self.network, self.num_classes = iter(batches), network, num_classes
+        self.waited_s = 0.0
+        self.voxels = self.flops = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self.waited_s += time.perf_counter() - start
+        self.voxels += batch.target.numel()
+        if self.network:
+            size, channels = tuple(batch.target.shape[1:]), batch.modality.shape[1]
+            forward = _forward_flops(self.network, self.num_classes, size, batch.spacing_mm, channels)
+            self.flops += 3 * forward * len(batch.target)  # the backward pass costs two forward passes
+        return batch
+
+
+class Progress:
+    """Reports every few seconds what happened since the last report. `world` ranks did the same in the same time."""
+
+    def __init__(
+        self, state: TrainState, steps: int, world: int, feed: Feed, peak_flops: float, report: Report
+    ) -> None:
+        self.steps, self.world, self.feed, self.peak_flops, self.report = steps, world, feed, peak_flops, report
+        self.first_step = self.reported_step = state.step
+        self.start = self.last = time.monotonic()
+        self.losses: list[float] = []
+        self.stalled_s = 0.0
+        self.before = (0.0, 0, 0)
+
+    def step_done(self, state: TrainState, loss: float, norm: float | None, rate: float) -> None:
+        if norm is not None:
+            self.losses.append(loss)
+        now = time.monotonic()
+        if now - self.last >= REPORT_EVERY_S or state.step == self.steps:
+            self.report(state.step, self._since_last(state, now, norm, rate))
+            self.last, self.losses, self.stalled_s, self.reported_step = now, [], 0.0, state.step
+            self.before = (self.feed.waited_s, self.feed.voxels, self.feed.flops)
+
+    def _since_last(self, state: TrainState, now: float, norm: float | None, rate: float) -> dict[str, float]:
+        seconds = max(1e-9, now - self.last)
+        waited_s, voxels, flops = (
+            after - before
+            for after, before in zip((self.feed.waited_s, self.feed.voxels, self.feed.flops), self.before, strict=True)
+        )
+        return {
+            "loss": mean(self.losses),
+            "learning_rate": rate,
+            "gradient_norm": float("nan") if norm is None else norm,
+            "loss_scale": state.scale.value,
+            "skipped_steps": float(len(state.skipped)),
+            "steps_per_s": (state.step - self.reported_step) / seconds,
+            "voxels_per_s": self.world * voxels / seconds,
+            "model_flops_utilisation": flops / seconds / self.peak_flops,
+            "data_wait_fraction": waited_s / seconds,
+            "checkpoint_stall_s": self.stalled_s,
+            "memory_gib": memory_gib(),
+            "seconds_left": (now - self.start) / (state.step - self.first_step) * (self.steps - state.step),
+        }
+
+
+def skip(state: TrainState, suspects: Iterable[str]) -> None:
+    """Note a step whose gradient was not finite, and the cases that may be why. ValueError if there are too many."""
+    state.skipped.append(state.step)
+    for case in suspects:
+        state.suspects[case] = state.suspects.get(case, 0) + 1
+    worst = sorted(state.suspects.items(), key=lambda item: -item[1])[:5]
+    named = ", ".join(f"{case} ({count} times)" for case, count in worst)
+    blame = f"cases in them: {named}. Look at these cases; if they are sound," if worst else "no case stands out:"
+    recent = sum(step > state.step - WINDOW for step in state.skipped)
+    log.warning(
+        "step %d: loss or gradient is not finite, step skipped (%d so far)%s",
+        state.step, len(state.skipped), f"; cases so far: {named}" if worst else "",
+    )  # fmt: skip
+    if recent > MAX_SKIPPED:
+        raise ValueError(
+            f"{recent} of the last {WINDOW} steps had a loss or gradient that is not finite, more than {MAX_SKIPPED}; "
+            f"{blame} lower train.learning_rate or set train.precision to float32"
+        )
+
+
+@lru_cache(maxsize=1)
+def peak_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of one rank's matrix products: from the data sheet of a GPU, measured in 0.1 s on a CPU."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        peak = next((value for key, value in GPU_PEAKS.items() if key in name), float("nan"))
+        return peak / 2 if precision == "float32" else peak
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # float16 is emulated on CPU
+    size, times = 1024, []
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def memory_gib() -> float:
+    """The most memory that this rank has had: of its GPU, or of its process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+@lru_cache(maxsize=64)
+def _forward_flops(
+    network: NetworkConfig, classes: int, size: tuple[int, ...], spacing_mm: tuple[float, float, float], channels: int
+) -> int:
+    return forward_flops(network, classes, size, spacing_mm, channels)

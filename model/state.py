@@ -1,0 +1,84 @@
+"""Everything that resuming needs: weights, optimizer, running average, loss scale, step and the curve so far.
+
+No random state: which patch comes next, and what is drawn inside the network, follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.optim import LossScale, WeightAverage
+from model.parallelize import plain_name
+
+
+@dataclass
+class TrainState:
+    """`network` is the bare one. `step` counts optimizer steps done; `skipped`, those whose gradient was not finite."""
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    average: WeightAverage | None
+    scale: LossScale
+    step: int = 0
+    skipped: list[int] = field(default_factory=list)
+    suspects: dict[str, int] = field(default_factory=dict)  # case id -> skipped steps that it was part of
+    curve: list[dict[str, float]] = field(default_factory=list)  # validation, a point each
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tensors": self.tensors(), "numbers": self.numbers()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, sharded as they are, sharing memory with the run: loading into them is loading the run."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            moments = self._moments(parameter)
+            found[f"network.{plain_name(name)}"] = parameter.data
+            found[f"first_moment.{plain_name(name)}"] = moments["exp_avg"]
+            found[f"second_moment.{plain_name(name)}"] = moments["exp_avg_sq"]
+            if self.average:
+                found[f"average.{plain_name(name)}"] = self.average.average[name]
+        return found
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "updates": int(self._moments(next(self.network.parameters()))["step"]),
+            "average_updates": self.average.updates if self.average else 0,
+            "loss_scale": self.scale.value,
+            "loss_scale_good_steps": self.scale.good_steps,
+            "skipped": self.skipped,
+            "suspects": self.suspects,
+            "curve": self.curve,
+        }
+
+    def load_numbers(self, numbers: dict[str, Any]) -> None:
+        self.step = numbers["step"]
+        self.skipped, self.suspects, self.curve = numbers["skipped"], numbers["suspects"], numbers["curve"]
+        self.scale.value, self.scale.good_steps = numbers["loss_scale"], numbers["loss_scale_good_steps"]
+        if self.average:
+            self.average.updates = numbers["average_updates"]
+        for parameter in self.network.parameters():
+            self._moments(parameter)["step"].fill_(numbers["updates"])
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """What is released: the running average if there is one."""
+        if self.average:
+            return {plain_name(name): tensor for name, tensor in self.average.average.items()}
+        return {plain_name(name): parameter.data for name, parameter in self.network.named_parameters()}
+
+    def best(self) -> float:
+        return max((point["validation_dice.mean"] for point in self.curve), default=float("-inf"))
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's state of one parameter, as it would make it at its first step."""
+        if not self.optimizer.state[parameter]:
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+        return self.optimizer.state[parameter]
