@@ -72,9 +72,11 @@ class Checkpoints:
         partial = self.folder / f".{name}.partial"
         numbers = json.dumps(state.numbers(), indent=1)
         if self.ranks.rank == 0:
-            partial.mkdir()
+            partial.mkdir(exist_ok=True)  # another rank may have been faster
         self._stage(state.tensors())
-        self.finishing = threading.Thread(target=self._write, args=(partial, numbers, best), name="checkpoint")
+        self.finishing = threading.Thread(
+            target=self._write, args=(partial, numbers, best), name="checkpoint", daemon=True
+        )
         self.finishing.start()
         self.last = time.monotonic()
         return self.last - start
@@ -139,7 +141,10 @@ class Checkpoints:
             CheckpointException,
         ) as error:  # a full disk, a lost rank: training goes on, with the checkpoint before
             failure = _reason(error)
-        told = self._gather((failure, sums), self.ranks.saving)
+        try:
+            told = self._gather((failure, sums), self.ranks.saving)
+        except RuntimeError:  # a rank is lost; training finds that out, too, and says so
+            return
         if self.ranks.rank != 0:
             return
         try:

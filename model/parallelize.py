@@ -37,6 +37,9 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from model.layers import Block
 from model.network import MedSegFormer
 
+# Depth-wise convolutions return gradients in the layout of their input; DDP copies them and says so at every run.
+warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view strides", UserWarning)
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
 # What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.

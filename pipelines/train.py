@@ -95,10 +95,10 @@ def _run_ranks(ranks: int) -> str:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         if PREEMPTED in codes.values():
             raise SystemExit(PREEMPTED) from None
-        if killed := {rank: code for rank, code in codes.items() if code < 0}:
-            rank, code = next(iter(killed.items()))
+        if crashed := {rank: code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}:
+            rank, code = next(iter(crashed.items()))
             return f"rank {rank} was ended by {signal.Signals(-code).name}"
-        if PEER_LOST in codes.values():
+        if PEER_LOST in codes.values() and 1 not in codes.values():
             return "a rank lost the others"
         raise SystemExit(1) from None
     except SignalException:
@@ -162,7 +162,7 @@ def _train_rank(settings: params.Params) -> None:
         state = _train(settings, ranks)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            log.warning("rank %d lost another rank (%s)", ranks.rank, str(error).splitlines()[0])
+            log.warning("rank %d lost another rank (%s)", ranks.rank, str(error).split(". ")[0])
             os._exit(PEER_LOST)  # without waiting for threads that wait for the lost rank
         raise
     if dist.is_initialized():

@@ -1,5 +1,6 @@
 """Start real ranks over gloo, each a process of its own, and train a small network with them."""
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +46,8 @@ class Job:
 def run(job: Job, work: Callable[[int, Job], None] | None = None) -> Path:
     """All ranks of a job; its folder. Raises what the first rank to fail raised."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    mp.start_processes(work or train_and_save, (job,), nprocs=job.world, start_method="spawn")
+    multiprocessing.set_forkserver_preload(["tests.distributed.ranks"])  # import torch once, not once a rank
+    mp.start_processes(work or train_and_save, (job,), nprocs=job.world, start_method="forkserver")
     return job.folder
 
 

@@ -1,0 +1,129 @@
+"""The train stage itself, its launcher and two ranks: one dies, one hangs, the batch system wants the nodes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from model.watch import PREEMPTED
+from tests.test_pipeline import call, copy_project, set_params
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preprocessed, ready to train."""
+    project = copy_project(tmp_path_factory.mktemp("survival") / "project")
+    set_params(project, **{"train.steps": STEPS, "train.validate_every": 1000})
+    for stage in ("inventory", "ingest", "preprocess"):
+        call(project, sys.executable, "-m", "pipelines", stage)
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> bytes:
+    call(project, sys.executable, "-m", "pipelines", "train")
+    weights = (project / "models/train/model.safetensors").read_bytes()
+    assert not list((project / ".medseg/checkpoints").glob("*"))  # the run is over
+    return weights
+
+
+@contextmanager
+def training(project: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The train stage on two ranks, a checkpoint after every step."""
+    log = (project / "train.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "train"],
+        cwd=project, stdout=log, stderr=log, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(project), "MEDSEG_RANKS": "2", "MEDSEG_CHECKPOINT_S": "0", **environment},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        log.close()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for_step(project: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not [path for path in project.glob(".medseg/checkpoints/*/step-*") if int(path.name[5:]) >= step]:
+        assert time.monotonic() < deadline, told(project)
+        time.sleep(0.02)
+
+
+def rank_pids(agent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()]
+
+
+def told(project: Path) -> str:
+    return (project / "train.log").read_text()
+
+
+def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
+    project: Path, undisturbed: bytes
+) -> None:
+    with training(project) as process:
+        wait_for_step(project, 10)
+        start = time.monotonic()
+        os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
+        while "again from the last checkpoint (1 of 3)" not in told(project):
+            assert time.monotonic() - start < 60, told(project)
+            time.sleep(0.05)
+        assert process.wait(timeout=120) == 0, told(project)
+    assert "was ended by SIGKILL" in told(project) or "lost the others" in told(project)
+    assert "resuming from checkpoint" in told(project)
+    assert (project / "models/train/model.safetensors").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_request_to_stop_is_answered_with_a_checkpoint_and_the_run_goes_on_later(
+    project: Path, undisturbed: bytes, signum: signal.Signals
+) -> None:
+    with training(project, MEDSEG_CHECKPOINT_S="1000") as process:
+        while "steps/s" not in told(project):
+            time.sleep(0.02)
+            assert process.poll() is None, told(project)
+        os.kill(process.pid, signum)
+        assert process.wait(timeout=60) == PREEMPTED, told(project)
+    assert "stopped on request" in told(project)
+    with training(project) as process:
+        assert process.wait(timeout=120) == 0, told(project)
+    assert "resuming from checkpoint" in told(project)
+    assert (project / "models/train/model.safetensors").read_bytes() == undisturbed
+
+
+def test_a_rank_that_hangs_ends_the_run_and_every_rank_s_stack_is_kept(project: Path) -> None:
+    """A stopped process stands for a rank that hangs in the driver: it does nothing and says nothing."""
+    with training(project, MEDSEG_HANG_S="4", MEDSEG_RESTARTS="0") as process:
+        wait_for_step(project, 3)
+        hung = rank_pids(process.pid)[1]
+        os.kill(hung, signal.SIGSTOP)
+        assert process.wait(timeout=60) == 1, told(project)
+    assert "no step for too long; every rank's stack lies in" in told(project)
+    stacks = next(project.glob(".medseg/checkpoints/*/stacks-rank-0.txt")).read_text()
+    assert "all_reduce" in stacks or "accumulate" in stacks
+    with training(project) as process:
+        assert process.wait(timeout=120) == 0, told(project)
+    assert load_file(project / "models/train/model.safetensors")
+
+
+def test_a_profile_is_written_on_demand(project: Path) -> None:
+    with training(project) as process:
+        wait_for_step(project, 2)
+        os.kill(process.pid, signal.SIGUSR2)
+        deadline = time.monotonic() + 60
+        while not (found := list(project.glob(".medseg/checkpoints/*/trace-step-*-rank-0.json"))):
+            assert time.monotonic() < deadline, told(project)
+            assert process.poll() is None, told(project)
+            time.sleep(0.01)
+        assert found
