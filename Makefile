@@ -1,11 +1,12 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
+# make drills  kill training at 20 random moments and compare the weights
 # make check   format, lint, types, import rules    make format      put format and imports in order
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows pipelines model tests benchmarks
 
-.PHONY: run test test-slow check format clean
+.PHONY: run test test-slow drills check format clean
 run: .venv/ready
 	$(BIN)/medseg run
 
@@ -14,6 +15,9 @@ test: .venv/ready check
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest
+
+drills: .venv/ready
+	$(BIN)/python -m benchmarks.drills
 
 check: .venv/ready
 	$(BIN)/ruff format --check $(PACKAGES)

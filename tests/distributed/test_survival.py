@@ -2,71 +2,28 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from model.watch import PREEMPTED
-from tests.test_pipeline import call, copy_project, set_params
-
-STEPS = 60
+from tests.distributed.stage import prepare, rank_pids, told, training, wait_for_step, weights
+from tests.test_pipeline import call
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Preprocessed, ready to train."""
-    project = copy_project(tmp_path_factory.mktemp("survival") / "project")
-    set_params(project, **{"train.steps": STEPS, "train.validate_every": 1000})
-    for stage in ("inventory", "ingest", "preprocess"):
-        call(project, sys.executable, "-m", "pipelines", stage)
-    return project
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=60)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> bytes:
     call(project, sys.executable, "-m", "pipelines", "train")
-    weights = (project / "models/train/model.safetensors").read_bytes()
     assert not list((project / ".medseg/checkpoints").glob("*"))  # the run is over
-    return weights
-
-
-@contextmanager
-def training(project: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The train stage on two ranks, a checkpoint after every step."""
-    log = (project / "train.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "train"],
-        cwd=project, stdout=log, stderr=log, text=True, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(project), "MEDSEG_RANKS": "2", "MEDSEG_CHECKPOINT_S": "0", **environment},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        log.close()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_for_step(project: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while not [path for path in project.glob(".medseg/checkpoints/*/step-*") if int(path.name[5:]) >= step]:
-        assert time.monotonic() < deadline, told(project)
-        time.sleep(0.02)
-
-
-def rank_pids(agent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()]
-
-
-def told(project: Path) -> str:
-    return (project / "train.log").read_text()
+    return weights(project)
 
 
 def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
@@ -82,7 +39,7 @@ def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_r
         assert process.wait(timeout=120) == 0, told(project)
     assert "was ended by SIGKILL" in told(project) or "lost the others" in told(project)
     assert "resuming from checkpoint" in told(project)
-    assert (project / "models/train/model.safetensors").read_bytes() == undisturbed
+    assert weights(project) == undisturbed
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
@@ -99,7 +56,7 @@ def test_a_request_to_stop_is_answered_with_a_checkpoint_and_the_run_goes_on_lat
     with training(project) as process:
         assert process.wait(timeout=120) == 0, told(project)
     assert "resuming from checkpoint" in told(project)
-    assert (project / "models/train/model.safetensors").read_bytes() == undisturbed
+    assert weights(project) == undisturbed
 
 
 def test_a_rank_that_hangs_ends_the_run_and_every_rank_s_stack_is_kept(project: Path) -> None:

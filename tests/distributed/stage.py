@@ -1,0 +1,58 @@
+"""The train stage as a user starts it, in a small project that is ready to train."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.test_pipeline import call, copy_project, set_params
+
+
+def prepare(folder: Path, steps: int) -> Path:
+    """A copy of the project, its phantoms preprocessed."""
+    project = copy_project(folder)
+    set_params(project, **{"train.steps": steps, "train.validate_every": 1000})
+    for stage in ("inventory", "ingest", "preprocess"):
+        call(project, sys.executable, "-m", "pipelines", stage)
+    return project
+
+
+@contextmanager
+def training(project: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The train stage on two ranks, a checkpoint after every step."""
+    log = (project / "train.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "train"],
+        cwd=project, stdout=log, stderr=log, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(project), "MEDSEG_RANKS": "2", "MEDSEG_CHECKPOINT_S": "0", **environment},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        log.close()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for_step(project: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not [path for path in project.glob(".medseg/checkpoints/*/step-*") if int(path.name[5:]) >= step]:
+        assert time.monotonic() < deadline, told(project)
+        time.sleep(0.02)
+
+
+def rank_pids(agent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()]
+
+
+def told(project: Path) -> str:
+    return (project / "train.log").read_text()
+
+
+def weights(project: Path) -> bytes:
+    return (project / "models/train/model.safetensors").read_bytes()
