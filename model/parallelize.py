@@ -41,6 +41,7 @@ from model.network import MedSegFormer
 warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view strides", UserWarning)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory stay gathered during a step
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
 # What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.
 KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
@@ -153,9 +154,11 @@ def shard(network: MedSegFormer, strategy: str, gathered: torch.dtype, ranks: Ra
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = mesh["shard"] if strategy == "fsdp" else mesh
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    whole_bytes = sum(parameter.numel() for parameter in network.parameters()) * gathered.itemsize
+    let_go = whole_bytes > KEPT_SHARE * memory_bytes(ranks)  # between forward and backward; else gathered once a step
     for block in network.blocks():
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
+    fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
     # The network is never changed in place after its last layer, which is what the warning is about.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
 
@@ -176,6 +179,7 @@ def sync_gradients(network: nn.Module, now: bool) -> None:
     elif isinstance(network, FSDPModule):
         mesh: Any = next(network.parameters())
         replicated = mesh.device_mesh.ndim > 1
+        network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
         if replicated:
             network.set_requires_all_reduce(now)
         else:

@@ -148,7 +148,8 @@ def update(state: TrainState, clip_norm: float) -> float | None:
     finite = norm < float("inf")  # False for NaN too
     if finite:
         factor = min(1.0, clip_norm / (norm + 1e-6)) / state.scale.value
-        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
+        if factor != 1.0:
+            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
         state.optimizer.step()
         if state.average:
             state.average.update(state.network)

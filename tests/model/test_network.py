@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.figure import draw
 from model.config import (
     MODALITIES,
     PRESETS,
@@ -30,6 +31,7 @@ from model.config import (
 from model.layers import Block, Conv3d, pool
 from model.losses import deep_supervision
 from model.network import MedSegFormer
+from tests.conftest import REPOSITORY
 
 CUBIC = (1.0, 1.0, 1.0)
 THICK = (10.0, 1.5, 1.5)
@@ -344,3 +346,7 @@ def run_command(*arguments: str) -> dict[str, Any]:
 def test_documented_presets_are_the_presets() -> None:
     document = Path(__file__).parents[2] / "docs" / "network.md"
     assert presets_table() in document.read_text()
+
+
+def test_the_figure_in_the_docs_is_drawn_from_this_code() -> None:
+    assert (REPOSITORY / "docs/network.svg").read_text() == draw()

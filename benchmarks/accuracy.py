@@ -1,0 +1,153 @@
+"""Held-out Dice for a budget of CPU minutes on one core: training alone is counted, evaluation is not.
+
+Run     python -m benchmarks.accuracy hippocampus --data DIR [--source msd] [--minutes 10] [--seeds 0 1 2]
+        python -m benchmarks.accuracy multi --data DIR --embedding strided              # the ablation of embeddings
+Prints  a line per seed: steps, CPU minutes of training, held-out Dice by source and structure; then the mean.
+
+Takes a profile's recipe as it is; only the number of steps is fitted to the budget, by timing a few steps first. Scans
+are ingested and preprocessed by the pipeline's own stages in a temporary project; its held-out split, its window and
+its evaluation on the scans' own grids are used. `--source` keeps the cases of one source.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.embeddings import EMBEDDINGS
+from benchmarks.network import KEEP_MEMORY
+from model.casefile import Case, open_cases
+from model.checkpoint import Checkpoints
+from model.dataset import SampleStream
+from model.parallelize import Ranks
+from model.progress import Report
+from model.state import TrainState
+from model.trainer import FitConfig, fit
+from model.watch import Watch
+from pipelines import manifest, params, project
+from pipelines.evaluate import Score, score_case, segment_case, summarise
+from pipelines.manifest import TEST
+from pipelines.segment import Segmenter
+from pipelines.train import Job, prepare
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+TIMED_STEPS = 4, 20  # the difference leaves out what a run costs once
+STAGES = ("inventory", "ingest", "preprocess")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+        command = [sys.executable, "-m", "benchmarks.accuracy", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+    torch.set_num_threads(1)
+    repository = project.root()
+    settings = params.load(repository / "profiles" / f"{arguments.profile}.yaml")
+    with tempfile.TemporaryDirectory() as scratch:
+        make_project(Path(scratch), repository, arguments.profile, arguments.data.resolve())
+        os.chdir(scratch)
+        means = [run_seed(settings, seed, arguments) for seed in arguments.seeds]
+        os.chdir(repository)
+    print(f"mean of {len(means)} seeds: {sum(means) / len(means):.4f}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sources' folders")
+    parser.add_argument("--source", help="train and evaluate on this source alone")
+    parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--embedding", choices=EMBEDDINGS, help="instead of the network's own")
+    return parser.parse_args()
+
+
+def make_project(folder: Path, repository: Path, profile: str, data: Path) -> None:
+    """Scans ingested and preprocessed by the stages themselves."""
+    (folder / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
+    (folder / "params.yaml").write_bytes((repository / "profiles" / f"{profile}.yaml").read_bytes())
+    (folder / "data").mkdir()
+    (folder / project.RAW).symlink_to(data)
+    environment = {**os.environ, "PYTHONPATH": str(repository), "MEDSEG_ROOT": str(folder)}
+    for stage in STAGES:
+        subprocess.run([sys.executable, "-m", "pipelines", stage], cwd=folder, env=environment, check=True)
+
+
+def run_seed(settings: params.Params, seed: int, arguments: argparse.Namespace) -> float:
+    recipe = settings.train.model_copy(update={"seed": seed})
+    job = of_source(prepare(settings.model_copy(update={"train": recipe})), arguments.source)
+    few, more = (train(job, steps, arguments.embedding)[1] for steps in TIMED_STEPS)
+    steps = round(60 * arguments.minutes / (more - few) * (TIMED_STEPS[1] - TIMED_STEPS[0]))
+    state, seconds = train(job, steps, arguments.embedding)
+    scores = evaluate(state, job, arguments.source)
+    summary = summarise(scores)
+    print(
+        f"seed {seed}: {steps} steps, {seconds / 60:.2f} CPU minutes, mean Dice {summary['mean_dice']:.4f}", flush=True
+    )
+    for source, structures in summary["by_source"].items():
+        print(
+            f"  {source}: " + ", ".join(f"{name} {entry['dice']:.3f}" for name, entry in structures.items()), flush=True
+        )
+    return float(summary["mean_dice"])
+
+
+def of_source(job: Job, source: str | None) -> Job:
+    if source is None:
+        return job
+    stream = SampleStream(job.stream.by_source[source], job.stream.config)
+    return replace(job, stream=stream, validation=[case for case in job.validation if case.record.source == source])
+
+
+def train(job: Job, steps: int, embedding: str | None) -> tuple[TrainState, float]:
+    """The trained state, and the CPU seconds of this process for it."""
+    torch.manual_seed(job.fit.seed)
+    network = job.network
+    if embedding:
+        with torch.device("meta"):
+            network.embedding = EMBEDDINGS[embedding](network.config)  # type: ignore[assignment]
+    network.to_empty(device="cpu")
+    network.init_weights()
+    config: FitConfig = replace(job.fit, steps=steps, warmup_steps=min(job.fit.warmup_steps, steps - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), ALONE, every_s=float("inf"))
+        start = time.process_time()
+        # No validation: its best point would write a checkpoint, which is not what is measured here.
+        state = fit(network, job.stream, [], config, ALONE, progress(steps), checkpoints, Watch(Path(folder), 0))
+    return state, time.process_time() - start
+
+
+def progress(steps: int) -> Report:
+    def report(step: int, values: dict[str, float]) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{step}/{steps} loss {values['loss']:.3f}  ", end="", file=sys.stderr)
+
+    return report
+
+
+def evaluate(state: TrainState, job: Job, source: str | None) -> list[Score]:
+    """As the evaluate stage does it, on one core."""
+    rows = {row.case_id: row for row in manifest.read()}
+    if state.average:
+        state.average.swap(state.network)
+    device = torch.device("cpu")
+    segmenter = Segmenter(state.network.eval(), job.card, 0.5, device, torch.bfloat16)  # type: ignore[arg-type]
+    scores: list[Score] = []
+    for case in held_out(source):
+        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+        scores += score_case(case, reference, predicted)
+    return scores
+
+
+def held_out(source: str | None) -> list[Case]:
+    cases = open_cases(project.CASES / TEST, TEST)
+    return [case for case in cases if source in (None, case.record.source)]
+
+
+if __name__ == "__main__":
+    main()

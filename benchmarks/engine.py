@@ -1,0 +1,203 @@
+"""What the training engine costs beside the arithmetic: its share of a step, a checkpoint's stall, sharding's price.
+
+Run     python -m benchmarks.engine [--preset tiny] [--steps 30]      # about 4 min; needs two idle cores
+Prints  for two patches: the share of a step that is not forward, backward and optimizer; how long training stands still
+        for an asynchronous checkpoint, as a share of a step; throughput of two ranks over twice that of one rank, each
+        on one core, replicated (DDP) and sharded (FSDP).
+
+Everything is the engine itself (`model.trainer.fit`) on made-up cases, in bfloat16; only ratios of times of this run
+are printed. The peer of the sharded run is the same engine on one rank.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from benchmarks.network import KEEP_MEMORY
+from model import trainer
+from model.augment import AugmentConfig
+from model.casefile import Case, CaseRecord
+from model.checkpoint import Checkpoints
+from model.config import PRESETS
+from model.dataset import SampleStream, StreamConfig
+from model.network import MedSegFormer
+from model.parallelize import ParallelConfig, Ranks, parallelize
+from model.trainer import FitConfig, fit
+from model.watch import Watch
+
+WARM_UP = 5  # steps
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    folder: Path
+    preset: str
+    patch: Shape
+    micro_batch: int
+    steps: int
+    world: int
+    strategy: str = "auto"
+    saves: bool = False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="tiny")
+    parser.add_argument("--steps", type=int, default=30)
+    arguments = parser.parse_args()
+    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+        command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+    print(f"| {arguments.preset}, patch | engine's share | checkpoint stall / step | DDP, 2 ranks | FSDP, 2 ranks |")
+    print("|---|---:|---:|---:|---:|")
+    for patch, micro_batch in (((64, 64, 64), 2), ((40, 56, 40), 1)):
+        job = Job(Path(), arguments.preset, patch, micro_batch, arguments.steps, world=1)
+        one = measure(job)
+        saving = measure(replace(job, saves=True))
+        ddp, fsdp = (measure(replace(job, world=2, strategy=strategy)) for strategy in ("ddp", "fsdp"))
+        cells = [
+            f"{micro_batch} x {' x '.join(map(str, patch))}",
+            f"{one['engine'] / one['step']:.1%}",
+            f"{saving['stall'] / saving['step']:.1%}",
+            *(f"{one['step'] / both['step']:.0%}" for both in (ddp, fsdp)),
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(job: Job) -> dict[str, float]:
+    """Medians over the steps of rank 0, in seconds: a whole step, the engine's part of it, a checkpoint's stall."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = replace(job, folder=Path(scratch))
+        mp.start_processes(_work, (job,), nprocs=job.world, start_method="spawn")
+        return torch.load(job.folder / "times.pt", weights_only=True)
+
+
+def _work(rank: int, job: Job) -> None:
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
+    groups = [dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2)]
+    ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, 0, *groups)
+    with torch.device("meta"):
+        network = MedSegFormer(PRESETS[job.preset], num_classes=3)
+    network = parallelize(network, ParallelConfig(job.strategy, precision="bfloat16"), ranks)  # type: ignore[assignment]
+    clock = Clock()
+    network.register_forward_pre_hook(lambda *_: clock.start())
+    trainer.deep_supervision = clock.until_loss(trainer.deep_supervision)
+    torch.Tensor.backward = clock.adding(torch.Tensor.backward)  # type: ignore[method-assign]
+    torch.optim.AdamW.step = clock.adding(torch.optim.AdamW.step)  # type: ignore[method-assign]
+    checkpoints = TimedCheckpoints(job.folder / "run", ranks, every_s=2.0 if job.saves else 1e9)
+    watch = TimedWatch(job.folder / "run", rank, clock)
+    fit(network, stream(job), [], fit_config(job), ranks, lambda step, values: None, checkpoints, watch)
+    if rank == 0:
+        result = {
+            "step": median(clock.steps[WARM_UP:]),
+            "engine": median(clock.rest[WARM_UP:]),
+            "stall": median(checkpoints.stalls[1:] or [0.0]),
+        }
+        torch.save(result, job.folder / "times.pt")
+    dist.destroy_process_group()
+
+
+class Clock:
+    """Adds up the arithmetic of a step (forward with loss, backward, optimizer); what is left is the engine's."""
+
+    def __init__(self) -> None:
+        self.own = self.started = 0.0
+        self.last = time.perf_counter()
+        self.steps: list[float] = []
+        self.rest: list[float] = []
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def until_loss(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self.own += time.perf_counter() - self.started
+            return result
+
+        return timed
+
+    def adding(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.own += time.perf_counter() - start
+            return result
+
+        return timed
+
+    def step_done(self) -> None:
+        now = time.perf_counter()
+        self.steps.append(now - self.last)
+        self.rest.append(now - self.last - self.own)
+        self.last, self.own = now, 0.0
+
+
+class TimedWatch(Watch):
+    def __init__(self, folder: Path, rank: int, clock: Clock) -> None:
+        super().__init__(folder, rank)
+        self.clock = clock
+
+    def beat(self) -> None:
+        super().beat()
+        self.clock.step_done()
+
+
+class TimedCheckpoints(Checkpoints):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stalls: list[float] = []
+
+    def save(self, *args: Any, **kwargs: Any) -> float:
+        self.stalls.append(super().save(*args, **kwargs))
+        return self.stalls[-1]
+
+
+def stream(job: Job) -> SampleStream:
+    config = StreamConfig(
+        classes=(1, 2),
+        structures={"anterior": 1, "posterior": 2},
+        patch_size={"made-up": job.patch},
+        micro_batch=job.micro_batch,
+        seed=0,
+        foreground_fraction=0.5,
+        source_balance=0.0,
+        augment=AugmentConfig(),
+    )
+    rng = np.random.default_rng(0)
+    shape = tuple(size + 8 for size in job.patch)
+    label = np.zeros(shape, np.uint8)
+    label[8:-8, 8:-8, 8:24], label[8:-8, 8:-8, 24:-8] = 1, 2
+    image = rng.standard_normal((1, *shape)).astype(np.float16)
+    points = np.argwhere(label > 0)[::50]
+    foreground = np.column_stack([label[tuple(points.T)], points]).astype(np.int32)
+    record = CaseRecord("a", "made-up", "train", ("T1",), ("anterior", "posterior"), (1.0, 1.0, 1.0), {})
+    return SampleStream([Case(record, image, label, foreground)], config)
+
+
+def fit_config(job: Job) -> FitConfig:
+    """Every rank sees `micro_batch` patches a step, so perfect scaling doubles the patches in the same time."""
+    return FitConfig(
+        seed=0, steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world, micro_batch=job.micro_batch,
+        learning_rate=1e-4, final_learning_rate=1e-5, warmup_steps=1, weight_decay=0.02, clip_norm=3.0,
+        precision="bfloat16", average_decay=0.995, validate_every=10**9,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
