@@ -1,9 +1,10 @@
 """What the training engine costs beside the arithmetic: its share of a step, a checkpoint's stall, sharding's price.
 
 Run     python -m benchmarks.engine [--preset tiny] [--steps 30]      # about 4 min; needs two idle cores
-Prints  for two patches: the share of a step that is not forward, backward and optimizer; how long training stands still
-        for an asynchronous checkpoint, as a share of a step; throughput of two ranks over twice that of one rank, each
-        on one core, replicated (DDP) and sharded (FSDP).
+Prints  for two patches: the share of a step that is not forward, backward and optimizer, with a loader process on the
+        other core and with the patches made in the rank itself; how long training stands still for an asynchronous
+        checkpoint, as a share of a step; throughput of two ranks over twice that of one rank, each on one core,
+        replicated (DDP) and sharded (FSDP).
 
 Everything is the engine itself (`model.trainer.fit`) on made-up cases, in bfloat16; only ratios of times of this run
 are printed. The peer of the sharded run is the same engine on one rank.
@@ -51,6 +52,7 @@ class Job:
     world: int
     strategy: str = "auto"
     saves: bool = False
+    loaders: int = 0
 
 
 def main() -> None:
@@ -61,15 +63,17 @@ def main() -> None:
     if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
         command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
-    print(f"| {arguments.preset}, patch | engine's share | checkpoint stall / step | DDP, 2 ranks | FSDP, 2 ranks |")
-    print("|---|---:|---:|---:|---:|")
+    print(f"| {arguments.preset}, patches | engine | engine, patches made in the rank | stall | DDP | FSDP |")
+    print("|---|---:|---:|---:|---:|---:|")
     for patch, micro_batch in (((64, 64, 64), 2), ((40, 56, 40), 1)):
         job = Job(Path(), arguments.preset, patch, micro_batch, arguments.steps, world=1)
         one = measure(job)
+        fed = measure(replace(job, loaders=1))
         saving = measure(replace(job, saves=True))
         ddp, fsdp = (measure(replace(job, world=2, strategy=strategy)) for strategy in ("ddp", "fsdp"))
         cells = [
             f"{micro_batch} x {' x '.join(map(str, patch))}",
+            f"{fed['engine'] / fed['step']:.1%}",
             f"{one['engine'] / one['step']:.1%}",
             f"{saving['stall'] / saving['step']:.1%}",
             *(f"{one['step'] / both['step']:.0%}" for both in (ddp, fsdp)),
@@ -87,10 +91,11 @@ def measure(job: Job) -> dict[str, float]:
 
 def _work(rank: int, job: Job) -> None:
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    if not job.loaders:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
     groups = [dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2)]
-    ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, 0, *groups)
+    ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, job.loaders, *groups)
     with torch.device("meta"):
         network = MedSegFormer(PRESETS[job.preset], num_classes=3)
     network = parallelize(network, ParallelConfig(job.strategy, precision="bfloat16"), ranks)  # type: ignore[assignment]
@@ -99,7 +104,7 @@ def _work(rank: int, job: Job) -> None:
     trainer.deep_supervision = clock.until_loss(trainer.deep_supervision)
     torch.Tensor.backward = clock.adding(torch.Tensor.backward)  # type: ignore[method-assign]
     torch.optim.AdamW.step = clock.adding(torch.optim.AdamW.step)  # type: ignore[method-assign]
-    checkpoints = TimedCheckpoints(job.folder / "run", ranks, every_s=2.0 if job.saves else 1e9)
+    checkpoints = TimedCheckpoints(job.folder / "run", ranks, every_s=0.5 if job.saves else 1e9)
     watch = TimedWatch(job.folder / "run", rank, clock)
     fit(network, stream(job), [], fit_config(job), ranks, lambda step, values: None, checkpoints, watch)
     if rank == 0:
@@ -194,8 +199,9 @@ def fit_config(job: Job) -> FitConfig:
     """Every rank sees `micro_batch` patches a step, so perfect scaling doubles the patches in the same time."""
     return FitConfig(
         seed=0, steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world, micro_batch=job.micro_batch,
-        learning_rate=1e-4, final_learning_rate=1e-5, warmup_steps=1, weight_decay=0.02, clip_norm=3.0,
-        precision="bfloat16", average_decay=0.995, validate_every=10**9,
+        learning_rate=1e-4, final_learning_rate=1e-5, schedule="cosine", warmup_steps=1, beta2=0.99,
+        weight_decay=0.02, clip_norm=3.0, precision="bfloat16",
+        average_decay=0.995, validate_every=10**9,
     )  # fmt: skip
 
 

@@ -13,22 +13,27 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def adamw(network: nn.Module, learning_rate: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms and other vectors."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
 
 
-def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
-    """Linear warm-up to `peak`, then half a cosine that reaches `final` at the last step. `step` counts from 0."""
+def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float, schedule: str) -> float:
+    """Linear warm-up to `peak`, then down to `final`, which is reached at the last step. `step` counts from 0.
+
+    `cosine`: half a cosine. `trapezoid`: constant up to the middle, then linear (Haegele et al. 2024).
+    """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
+    if schedule == "cosine":
+        return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (peak - final) * min(1.0, 2 * (1 - progress))
 
 
 class LossScale:

@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -45,6 +46,7 @@ KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
 # What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.
 KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
+_REPLICATED: WeakSet[nn.Module] = WeakSet()  # networks whose shards have copies on other nodes
 
 
 @dataclass(frozen=True)
@@ -149,16 +151,21 @@ def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -
 
 
 def shard(network: MedSegFormer, strategy: str, gathered: torch.dtype, ranks: Ranks) -> None:
-    """FSDP2, a block at a time; sums of gradients stay float32, whatever the weights are gathered in."""
+    """FSDP2, a block at a time; sums of gradients stay float32, whatever the weights are gathered in.
+
+    Weights that may stay gathered during a step are one unit: one message to gather them, one to reduce gradients.
+    """
     shape = (1, ranks.world) if strategy == "fsdp" else (ranks.world // ranks.node, ranks.node)
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = mesh["shard"] if strategy == "fsdp" else mesh
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
     whole_bytes = sum(parameter.numel() for parameter in network.parameters()) * gathered.itemsize
     let_go = whole_bytes > KEPT_SHARE * memory_bytes(ranks)  # between forward and backward; else gathered once a step
-    for block in network.blocks():
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
+    for block in network.blocks() if let_go else ():
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
+    if strategy == "hsdp":
+        _REPLICATED.add(network)
     # The network is never changed in place after its last layer, which is what the warning is about.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
 
@@ -177,10 +184,8 @@ def sync_gradients(network: nn.Module, now: bool) -> None:
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
     elif isinstance(network, FSDPModule):
-        mesh: Any = next(network.parameters())
-        replicated = mesh.device_mesh.ndim > 1
         network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
-        if replicated:
+        if network in _REPLICATED:
             network.set_requires_all_reduce(now)
         else:
             network.set_requires_gradient_sync(now)

@@ -38,7 +38,9 @@ class FitConfig:
     micro_batch: int
     learning_rate: float
     final_learning_rate: float
+    schedule: str
     warmup_steps: int
+    beta2: float
     weight_decay: float
     clip_norm: float
     precision: str
@@ -99,7 +101,7 @@ def fit(
 
 
 def new_state(network: nn.Module, config: FitConfig) -> TrainState:
-    optimizer = adamw(bare(network), config.learning_rate, config.weight_decay)
+    optimizer = adamw(bare(network), config.learning_rate, config.beta2, config.weight_decay)
     average = WeightAverage(bare(network), config.average_decay) if config.average_decay else None
     return TrainState(bare(network), optimizer, average, LossScale(config.precision == "float16"))
 
@@ -235,7 +237,12 @@ def micro_batches(first_step: int, steps: int, accumulation: int, ranks: Ranks) 
 
 def set_learning_rate(state: TrainState, config: FitConfig) -> float:
     rate = learning_rate(
-        state.step, config.steps, config.warmup_steps, config.learning_rate, config.final_learning_rate
+        state.step,
+        config.steps,
+        config.warmup_steps,
+        config.learning_rate,
+        config.final_learning_rate,
+        config.schedule,
     )
     for group in state.optimizer.param_groups:
         group["lr"] = rate

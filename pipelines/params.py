@@ -132,8 +132,12 @@ class Train(Block):
     micro_batch: int = Field(ge=1, le=1024, description="patches that share one forward pass; of one source")
     patch_size: dict[str, Voxels3] = Field(description="voxels (D, H, W) by source, with a `default`")
     learning_rate: float = Field(gt=0, le=1, description="AdamW, peak; 1e-4 for xl, 1e-3 for nano and tiny")
-    final_learning_rate: float = Field(ge=0, le=1, description="where the cosine ends")
+    final_learning_rate: float = Field(ge=0, le=1, description="at the last step")
+    schedule: Literal["cosine", "trapezoid"] = Field(
+        description="after warm-up: half a cosine; or constant up to the middle, then linear"
+    )
     warmup_steps: int = Field(ge=0, description="linear warm-up")
+    beta2: float = Field(ge=0, lt=1, description="AdamW's memory of squared gradients; 0.99 suits some thousand steps")
     weight_decay: float = Field(ge=0, le=1)
     clip_norm: float = Field(gt=0, description="gradients are clipped to this global norm")
     precision: Literal["float32", "bfloat16", "float16"] = Field(description="autocast; float16 scales the loss")

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from model import parallelize as parallelize_module
 from model import weights
 from model.casefile import Case
 from model.checkpoint import Checkpoints
@@ -41,6 +42,7 @@ class Job:
     cases: tuple[Case, ...] = tuple(CASES)
     checkpoints: Path | None = None
     every_s: float = 1e9
+    block_by_block: bool = False  # as a network too large to stay gathered is sharded
 
 
 def run(job: Job, work: Callable[[int, Job], None] | None = None) -> Path:
@@ -61,6 +63,8 @@ def train_and_save(rank: int, job: Job) -> None:
 
 def meet(rank: int, job: Job) -> Ranks:
     torch.set_num_threads(1)
+    if job.block_by_block:
+        parallelize_module.KEPT_SHARE = 0.0
     dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
     control, saving = (dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2))
     return Ranks(rank, job.world, torch.device("cpu"), job.node, 0, control, saving)

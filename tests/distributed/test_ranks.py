@@ -34,7 +34,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
     world, node, strategy, checkpointing = WAYS[way]
     parallel = ParallelConfig(strategy, checkpointing, precision="float32")
-    folder = run(Job(tmp_path, world, node, parallel))
+    folder = run(Job(tmp_path, world, node, parallel, block_by_block=world == 4))
     losses = [values["loss"] for _, values in results(folder)["reported"] if "loss" in values]
     expected = [values["loss"] for _, values in results(alone)["reported"] if "loss" in values]
     assert losses[-1] == pytest.approx(expected[-1], abs=1e-5)
@@ -55,7 +55,8 @@ def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, al
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
-    folder = run(Job(tmp_path, 2, 2, ParallelConfig("fsdp", precision="float16"), config), overflowing)
+    parallel = ParallelConfig("fsdp", precision="float16")
+    folder = run(Job(tmp_path, 2, 2, parallel, config, block_by_block=True), overflowing)
     numbers = results(folder)["numbers"]
     assert 0 < len(numbers["skipped"]) < 9
     assert numbers["skipped"] == list(range(1, len(numbers["skipped"]) + 1))  # and none after the scale has settled

@@ -35,8 +35,9 @@ STREAM = StreamConfig(
     augment=AugmentConfig(),
 )
 FIT = FitConfig(
-    seed=3, steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=1,
-    weight_decay=0.01, clip_norm=1.0, precision="float32", average_decay=0.9, validate_every=2,
+    seed=3, steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, schedule="cosine",
+    warmup_steps=1, beta2=0.99, weight_decay=0.01, clip_norm=1.0, precision="float32", average_decay=0.9,
+    validate_every=2,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -291,12 +292,19 @@ def test_what_a_run_reports_is_complete_and_possible(tmp_path: Path) -> None:
     assert {"loss", "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "seconds_left"} <= set(values)
 
 
-def test_the_learning_rate_warms_up_peaks_and_ends_where_stated() -> None:
-    rates = [learning_rate(step, 100, 10, 1e-3, 1e-5) for step in range(100)]
+@pytest.mark.parametrize("schedule", ["cosine", "trapezoid"])
+def test_the_learning_rate_warms_up_peaks_and_ends_where_stated(schedule: str) -> None:
+    rates = [learning_rate(step, 100, 10, 1e-3, 1e-5, schedule) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[9] == rates[10] == max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-5)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_trapezoid_stays_at_its_peak_up_to_the_middle() -> None:
+    rates = [learning_rate(step, 101, 1, 1e-3, 0.0, "trapezoid") for step in range(101)]
+    assert rates[50] == 1e-3
+    assert rates[75] == pytest.approx(5e-4, rel=0.05)
 
 
 def test_the_average_of_constant_weights_is_those_weights() -> None:
