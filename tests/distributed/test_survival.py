@@ -42,14 +42,12 @@ def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_r
     assert weights(project) == undisturbed
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_request_to_stop_is_answered_with_a_checkpoint_and_the_run_goes_on_later(
     project: Path, undisturbed: bytes, signum: signal.Signals
 ) -> None:
-    with training(project, MEDSEG_CHECKPOINT_S="1000") as process:
-        while "steps/s" not in told(project):
-            time.sleep(0.02)
-            assert process.poll() is None, told(project)
+    with training(project) as process:
+        wait_for_step(project, 10)
         os.kill(process.pid, signum)
         assert process.wait(timeout=60) == PREEMPTED, told(project)
     assert "stopped on request" in told(project)
@@ -74,6 +72,7 @@ def test_a_rank_that_hangs_ends_the_run_and_every_rank_s_stack_is_kept(project: 
     assert load_file(project / "models/train/model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_on_demand(project: Path) -> None:
     with training(project) as process:
         wait_for_step(project, 2)
