@@ -175,7 +175,7 @@ def test_curves_of_the_run_are_in_mlflow(project: Path) -> None:
     with closing(sqlite3.connect(project / ".medseg/mlflow.db")) as store:
         curves = {key for (key,) in store.execute("SELECT DISTINCT key FROM metrics")}
         steps = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'validation_dice.mean'").fetchone()[0]
-    assert curves >= {"loss", "learning_rate", "patches_per_s", "validation_dice.mean", "dice.mean", "dice.kidney"}
+    assert curves >= {"loss", "learning_rate", "voxels_per_s", "validation_dice.mean", "dice.mean", "dice.kidney"}
     assert steps >= 2
 
 
