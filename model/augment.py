@@ -9,7 +9,7 @@ randomness comes from `rng`: the same generator state gives the same patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from model.config import ANISOTROPY_LIMIT
 class AugmentConfig:
     """Strengths; all zero gives the plain crop. Ranges are symmetric and uniform unless stated."""
 
+    spatial_probability: float = 1.0  # of rotation, scaling and deformation; a plain crop otherwise, which is sharper
     rotation_rad: float = 0.3  # about each axis
     scale: float = 0.25  # zoom between 1 / (1 + scale) and 1 + scale, log-uniform
     elastic_mm: float = 2.0  # standard deviation of the displacement of the control points
@@ -37,7 +38,7 @@ class AugmentConfig:
     flip_axes: tuple[int, ...] = (0, 1, 2)  # (2,) mirrors left and right only, in the pipeline's orientation
 
 
-PLAIN_CROP = AugmentConfig(0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
+PLAIN_CROP = AugmentConfig(1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
 
 
 def sample_patch(
@@ -49,7 +50,8 @@ def sample_patch(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, d, h, w) float32, linearly interpolated, and label (d, h, w) uint8, nearest neighbour.
+    """Image (C, d, h, w) float32, linearly interpolated, and label (d, h, w) uint8: each structure as a linear field,
+    the largest wins.
 
     `image` (C, D, H, W) floating, `label` (D, H, W) uint8: arrays or anything that slices into them. The voxel at index
     `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image is 0 (the mean
@@ -58,6 +60,8 @@ def sample_patch(
     """
     shape = tuple(int(n) for n in patch_shape)
     thick = [mm > ANISOTROPY_LIMIT * min(spacing_mm) for mm in spacing_mm]
+    if rng.random() >= config.spatial_probability:
+        config = replace(config, rotation_rad=0.0, scale=0.0, elastic_mm=0.0)
     matrix = _random_matrix(spacing_mm, thick, config, rng)
     displacement = _random_displacement(shape, spacing_mm, thick, config, rng)
     if displacement is None and np.array_equal(np.abs(matrix), np.eye(3)):
@@ -168,10 +172,16 @@ def _resample(
         size = high - low
         position.mul_(2 / size).add_((1 - 2 * low) / size - 1)
     region = torch.from_numpy(np.array(image[(slice(None), *source)], dtype=np.float32))
-    mask = torch.from_numpy(np.array(label[tuple(source)], dtype=np.float32))
-    patch = F.grid_sample(region[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    mask = F.grid_sample(mask[None, None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return patch[0], mask[0, 0].to(torch.uint8)
+    mask = torch.from_numpy(np.array(label[tuple(source)]))
+    structures = torch.bincount(mask.flatten())[1:].nonzero().flatten() + 1
+    fields = (mask == structures[:, None, None, None]).float()
+    sampled = F.grid_sample(
+        torch.cat([region, fields])[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[0]
+    patch, shares = sampled[: len(region)], sampled[len(region) :]
+    background = 1 - shares.sum(0, keepdim=True)
+    values = F.pad(structures, (1, 0)).to(torch.uint8)
+    return patch, values[torch.cat([background, shares]).argmax(0)]
 
 
 def _change_intensity(patch: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:

@@ -110,6 +110,9 @@ class Model(Block):
 class Augment(Block):
     """Strengths of augmentation, as model.augment.AugmentConfig has them; 0 turns a step off."""
 
+    spatial_probability: Fraction = Field(
+        description="share of patches that are rotated, scaled and deformed; the rest are plain crops, which are sharper"
+    )
     rotation_rad: float = Field(ge=0, le=3.15, description="about each axis, radians")
     scale: float = Field(ge=0, le=1, description="zoom between 1 / (1 + scale) and 1 + scale")
     elastic_mm: float = Field(ge=0, le=20, description="deviation of the control points, mm")

@@ -226,17 +226,35 @@ def test_bfloat16_gradients_are_those_of_float32(preset: str, size: tuple, spaci
     assert squared_error <= 0.06**2 * sum(gradient.square().sum() for gradient in reference.values())
 
 
-def test_convolution_stays_in_float32_where_bfloat16_is_broken() -> None:
-    for shape, groups in [((1, 64, 2, 8, 8), 1), ((1, 64, 1, 1, 1), 1), ((1, 64, 16, 16, 16), 64)]:
-        torch.manual_seed(0)
-        conv, volume = Conv3d(64, 64, groups=groups), torch.randn(shape)
-        with torch.autocast("cpu", torch.bfloat16):
-            conv(volume).float().square().sum().backward()
+@pytest.mark.parametrize(
+    ("shape", "groups", "stride"),
+    [
+        ((1, 64, 2, 8, 8), 1, (1, 1, 1)),  # too thin for bfloat16
+        ((1, 64, 8, 8, 8), 64, (1, 1, 1)),  # depth-wise
+        ((2, 64, 1, 1, 1), 1, (1, 1, 1)),  # the rest: onto a few voxels
+        ((2, 64, 2, 3, 2), 64, (1, 1, 1)),
+        ((2, 64, 1, 2, 1), 64, (1, 1, 1)),
+        ((2, 64, 3, 5, 4), 1, (2, 2, 2)),
+        ((2, 64, 4, 3, 1), 1, (1, 2, 2)),
+    ],
+)
+def test_convolution_is_right_where_bfloat16_is_broken_or_slow(shape: tuple, groups: int, stride: tuple) -> None:
+    torch.manual_seed(0)
+    conv, volume = Conv3d(64, 64, groups=groups), torch.randn(shape)
+    results = []
+    for low_precision in (False, True, True):
+        conv.zero_grad()
+        volume.grad = None
+        volume.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
+            out = conv(volume, stride)
+        out.float().square().sum().backward()
         assert conv.weight.grad is not None
-        low = conv.weight.grad.clone()
-        conv.weight.grad = None
-        conv(volume).square().sum().backward()
-        assert_close(low, conv.weight.grad)
+        assert volume.grad is not None
+        results.append((out.detach().float(), conv.weight.grad.clone(), volume.grad.clone()))
+    for exact, low, again in zip(*results, strict=True):
+        assert torch.equal(low, again), "two runs differ, as uninitialised memory would"
+        assert (low - exact).norm() <= 0.01 * exact.norm()
 
 
 def test_block_survives_the_edge_of_float16() -> None:
