@@ -199,7 +199,7 @@ def fit_config(job: Job) -> FitConfig:
     """Every rank sees `micro_batch` patches a step, so perfect scaling doubles the patches in the same time."""
     return FitConfig(
         seed=0, steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world, micro_batch=job.micro_batch,
-        learning_rate=1e-4, final_learning_rate=1e-5, schedule="cosine", warmup_steps=1, beta2=0.99,
+        optimizer="adamw", learning_rate=1e-4, final_learning_rate=1e-5, schedule="cosine", warmup_steps=1, beta2=0.99,
         weight_decay=0.02, clip_norm=3.0, precision="bfloat16",
         average_decay=0.995, validate_every=10**9,
     )  # fmt: skip

@@ -1,24 +1,40 @@
-"""AdamW, its schedule, the loss scale of FP16 and the running average of the weights; all of them work on shards.
+"""The optimizers, their schedule, the loss scale of FP16, the running average of the weights; all work on shards.
 
 A sharded parameter is a DTensor. What is said here of every element is done on the shard that this rank holds
 (`local`), in a few fused calls: dispatching some hundred DTensors one by one would cost more than the arithmetic.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from model.muon import Muon, matrices
 
-def adamw(network: nn.Module, learning_rate: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms and other vectors."""
+
+def optimizers(
+    network: nn.Module, kind: str, learning_rate: float, beta2: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """`adamw`: one for all parameters. `muon`: Muon for the weight matrices, AdamW for the rest."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if kind == "adamw":
+        return [adamw(trained, learning_rate, beta2, weight_decay)]
+    weights = matrices(network)
+    taken = {id(parameter) for parameter, _ in weights}
+    rest = [parameter for parameter in trained if id(parameter) not in taken]
+    return [adamw(rest, learning_rate, beta2, weight_decay), Muon(weights, learning_rate, weight_decay)]
+
+
+def adamw(
+    parameters: Sequence[nn.Parameter], learning_rate: float, beta2: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms and other vectors."""
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
 

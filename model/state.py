@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.muon import Muon
 from model.optim import LossScale, WeightAverage
 from model.parallelize import plain_name
 
@@ -20,13 +21,16 @@ class TrainState:
     """`network` is the bare one. `step` counts optimizer steps done; `skipped`, those whose gradient was not finite."""
 
     network: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]  # AdamW, and Muon if it has the matrices
     average: WeightAverage | None
     scale: LossScale
     step: int = 0
     skipped: list[int] = field(default_factory=list)
     suspects: dict[str, int] = field(default_factory=dict)  # case id -> skipped steps that it was part of
     curve: list[dict[str, float]] = field(default_factory=list)  # validation, a point each
+
+    def __post_init__(self) -> None:
+        self._owner = {p: each for each in self.optimizers for group in each.param_groups for p in group["params"]}
 
     def state_dict(self) -> dict[str, Any]:
         return {"tensors": self.tensors(), "numbers": self.numbers()}
@@ -38,7 +42,8 @@ class TrainState:
             moments = self._moments(parameter)
             found[f"network.{plain_name(name)}"] = parameter.data
             found[f"first_moment.{plain_name(name)}"] = moments["exp_avg"]
-            found[f"second_moment.{plain_name(name)}"] = moments["exp_avg_sq"]
+            if "exp_avg_sq" in moments:
+                found[f"second_moment.{plain_name(name)}"] = moments["exp_avg_sq"]
             if self.average:
                 found[f"average.{plain_name(name)}"] = self.average.average[name]
         return found
@@ -46,7 +51,9 @@ class TrainState:
     def numbers(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "updates": int(self._moments(next(self.network.parameters()))["step"]),
+            "updates": next(
+                (int(m["step"]) for p in self.network.parameters() if "step" in (m := self._moments(p))), 0
+            ),
             "average_updates": self.average.updates if self.average else 0,
             "loss_scale": self.scale.value,
             "loss_scale_good_steps": self.scale.good_steps,
@@ -62,7 +69,8 @@ class TrainState:
         if self.average:
             self.average.updates = numbers["average_updates"]
         for parameter in self.network.parameters():
-            self._moments(parameter)["step"].fill_(numbers["updates"])
+            if "step" in (moments := self._moments(parameter)):
+                moments["step"].fill_(numbers["updates"])
 
     def final_weights(self) -> dict[str, Tensor]:
         """What is released: the running average if there is one."""
@@ -74,11 +82,13 @@ class TrainState:
         return max((point["validation_dice.mean"] for point in self.curve), default=float("-inf"))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """AdamW's state of one parameter, as it would make it at its first step."""
-        if not self.optimizer.state[parameter]:
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        """The optimizer's state of one parameter, as it would make it at its first step."""
+        owner = self._owner[parameter]
+        if not owner.state[parameter]:
+            kept = ("exp_avg",) if isinstance(owner, Muon) else ("exp_avg", "exp_avg_sq")
+            owner.state[parameter] = {
+                name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in kept
             }
-        return self.optimizer.state[parameter]
+            if not isinstance(owner, Muon):
+                owner.state[parameter]["step"] = torch.zeros((), device=parameter.device)
+        return owner.state[parameter]

@@ -19,7 +19,7 @@ from model.checkpoint import Checkpoints
 from model.dataset import SampleStream, loader, validation_batch
 from model.losses import deep_supervision
 from model.metrics import dice, mean
-from model.optim import LossScale, WeightAverage, adamw, global_norm, learning_rate, local
+from model.optim import LossScale, WeightAverage, global_norm, learning_rate, local, optimizers
 from model.parallelize import Ranks, autocast, bare, reshard, sync_gradients
 from model.progress import Feed, Progress, Report, peak_flops, skip
 from model.state import TrainState
@@ -36,6 +36,7 @@ class FitConfig:
     steps: int
     global_batch: int
     micro_batch: int
+    optimizer: str
     learning_rate: float
     final_learning_rate: float
     schedule: str
@@ -101,9 +102,9 @@ def fit(
 
 
 def new_state(network: nn.Module, config: FitConfig) -> TrainState:
-    optimizer = adamw(bare(network), config.learning_rate, config.beta2, config.weight_decay)
+    steppers = optimizers(bare(network), config.optimizer, config.learning_rate, config.beta2, config.weight_decay)
     average = WeightAverage(bare(network), config.average_decay) if config.average_decay else None
-    return TrainState(bare(network), optimizer, average, LossScale(config.precision == "float16"))
+    return TrainState(bare(network), steppers, average, LossScale(config.precision == "float16"))
 
 
 def new_feed(network: nn.Module, stream: SampleStream, indices: range, ranks: Ranks) -> Feed:
@@ -152,11 +153,12 @@ def update(state: TrainState, clip_norm: float) -> float | None:
         factor = min(1.0, clip_norm / (norm + 1e-6)) / state.scale.value
         if factor != 1.0:
             torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
-        state.optimizer.step()
+        for optimizer in state.optimizers:
+            optimizer.step()
         if state.average:
             state.average.update(state.network)
     state.scale.update(finite)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.network.zero_grad(set_to_none=True)
     return norm if finite else None
 
 
@@ -244,8 +246,9 @@ def set_learning_rate(state: TrainState, config: FitConfig) -> float:
         config.final_learning_rate,
         config.schedule,
     )
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     return rate
 
 

@@ -111,7 +111,7 @@ class Augment(Block):
     """Strengths of augmentation, as model.augment.AugmentConfig has them; 0 turns a step off."""
 
     spatial_probability: Fraction = Field(
-        description="share of patches that are rotated, scaled and deformed; the rest are plain crops, which are sharper"
+        description="share of patches that are rotated, scaled and deformed; the rest are plain, sharper crops"
     )
     rotation_rad: float = Field(ge=0, le=3.15, description="about each axis, radians")
     scale: float = Field(ge=0, le=1, description="zoom between 1 / (1 + scale) and 1 + scale")
@@ -134,7 +134,11 @@ class Train(Block):
     global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
     micro_batch: int = Field(ge=1, le=1024, description="patches that share one forward pass; of one source")
     patch_size: dict[str, Voxels3] = Field(description="voxels (D, H, W) by source, with a `default`")
-    learning_rate: float = Field(gt=0, le=1, description="AdamW, peak; 1e-4 for xl, 1e-3 for nano and tiny")
+    optimizer: Literal["adamw", "muon"] = Field(
+        description="muon: orthogonal steps for weight matrices, AdamW for the rest; fewer steps, each dearer (tiny); "
+        "adamw: at scale"
+    )
+    learning_rate: float = Field(gt=0, le=1, description="peak; 1e-4 for xl, 3e-3 for nano and tiny")
     final_learning_rate: float = Field(ge=0, le=1, description="at the last step")
     schedule: Literal["cosine", "trapezoid"] = Field(
         description="after warm-up: half a cosine; or constant up to the middle, then linear"

@@ -45,6 +45,16 @@ def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path,
     assert all(not results(folder, rank)["reported"] for rank in range(1, world))
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, strategy: str) -> None:
+    config = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
+    one = run(Job(tmp_path / "one", config=config))
+    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy, precision="float32"), config))
+    ours, theirs = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+
+
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, alone: Path) -> None:
     big = run(Job(tmp_path / "big", config=replace(CONFIG, micro_batch=4), cases=Job(tmp_path).cases[:4]))
     small = run(Job(tmp_path / "small", cases=Job(tmp_path).cases[:4]))

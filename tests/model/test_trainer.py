@@ -35,9 +35,9 @@ STREAM = StreamConfig(
     augment=AugmentConfig(),
 )
 FIT = FitConfig(
-    seed=3, steps=4, global_batch=4, micro_batch=2, learning_rate=1e-3, final_learning_rate=1e-5, schedule="cosine",
-    warmup_steps=1, beta2=0.99, weight_decay=0.01, clip_norm=1.0, precision="float32", average_decay=0.9,
-    validate_every=2,
+    seed=3, steps=4, global_batch=4, micro_batch=2, optimizer="adamw", learning_rate=1e-3, final_learning_rate=1e-5,
+    schedule="cosine", warmup_steps=1, beta2=0.99, weight_decay=0.01, clip_norm=1.0, precision="float32",
+    average_decay=0.9, validate_every=2,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -225,9 +225,9 @@ def test_the_same_run_twice_is_equal_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precision: str) -> None:
-    config = replace(FIT, steps=6, precision=precision, micro_batch=1, global_batch=2)
+@pytest.mark.parametrize(("precision", "optimizer"), [("float32", "adamw"), ("float16", "adamw"), ("float32", "muon")])
+def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precision: str, optimizer: str) -> None:
+    config = replace(FIT, steps=6, precision=precision, optimizer=optimizer, micro_batch=1, global_batch=2)
     whole = train(tmp_path / "whole", config, validation=CASES[:1])
 
     class InterruptedRunError(Exception):
