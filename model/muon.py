@@ -2,7 +2,7 @@
 
 The singular values of the momentum are brought near to 1, so that directions with small gradients learn about as fast
 as those with large ones. Matrices are the weights of linear layers, dense convolutions (a row per output channel) and
-upsamplings; embeddings, heads, depth-wise convolutions and vectors are AdamW's. A sharded matrix is gathered for its
+upsamplings; embeddings, heads, convolutions of one input channel and vectors are AdamW's. A sharded matrix is gathered for its
 step: every rank then computes the same whole update and keeps its part, which suits some million parameters.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.decoder import Head
-from model.layers import Upsample
+from model.layers import Conv3d, Upsample
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost half as much again and won nothing.
@@ -34,8 +34,10 @@ def matrices(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """The parameters that are weight matrices, with the number of leading axes that make up the rows."""
     found = []
     for module in network.modules():
+        if isinstance(module, nn.Embedding | Head) or (isinstance(module, Conv3d) and module.weight.shape[1] == 1):
+            continue
         leading = 4 if isinstance(module, Upsample) else 1
-        for parameter in () if isinstance(module, nn.Embedding | Head) else module.parameters(recurse=False):
+        for parameter in module.parameters(recurse=False):
             rows = parameter.shape[:leading].numel()
             if parameter.requires_grad and min(rows, parameter.numel() // rows) >= SMALLEST_SIDE:
                 found.append((parameter, leading))

@@ -57,4 +57,4 @@ def test_matrices_are_the_weights_of_linear_layers_dense_convolutions_and_upsamp
     assert "encoder.stages.3.blocks.0.attention.query.weight" in names
     assert not any("mix" in name or "norm" in name or "heads" in name or "bias" in name for name in names)
     assert "embedding.modality.weight" not in names
-    assert "embedding.stem_full.conv.weight" not in names  # one input channel: 27 columns, 16 rows of 3^3 filters
+    assert "embedding.stem_full.conv.weight" not in names  # one input channel
