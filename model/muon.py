@@ -2,8 +2,8 @@
 
 The singular values of the momentum are brought near to 1, so that directions with small gradients learn about as fast
 as those with large ones. Matrices are the weights of linear layers, dense convolutions (a row per output channel) and
-upsamplings; embeddings, heads, convolutions of one input channel and vectors are AdamW's. A sharded matrix is gathered for its
-step: every rank then computes the same whole update and keeps its part, which suits some million parameters.
+upsamplings; embeddings, heads, convolutions of one input channel and vectors are AdamW's. A sharded matrix is gathered
+for its step: every rank then computes the same whole update and keeps its part, which suits some million parameters.
 """
 
 from __future__ import annotations
