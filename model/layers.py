@@ -27,9 +27,9 @@ FEW_VOXELS = 16
 class Conv3d(nn.Conv3d):
     """A 3^3 convolution with padding 1; the stride is an argument of the call: one set of weights for any spacing.
 
-    On CPU, inside autocast, it avoids oneDNN's convolution where that is slow or its bfloat16 weight gradient is
-    uninitialised memory: onto a few voxels it is a matrix product, and else it computes in float32 if it is depth-wise
-    (2.5 times faster there) or the grid is small.
+    On CPU, in 16 bit, it avoids oneDNN's convolution where that is slow or its bfloat16 weight gradient uninitialised
+    memory: onto a few voxels it is a matrix product, and else it computes in float32 if it is depth-wise (2.5 times
+    faster there) or the grid is small.
     """
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 1, bias: bool = True):
@@ -37,10 +37,11 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
         stride = tuple(stride)
-        if volume_BCDHW.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else volume_BCDHW.dtype
+        if volume_BCDHW.device.type != "cpu" or precision == torch.float32:
             return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
         size = [math.ceil(n / step) for n, step in zip(volume_BCDHW.shape[2:], stride, strict=True)]
-        if math.prod(size) <= FEW_VOXELS:
+        if math.prod(size) <= FEW_VOXELS and precision == torch.bfloat16:
             product = self._depthwise_product if self.groups > 1 else self._dense_product
             return product(volume_BCDHW, stride, size).to(volume_BCDHW.dtype)
         if self.groups == 1 and min(volume_BCDHW.shape[2:]) > SMALLEST_BFLOAT16_AXIS:
