@@ -65,14 +65,15 @@ def _registered(status: dict[str, Any]) -> list[str]:
 
 
 def scans(rows: list[dict[str, Any]]) -> None:
-    """One line a scan, quarantined ones with their reason; then the count."""
-    table = Table("case", "source", "split", "quarantined", box=box.SIMPLE_HEAD)
+    """One line a scan, with its notes, quarantined ones with their reason; then the count."""
+    table = Table("case", "source", "split", "quarantined", "notes", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["case_id"], row["source"], row["split"], row["quarantined"] or "")
+        table.add_row(row["case_id"], row["source"], row["split"], row["quarantined"] or "", "; ".join(row["notes"]))
     console = Console()
     console.print(table, highlight=False)
     refused = sum(bool(row["quarantined"]) for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined", highlight=False)
+    noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
+    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes", highlight=False)
 
 
 def table(content: dict[str, Any]) -> None:

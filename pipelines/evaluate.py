@@ -23,7 +23,7 @@ from model import casefile
 from model.casefile import Case
 from model.metrics import dice, mean
 from pipelines import manifest, montage, parallel, params, project
-from pipelines.labels import BY_NAME, CONTRACTS, REGIONS
+from pipelines.labels import BY_NAME, REGIONS, contract_of
 from pipelines.manifest import TEST, Row
 from pipelines.output import replacing, write_json
 from pipelines.segment import Segmenter, cached_segmenter, processes
@@ -91,7 +91,7 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     )
     assert row.label is not None
     label = read(Path(row.label.path))
-    return restore(CONTRACTS[row.contract].to_structures(label.array), Geometry.of(label)), predicted
+    return restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label)), predicted
 
 
 def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iterable[Score]:

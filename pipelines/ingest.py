@@ -1,7 +1,8 @@
 """Turn original layouts into one manifest (DVC stage `ingest`).
 
 Reads   data/inventory.parquet, data/raw, params.yaml: data, ingest
-Writes  data/manifest.parquet, data/phantom (empty unless `phantom` is among the sources)
+Writes  data/manifest.parquet, reports/ingest/: index.html and a picture a source; data/phantom (empty unless it is
+        among the sources)
 Run     python -m pipelines ingest       # 208 hippocampus scans on 2 cores: about 3 s
 
 Every scan is opened and checked. One that cannot be used stays in the manifest with file and reason, and the rest goes
@@ -14,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import inventory, manifest, parallel, params, project
-from pipelines.labels import CONTRACTS
+from pipelines import contactsheet, inventory, manifest, parallel, params, project, quality
+from pipelines.bounds import Quality
+from pipelines.labels import contract_of
 from pipelines.manifest import TEST, TRAIN, File, Row
 from pipelines.output import replacing
-from pipelines.sources import Scan, phantom, readers
+from pipelines.sources import SEPARATE_GRIDS, Scan, phantom, readers
 from pipelines.volume import Volume, VolumeError, read, same_grid
 
 log = logging.getLogger(__name__)
@@ -46,8 +49,9 @@ def main() -> None:
             f"{project.RAW} holds no scan in a layout of data.sources {list(settings.data.sources)}; "
             "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
         )
-    rows = assign_splits(examine(rows), settings.data)
+    rows = assign_splits(examine(rows, settings.ingest.quality), settings.data)
     manifest.write(project.MANIFEST, rows)
+    contactsheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases)
     _report(rows)
     _stop_above(rows, settings.ingest.max_quarantined_fraction)
 
@@ -58,7 +62,16 @@ def check(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = inventory.take(folder, Path(memory) / "digests.sqlite")
-    return [asdict(row) for row in examine(find(folder, listed, tuple(readers())))]
+    return [asdict(row) for row in examine(find(folder, listed, tuple(readers())), _bounds_here())]
+
+
+def _bounds_here() -> Quality | None:
+    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[1]):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return params.load(folder / "params.yaml").ingest.quality
+    return None
 
 
 def find(folder: Path, listed: pa.Table, sources: Iterable[str]) -> list[Row]:
@@ -86,7 +99,7 @@ def _row(scan: Scan, folder: Path, files: dict[str, Any]) -> Row:
         listed.append(File(role, (folder / path).as_posix(), entry["sha256"], entry["bytes"]))
         if entry["problem"]:
             problem = problem or f"{path}: {entry['problem']}"
-    annotated = list(CONTRACTS[scan.contract].annotated) if scan.label and scan.contract in CONTRACTS else []
+    annotated = list(contract_of(scan.contract).annotated) if scan.label and scan.contract else []
     return Row(
         case_id=f"{scan.source}-{manifest.pseudonym(scan.source, scan.key)}",
         patient=manifest.pseudonym(scan.source, scan.patient),
@@ -127,29 +140,37 @@ def _refuse_duplicates(rows: list[Row]) -> list[Row]:
     return result
 
 
-def examine(rows: list[Row]) -> list[Row]:
-    """Open every scan and fill in geometry, or the reason why it cannot be used. In order, over all cores."""
-    return list(parallel.each(examine_one, rows, "ingest"))
+def examine(rows: list[Row], bounds: Quality | None = None) -> list[Row]:
+    """Open every scan and fill in geometry and notes, or the reason why it cannot be used. In order, over all cores.
+
+    `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
+    """
+    return list(parallel.each(partial(examine_one, bounds=bounds), rows, "ingest"))
 
 
-def examine_one(row: Row) -> Row:
+def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     if row.quarantined:
         return row
     try:
         volumes = {file.role: _read(file) for file in row.files}
-        reference = volumes[row.images[0].role]
-        for file in row.files[1:]:
-            if difference := same_grid(volumes[file.role], reference):
-                raise VolumeError(f"{file.path}: {difference} of {row.images[0].path}; register or re-export")
+        row = _on_one_grid(row, volumes)
         for file in row.images:
             if np.ptp(volumes[file.role].array) == 0:
                 raise VolumeError(f"{file.path}: every voxel has the same value")
-        if row.label:
-            _check_label(row, volumes["label"].array)
+        structures = _structures(row, volumes["label"].array) if row.label else None
+        images = {file.role: volumes[file.role] for file in row.images}
+        findings = [] if bounds is None else quality.examine(images, structures, bounds, _nominal_frame(row))
     except (VolumeError, MemoryError) as error:
         return replace(row, quarantined=str(error) or "does not fit in memory")
-    shape, spacing_mm = list(reference.array.shape), list(reference.spacing_mm)
-    return replace(row, shape=shape, spacing_mm=spacing_mm, orientation=reference.orientation)
+    reference = next(iter(images.values()))
+    return replace(
+        row,
+        shape=list(reference.array.shape),
+        spacing_mm=list(reference.spacing_mm),
+        orientation=reference.orientation,
+        quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in findings if finding.refused),
+        notes=row.notes + [finding.text for finding in findings if not finding.refused],
+    )
 
 
 def _read(file: File) -> Volume:
@@ -159,14 +180,40 @@ def _read(file: File) -> Volume:
         raise VolumeError(f"{file.path}: {error}") from None
 
 
-def _check_label(row: Row, label: np.ndarray) -> None:
+def _on_one_grid(row: Row, volumes: dict[str, Volume]) -> Row:
+    """The row with the images that lie on the label's grid, or the first image's. Raises VolumeError if one does not.
+
+    In a layout whose images need not be registered, those on other grids are left out with a note instead.
+    """
+    reference = row.label if row.label and row.source in SEPARATE_GRIDS else row.images[0]
+    kept, notes = [], []
+    for file in row.files:
+        difference = same_grid(volumes[file.role], volumes[reference.role])
+        if not difference:
+            kept.append(file)
+        elif row.source in SEPARATE_GRIDS and file is not reference:
+            notes.append(f"channels: {file.role} lies on another grid and is left out; register it")
+        else:
+            raise VolumeError(f"{file.path}: {difference} of {reference.path}; register or re-export")
+    if not (images := [file.role for file in kept if file.role != "label"]):
+        difference = same_grid(volumes["label"], volumes[row.images[0].role])
+        raise VolumeError(f"{reference.path}: {difference} of {row.images[0].path}; register or re-export")
+    return replace(row, files=kept, modalities=sorted(images), notes=row.notes + notes)
+
+
+def _nominal_frame(row: Row) -> bool:
+    return bool(row.contract) and contract_of(row.contract).nominal_frame
+
+
+def _structures(row: Row, label: np.ndarray) -> np.ndarray:
     assert row.label is not None
     try:
-        structures = CONTRACTS[row.contract].to_structures(label)
+        structures = contract_of(row.contract).to_structures(label)
     except ValueError as error:
         raise VolumeError(f"{row.label.path}: {error}") from None
     if not structures.any():
         raise VolumeError(f"{row.label.path}: label is empty")
+    return structures
 
 
 def assign_splits(rows: list[Row], settings: params.Data) -> list[Row]:
@@ -201,6 +248,9 @@ def _report(rows: list[Row]) -> None:
     for row in rows:
         if row.quarantined:
             log.warning("ingest: quarantined %s: %s", row.case_id, row.quarantined)
+    noted = Counter(note.partition(":")[0] for row in manifest.usable(rows) for note in row.notes)
+    for check, count in sorted(noted.items()):
+        log.info("ingest: noted %-18s %d", check, count)
 
 
 def _stop_above(rows: list[Row], bound: float) -> None:

@@ -4,7 +4,8 @@ A source maps its own label values to structures and declares which structures i
 *unknown* there, not background: the loss and the evaluation leave it alone.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,22 @@ STRUCTURES = (
     Structure(9, "kidney", ("64033007", "Kidney structure"), (133, 153, 0)),
     Structure(10, "kidney_tumour", ("108369006", "Neoplasm"), (211, 54, 130)),
     Structure(11, "kidney_cyst", ("441457006", "Cyst"), (42, 161, 152)),
+    Structure(12, "spleen", ("78961009", "Spleen"), (157, 108, 162)),
+    Structure(13, "liver", ("10200004", "Liver"), (221, 130, 101)),
+    Structure(14, "liver_tumour", ("108369006", "Neoplasm"), (128, 255, 0)),
+    Structure(15, "pancreas", ("15776009", "Pancreas"), (249, 180, 111)),
+    Structure(16, "pancreas_tumour", ("108369006", "Neoplasm"), (255, 0, 128)),
+    Structure(17, "gallbladder", ("28231008", "Gallbladder"), (139, 150, 98)),
+    Structure(18, "stomach", ("69695003", "Stomach"), (216, 132, 216)),
+    Structure(19, "duodenum", ("38848004", "Duodenum"), (255, 253, 208)),
+    Structure(20, "oesophagus", ("32849002", "Esophagus"), (211, 171, 143)),
+    Structure(21, "aorta", ("15825003", "Aorta"), (224, 97, 76)),
+    Structure(22, "inferior_vena_cava", ("64131007", "Inferior vena cava"), (0, 151, 206)),
+    Structure(23, "adrenal_gland", ("23451007", "Adrenal gland"), (244, 186, 150)),
+    Structure(24, "urinary_bladder", ("89837001", "Bladder"), (222, 154, 132)),
+    Structure(25, "prostate", ("41216001", "Prostate"), (230, 158, 140)),
+    Structure(26, "lung", ("39607008", "Lung"), (172, 138, 115)),
+    Structure(27, "left_atrium", ("82471001", "Left atrium"), (80, 200, 255)),
 )
 BY_NAME = {structure.name: structure for structure in STRUCTURES}
 
@@ -45,40 +62,82 @@ REGIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LabelContract:
-    """What a source's label values mean. `values`: value -> structure name; 0 is background everywhere."""
+    """What a source's label values mean. `values`: value -> structure name; 0 is background everywhere.
+
+    `ignore`: the value of voxels that nobody decided on. A case is annotated as a whole or not, so one that holds such
+    voxels is refused. `nominal_frame`: its headers' sides are not the patient's, and are not checked.
+    """
 
     values: Mapping[int, str]
+    ignore: int | None = None
+    nominal_frame: bool = False
 
     @property
     def annotated(self) -> tuple[str, ...]:
-        return tuple(self.values.values())
+        return tuple(dict.fromkeys(self.values.values()))
 
     def to_structures(self, label: np.ndarray) -> np.ndarray:
         """The source's values -> structure ids, uint8, same shape. Raises ValueError naming values outside it."""
-        found = np.unique(label)
+        found, index = _indexed(label)
+        if self.ignore in found:
+            raise ValueError(
+                f"label value {self.ignore} marks voxels to ignore; here a case is annotated whole: finish the label"
+            )
         outside = [f"{value:g}" for value in found if value != 0 and value not in self.values]
         if outside:
             allowed = ", ".join(str(value) for value in (0, *self.values))
             raise ValueError(f"label value {', '.join(outside[:5])} outside the contract ({allowed})")
-        table = np.zeros(256, dtype=np.uint8)
-        for value, name in self.values.items():
-            table[value] = BY_NAME[name].id
-        return table[label.astype(np.uint8)]
+        ids = [BY_NAME[self.values[int(value)]].id if value else 0 for value in found]
+        return np.array(ids, dtype=np.uint8)[index]
 
     def from_structures(self, label: np.ndarray) -> np.ndarray:
-        """Structure ids -> the source's own values; structures the source does not know become background."""
-        table = np.zeros(256, dtype=np.uint8)
-        for value, name in self.values.items():
+        """Structure ids -> the source's own values; structures the source does not know become background.
+
+        A structure of two values (left and right kidney) takes the first of them.
+        """
+        table = np.zeros(256, dtype=np.uint8 if max(self.values) < 256 else np.int32)
+        for value, name in reversed(list(self.values.items())):
             table[BY_NAME[name].id] = value
         return table[label]
 
+    def spelled(self) -> str:
+        """The contract as text, `1=spleen 2=liver`: where a data set brings its own, the manifest holds this."""
+        pairs = [f"{value}={name}" for value, name in self.values.items()]
+        return " ".join([*pairs, *([f"{self.ignore}={IGNORE}"] if self.ignore is not None else [])])
 
+
+def _indexed(label: np.ndarray) -> tuple[Sequence[float], np.ndarray]:
+    """The values of a label map, ascending, and each voxel's place among them. Sorts only what is no small integer."""
+    if label.min() >= 0 and label.max() < 256 and np.array_equal(whole := label.astype(np.uint8), label):
+        found = np.flatnonzero(np.bincount(whole.ravel(), minlength=256))
+        place: np.ndarray = np.zeros(256, dtype=np.uint8)
+        place[found] = np.arange(len(found))
+        return found.tolist(), place[whole]
+    values, index = np.unique(label, return_inverse=True)
+    return values.tolist(), index.reshape(label.shape)
+
+
+IGNORE = "ignore"
 CONTRACTS = {
-    "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}),
+    "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}, nominal_frame=True),
     "brats": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 4: "tumour_enhancing"}),
     "kits": LabelContract({1: "kidney", 2: "kidney_tumour", 3: "kidney_cyst"}),
     "msd-hippocampus": LabelContract({1: "hippocampus_anterior", 2: "hippocampus_posterior"}),
 }
+
+
+def contract_of(name: str) -> LabelContract:
+    """The contract of this name, or the one that `name` spells out. Raises ValueError if it is neither."""
+    if name in CONTRACTS:
+        return CONTRACTS[name]
+    pairs = dict(pair.split("=", 1) for pair in name.split() if re.fullmatch(r"\d+=\w+", pair))
+    values = {int(value): structure for value, structure in pairs.items() if structure != IGNORE}
+    if not values or len(pairs) != len(name.split()) or not set(values.values()) <= set(BY_NAME) or 0 in values:
+        raise ValueError(
+            f"{name!r} is not a label contract; known: {', '.join(CONTRACTS)}, or spell one out: '1=spleen 2=liver'"
+        )
+    ignored = [int(value) for value, structure in pairs.items() if structure == IGNORE]
+    return LabelContract(values, ignored[0] if ignored else None)
 
 
 def structure_ids(names: Iterable[str]) -> list[int]:

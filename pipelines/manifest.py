@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("contract", pa.string()),
         ("annotated", pa.list_(pa.string())),
         ("quarantined", pa.string()),
+        ("notes", pa.list_(pa.string())),
     ]
 )
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
@@ -44,7 +45,10 @@ class File:
 
 @dataclass(frozen=True)
 class Row:
-    """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable."""
+    """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable.
+
+    `notes`: what is odd about a scan that can be used, `check: finding`; nothing identifying.
+    """
 
     case_id: str
     patient: str
@@ -58,6 +62,7 @@ class Row:
     shape: list[int] = field(default_factory=list)
     orientation: str = ""
     quarantined: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> list[File]:

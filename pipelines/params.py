@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from model.config import ALIGNMENT
+from pipelines.block import Block, Fraction
+from pipelines.bounds import Quality
 from pipelines.labels import BY_NAME
 
-SOURCES = ("msd", "acdc", "brats", "kits", "phantom")
-LAYOUTS = ("msd", "acdc", "brats", "kits")
+LAYOUTS = ("msd", "acdc", "brats", "kits", "bids", "nnunet")
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Spacing = Annotated[float, Field(gt=0, le=100)]
 Spacing3 = tuple[Spacing, Spacing, Spacing]
 Voxels = Annotated[int, Field(ge=8, le=1024)]
@@ -29,10 +29,6 @@ T = TypeVar("T")
 
 class ParamsError(ValueError):
     """params.yaml cannot be used; the message names each key, its value, the bound and the remedy."""
-
-
-class Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def by_source(table: dict[str, T], source: str) -> T:
@@ -54,7 +50,7 @@ def _check_by_source(key: str, table: dict[str, Any]) -> None:
 class Data(Block):
     """Which scans, and who is held out."""
 
-    sources: tuple[Literal["msd", "acdc", "brats", "kits", "phantom"], ...] = Field(
+    sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "phantom"], ...] = Field(
         min_length=1, description="layouts to look for under data/raw; `phantom` makes its own scans"
     )
     split_seed: int = Field(ge=0, description="changes who is held out; keep it for the life of a study")
@@ -82,6 +78,12 @@ class Phantom(Block):
 
 class Ingest(Block):
     max_quarantined_fraction: Fraction = Field(description="above this share of refused scans the stage stops")
+    contact_sheet_cases: int = Field(
+        ge=0,
+        le=1000,
+        description="scans of a source on its picture, flagged ones first; each is read once more; 0: none",
+    )
+    quality: Quality
     phantom: Phantom
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.config import MODALITIES
 from pipelines import registry
-from pipelines.labels import CONTRACTS
+from pipelines.labels import contract_of
 from pipelines.parallel import track
 from pipelines.preprocess import SourceRecord, prepare
 from pipelines.segment import Segmenter
@@ -33,8 +33,8 @@ def predict(
     the system's structure ids. A scan that cannot be used is reported and the others go on.
     Raises ValueError if nothing can be segmented, or any scan of a folder failed.
     """
-    if labels_of is not None and labels_of not in CONTRACTS:
-        raise ValueError(f"--labels-of {labels_of!r} is not a label contract; known: {', '.join(CONTRACTS)}")
+    if labels_of is not None:
+        contract_of(labels_of)  # refuses an unknown one before the network is loaded
     scans = find_scans(source)
     segmenter = Segmenter.load(registry.weights_of(model))
     written, failed = [], []
@@ -59,7 +59,7 @@ def _predict_one(
             raise VolumeError(f"{name}: {difference}")
     label = segment_scan(segmenter, scan, modality)
     if labels_of is not None:
-        label = CONTRACTS[labels_of].from_structures(label)
+        label = contract_of(labels_of).from_structures(label)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_label(path, label, first.affine)
     log.info("predict: %s", path)

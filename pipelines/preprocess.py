@@ -21,7 +21,7 @@ import numpy as np
 from model import casefile
 from model.casefile import Case, CaseRecord
 from pipelines import manifest, parallel, params, project
-from pipelines.labels import CONTRACTS
+from pipelines.labels import contract_of
 from pipelines.manifest import SPLITS, TRAIN, Row
 from pipelines.output import replacing, write_json
 from pipelines.volume import Geometry, Volume, read, resample, resample_label, resampled_shape
@@ -164,7 +164,7 @@ def preprocess_case(row: Row, plan: Preprocessing, points: int) -> Case:
 def _prepared_label(row: Row, geometry: Geometry, shape: Any) -> np.ndarray:
     if row.label is None:
         return np.zeros(shape, np.uint8)
-    structures = CONTRACTS[row.contract].to_structures(read(Path(row.label.path)).array)
+    structures = contract_of(row.contract).to_structures(read(Path(row.label.path)).array)
     box = tuple(slice(o, o + n) for o, n in zip(geometry.origin, geometry.crop_shape, strict=True))
     return resample_label(structures[box], shape)
 

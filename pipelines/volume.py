@@ -1,4 +1,4 @@
-"""Volumes and their geometry: the only module that knows image formats, orientation and resampling.
+"""Volumes and their geometry: with nifti.py, the only module that knows image formats, orientation and resampling.
 
 Arrays are (D, H, W) with D towards the head, H towards the front, W towards the right of the patient (RAS+, axes
 reversed), spacing in the same order. A file's own axes come back through `Geometry`, so a prediction lies exactly on
@@ -10,35 +10,30 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zlib import error as ZlibError
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from scipy.interpolate import make_interp_spline
 
+from pipelines import nifti
+from pipelines.nifti import VolumeError as VolumeError
+
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends silently, we report ourselves
-
-SPACING_BOUNDS_MM = (0.01, 100.0)
-MAX_VOXELS = 2**31  # 8 GiB in float32: beyond it a header is broken, not a scan large
-
-
-class VolumeError(ValueError):
-    """A file that cannot be used as a volume; the message is the reason, fit for the manifest."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """`array` (D, H, W); `spacing_mm` (D, H, W); `affine` maps the *file's* voxel (i, j, k) to RAS millimetres."""
+    """`array` (D, H, W); `spacing_mm` (D, H, W); `affine` maps the *file's* voxel (i, j, k) to RAS millimetres.
+
+    `remarks`: what the file leaves in doubt, one sentence each, fit for the manifest.
+    """
 
     array: np.ndarray
     spacing_mm: tuple[float, float, float]
     affine: np.ndarray
     file_shape: tuple[int, int, int]
+    remarks: tuple[str, ...] = ()
 
     @property
     def orientation(self) -> str:
@@ -82,51 +77,17 @@ class Geometry:
 
 def read(path: Path) -> Volume:
     """Read a NIfTI file, float32, reoriented. Raises VolumeError with the reason if it is not a usable 3-D scan."""
-    image = _open(path)
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, ZlibError, ImageFileError) as error:
-        raise VolumeError(f"cannot be read to the end, probably truncated ({type(error).__name__})") from None
-    if not np.isfinite(data).all():
-        bad = int(data.size - np.isfinite(data).sum())
+    file = nifti.load(path)
+    if not np.isfinite(file.data).all():
+        bad = int(file.data.size - np.isfinite(file.data).sum())
         raise VolumeError(f"{bad} voxels are NaN or infinite; re-export the scan")
-    return _reoriented(data, image.affine)
-
-
-def _open(path: Path) -> Any:
-    """The opened image, header checked, voxels not read yet."""
-    try:
-        image: Any = nib.load(path)
-    except FileNotFoundError:
-        raise VolumeError("file is missing") from None
-    except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ZlibError, ValueError) as error:
-        raise VolumeError(f"not a readable NIfTI file ({type(error).__name__})") from None
-    shape, header = image.shape, image.header
-    if len(shape) != 3:
-        raise VolumeError(f"has {len(shape)} dimensions {tuple(shape)} where 3 are due; split it into 3-D files")
-    if 0 in shape or int(np.prod(shape, dtype=np.int64)) > MAX_VOXELS:
-        raise VolumeError(f"shape {tuple(shape)} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
-    stored_mm = _stored_spacing(path, type(header))
-    affine_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
-    low, high = SPACING_BOUNDS_MM
-    for name, spacing_mm in (("header", stored_mm), ("affine", affine_mm)):
-        if not (np.isfinite(spacing_mm).all() and (spacing_mm >= low).all() and (spacing_mm <= high).all()):
-            shown = ", ".join(f"{value:g}" for value in spacing_mm)
-            raise VolumeError(f"spacing ({shown}) mm in the {name} is outside [{low:g}, {high:g}]; correct the header")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise VolumeError("affine is singular or not finite; correct the header")
-    return image
-
-
-def _stored_spacing(path: Path, header: type) -> np.ndarray:
-    """The header's spacing as it stands in the file: nibabel silently turns -1.5 into 1.5 and 0 into 1."""
-    with ImageOpener(str(path)) as file:
-        return np.asarray(header.from_fileobj(file, check=False)["pixdim"][1:4], dtype=float)  # type: ignore[attr-defined]
+    return replace(_reoriented(file.data, file.affine), remarks=file.remarks)
 
 
 def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
-    canonical = apply_orientation(data, io_orientation(affine))
-    turned = affine @ inv_ornt_aff(io_orientation(affine), data.shape)
+    orientation = io_orientation(affine)
+    canonical = apply_orientation(data, orientation)
+    turned = affine @ inv_ornt_aff(orientation, data.shape)
     spacing_mm = np.linalg.norm(turned[:3, :3], axis=0)[::-1]
     array = np.ascontiguousarray(canonical.transpose(2, 1, 0))
     # 6 digits: a float32 header's 1.5 must not become 1.4999999 in the manifest

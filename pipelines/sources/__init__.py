@@ -3,10 +3,16 @@
 A reader looks at names (and at a small index file where the layout has one), never at voxels; ingest checks those.
 """
 
+import json
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+SEPARATE_GRIDS = ("bids",)  # layouts whose images of one session need not be registered
+MAX_INDEX_BYTES = 2**26  # of an index file: 15,000 scans take about 3 MB
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,16 @@ Reader = Callable[[Sequence[str], Path], Iterator[Scan]]
 
 def readers() -> dict[str, Reader]:
     """Every layout that is read from files, by name."""
-    from pipelines.sources import acdc, brats, kits, msd
+    from pipelines.sources import acdc, bids, brats, kits, msd, nnunet
 
-    return {"msd": msd.find, "acdc": acdc.find, "brats": brats.find, "kits": kits.find}
+    return {
+        "msd": msd.find,
+        "acdc": acdc.find,
+        "brats": brats.find,
+        "kits": kits.find,
+        "bids": bids.find,
+        "nnunet": nnunet.find,
+    }
 
 
 def group(files: Sequence[str], pattern: str) -> dict[str, dict[str, list[str]]]:
@@ -53,3 +66,25 @@ def ambiguous(roles: dict[str, list[str]]) -> str:
         if len(paths) > 1:
             return f"{paths[0]} and {Path(paths[1]).name} both lie there; keep one"
     return ""
+
+
+def read_index(path: Path) -> Any:
+    """A JSON index file. Raises ValueError with the reason, whatever is wrong with it."""
+    try:
+        if not path.is_file():  # a fifo would wait for a writer
+            raise ValueError("is no regular file")
+        if path.stat().st_size > MAX_INDEX_BYTES:
+            raise ValueError(f"is larger than {MAX_INDEX_BYTES} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"unreadable ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not valid JSON ({type(error).__name__})") from None
+
+
+def beside(index: str, name: str) -> tuple[str, str]:
+    """The path that an index file means by `name`, below the raw folder, and the problem if it leads out of that."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(index), name))
+    if posixpath.isabs(name) or path.startswith("../"):
+        return posixpath.basename(name), f"{index}: names a file out of the folder; an index may only name files in it"
+    return path, ""

@@ -66,7 +66,7 @@ def test_the_reference_run_is_the_missions() -> None:
         ("train.learning_rate", float("nan"), ["train.learning_rate", "finite"]),
         ("train.steps", ..., ["train.steps is missing"]),
         ("evaluate.overlap", 0.95, ["evaluate.overlap = 0.95", "less than or equal to 0.9"]),
-        ("data.sources", ["nnunet"], ["data.sources.0 = 'nnunet'", "'msd'"]),
+        ("data.sources", ["folder"], ["data.sources.0 = 'folder'", "'msd'"]),
         ("data.sources", [], ["data.sources", "at least 1 item"]),
         ("model.preset", "huge", ["model.preset = 'huge'", "'xl'"]),
         (
@@ -81,8 +81,12 @@ def test_the_reference_run_is_the_missions() -> None:
         ("train.final_learning_rate", 0.5, ["train.final_learning_rate 0.5 must not exceed"]),
         ("preprocess.spacing_mm.default", [1, 0, 1], ["preprocess.spacing_mm.default.1 = 0", "greater than 0"]),
         ("preprocess.ct_percentiles", [99, 1], ["preprocess.ct_percentiles [99, 1]"]),
+        ("ingest.quality.extent_mm", [50, 10], ["ingest.quality.extent_mm [50, 10]", "must be below"]),
+        ("ingest.quality.on_air", 0.9, ["ingest.quality.on_air 0.9 must not exceed ingest.quality.on_air_refused 0.5"]),
+        ("ingest.quality.tiny_mm3", {"spleen": 5.0}, ["ingest.quality.tiny_mm3 needs an entry `default`"]),
+        ("ingest.quality.tiny_mm3.brain", 5.0, ["ingest.quality.tiny_mm3: unknown structure 'brain'"]),
         ("data.test_fraction", 0.95, ["data.test_fraction + data.validation_fraction = 1.05 must be below 1"]),
-        ("promote.floors.spleen", 0.5, ["unknown structure 'spleen'"]),
+        ("promote.floors.brain", 0.5, ["unknown structure 'brain'"]),
         ("register.name", "Bad Name", ["register.name = 'Bad Name'"]),
     ],
 )

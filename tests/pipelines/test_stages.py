@@ -11,16 +11,21 @@ from tests.conftest import REPOSITORY
 
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.output", "pipelines.parallel", "pipelines.params",
-    "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model", "model.progress",
-    "model.watch",
+    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.output", "pipelines.parallel",
+    "pipelines.params", "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
+    "model.progress", "model.watch",
 }  # fmt: skip
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
 READS_A_NAME_OF = {
     "ingest": {"model.config"},  # through params: the bound of a patch size
     "preprocess": {"model.config"},
-    "train": {"pipelines.preprocess", "pipelines.manifest", "pipelines.volume"},  # load_plan, names of splits
+    "train": {
+        "pipelines.preprocess",
+        "pipelines.manifest",
+        "pipelines.nifti",
+        "pipelines.volume",
+    },  # load_plan, names of splits
     "evaluate": {"pipelines.preprocess"},  # the plan inside the weights file
 }
 

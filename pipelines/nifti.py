@@ -1,0 +1,245 @@
+"""NIfTI files, read with distrust: what the header claims is checked before a voxel is inflated or memory reserved.
+
+`load` gives the voxels and geometry of a file that keeps its word, or raises VolumeError with the reason. A claim that
+no file of this size can keep (zip bombs, lying dimensions) is refused from the first 540 bytes; of a longer stream only
+the declared part is inflated. Header extensions are never looked at: voxels do not need them, and they may name people.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.orientations import aff2axcodes
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+
+MAX_VOXELS = 2**30  # 4 GiB in float32, twice a whole-body CT: beyond it a header is broken, not a scan large
+MAX_OFFSET_BYTES = 2**26  # before the voxels; the largest real extensions hold a DICOM header, some 100 kB
+MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
+SPACING_BOUNDS_MM = (0.01, 100.0)
+XFORM_TOLERANCE_MM = 1.0  # qform and sform of one frame may differ by this at a corner: a quaternion's rounding
+CHUNK_BYTES = 1 << 20
+
+_SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
+_SCALARS |= {256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
+_NOT_SCALAR = {1: "binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2304: "RGBA32"}
+_UNITS = {1: "metres", 3: "micrometres"}
+
+
+class VolumeError(ValueError):
+    """A file that cannot be used as a volume; the message is the reason, fit for the manifest."""
+
+
+@dataclass(frozen=True)
+class Nifti:
+    """`data`: float32 in the file's own axes (i, j, k). `affine`: voxel -> RAS mm. `remarks`: doubts that stay."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    remarks: tuple[str, ...]
+
+
+def load(path: Path) -> Nifti:
+    """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order. Raises VolumeError with the reason."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            return _load(_Stream(file, path.name.endswith(".gz")), size)
+    except FileNotFoundError:
+        raise VolumeError("file is missing") from None
+    except zlib.error as error:
+        raise VolumeError(f"gzip stream is damaged ({_plain(error)}); copy the file again") from None
+    except HeaderDataError as error:
+        raise VolumeError(f"not a readable NIfTI file: {_plain(error)}") from None
+    except OSError as error:
+        raise VolumeError(f"unreadable ({error.strerror or type(error).__name__})") from None
+
+
+def _load(stream: "_Stream", size: int) -> Nifti:
+    if size == 0:
+        raise VolumeError("not a readable NIfTI file: it is empty")
+    start = stream.read(Nifti2Header.sizeof_hdr)
+    raw, header = _headers(start)
+    shape, dtype = _checked_shape(raw), _checked_type(raw, header)
+    voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    offset = _checked_offset(raw, start, voxel_bytes, size, stream.compressed)
+    spacing_mm = np.asarray(raw["pixdim"][1:4], dtype=float)
+    affine, remarks = _checked_affine(raw, header, spacing_mm, shape)
+    stream.skip(offset - len(start))
+    content = stream.fill(voxel_bytes, start[offset:])
+    stream.verify()
+    return Nifti(_scaled(np.ndarray(shape, dtype, content, order="F"), header), affine, remarks)
+
+
+def _headers(start: bytes) -> tuple[Any, Any]:
+    """The header as it stands in the file, and as nibabel mends it (it turns -1.5 mm into 1.5 and 0 into 1)."""
+    for kind in (Nifti1Header, Nifti2Header):
+        for endianness, order in (("<", "little"), (">", "big")):
+            if int.from_bytes(start[:4], order) == kind.sizeof_hdr:  # type: ignore[arg-type]
+                if len(start) < kind.sizeof_hdr:
+                    raise VolumeError(f"truncated: {len(start)} bytes, less than a header of {kind.sizeof_hdr}")
+                binary = start[: kind.sizeof_hdr]
+                raw = kind(binary, endianness, check=False)
+                _check_magic(bytes(raw["magic"]), kind)
+                _check_dimensions(raw)
+                return raw, kind(binary, endianness, check=True)
+    raise VolumeError("not a readable NIfTI file: its first bytes give neither header size, 348 or 540")
+
+
+def _check_magic(magic: bytes, kind: type[Nifti1Header]) -> None:
+    if magic.rstrip(b"\0") == kind.pair_magic.rstrip(b"\0"):
+        raise VolumeError("header of a pair whose voxels lie in an .img file; convert it to one .nii.gz")
+    if magic[:4].rstrip(b"\0") != kind.single_magic[:4].rstrip(b"\0"):
+        raise VolumeError(
+            f"not a readable NIfTI file: magic {magic[:4]!r} is not {kind.single_magic[:4]!r} (Analyze, or damaged)"
+        )
+
+
+def _check_dimensions(raw: Any) -> None:
+    rank = int(raw["dim"][0])
+    if not 1 <= rank <= 7:
+        raise VolumeError(f"header claims {rank} dimensions, 1 to 7 are possible; the header is broken")
+
+
+def _checked_shape(raw: Any) -> tuple[int, int, int]:
+    shape = tuple(int(size) for size in raw["dim"][1 : int(raw["dim"][0]) + 1])
+    if min(shape) < 1 or np.prod([float(size) for size in shape]) > MAX_VOXELS:
+        raise VolumeError(f"shape {shape} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
+    if len(shape) < 3 or any(size > 1 for size in shape[3:]):
+        raise VolumeError(f"has {len(shape)} dimensions {shape} where 3 are due; split it into 3-D files")
+    return shape[0], shape[1], shape[2]
+
+
+def _checked_type(raw: Any, header: Any) -> np.dtype[Any]:
+    code, bits = int(raw["datatype"]), int(raw["bitpix"])
+    if code not in _SCALARS:
+        raise VolumeError(f"datatype {code} ({_NOT_SCALAR.get(code, 'unknown')}) is no scalar image; convert the file")
+    dtype = np.dtype(_SCALARS[code]).newbyteorder(header.endianness)
+    if bits != 8 * dtype.itemsize:
+        raise VolumeError(f"bitpix {bits} contradicts datatype {_SCALARS[code]}; the header is broken")
+    for name in ("scl_slope", "scl_inter"):  # NaN slope: not scaled, as nibabel itself writes it
+        if np.isinf(raw[name]) or (name == "scl_inter" and np.isnan(raw[name]) and np.isfinite(raw["scl_slope"])):
+            raise VolumeError(f"{name} is {float(raw[name])}; correct the header")
+    return dtype
+
+
+def _checked_offset(raw: Any, start: bytes, voxel_bytes: int, size: int, compressed: bool) -> int:
+    """Where the voxels begin. The file must be able to hold what the header promises."""
+    stated, least = float(raw["vox_offset"]), raw.sizeof_hdr + 4
+    if not least <= stated <= MAX_OFFSET_BYTES:
+        raise VolumeError(f"vox_offset {stated:g} is outside [{least}, {MAX_OFFSET_BYTES}]; the header is broken")
+    due, most = int(stated) + voxel_bytes, size * MAX_INFLATION if compressed else size
+    if due > most:
+        what = f"{size} compressed bytes can hold at most {most}" if compressed else f"the file has {size}"
+        raise VolumeError(f"truncated, or the header lies: {due} bytes are due, {what}")
+    return int(stated)
+
+
+def _checked_affine(raw: Any, header: Any, stored_mm: np.ndarray, shape: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    if (unit := int(raw["xyzt_units"]) & 7) in _UNITS:
+        raise VolumeError(f"header gives spacing in {_UNITS[unit]}; convert it to millimetres")
+    for name in ("qform_code", "sform_code"):
+        if int(raw[name]) != int(header[name]):
+            raise VolumeError(f"{name} {int(raw[name])} is unknown; correct the header")
+    affine = np.asarray(header.get_best_affine(), dtype=float)
+    low, high = SPACING_BOUNDS_MM
+    for name, spacing_mm in (("header", stored_mm), ("affine", np.linalg.norm(affine[:3, :3], axis=0))):
+        if not (np.isfinite(spacing_mm).all() and (spacing_mm >= low).all() and (spacing_mm <= high).all()):
+            shown = ", ".join(f"{value:g}" for value in spacing_mm)
+            raise VolumeError(f"spacing ({shown}) mm in the {name} is outside [{low:g}, {high:g}]; correct the header")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise VolumeError("affine is singular or not finite; correct the header")
+    return affine, _doubts(header, shape)
+
+
+def _doubts(header: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """What the header leaves open about the patient's sides. Raises VolumeError if it says two things."""
+    qform, qcode = header.get_qform(coded=True)
+    sform, scode = header.get_sform(coded=True)
+    if not qcode and not scode:
+        return ("orientation: the header has neither qform nor sform; left and right are a guess",)
+    if not qcode or not scode:
+        return ()
+    corners = np.array([[0, 0, 0, 1], [*(size - 1 for size in shape), 1]], dtype=float).T
+    apart_mm = float(np.abs((qform - sform) @ corners).max())
+    if apart_mm <= XFORM_TOLERANCE_MM:
+        return ()
+    one, other = ("".join(aff2axcodes(matrix)) for matrix in (qform, sform))
+    if one != other:
+        raise VolumeError(f"qform says {one}, sform {other}: left and right are not known; correct the header")
+    if qcode != scode:  # two frames, such as scanner and template, may well differ
+        return ()
+    return (f"orientation: qform and sform of one frame are {apart_mm:.3g} mm apart at a corner",)
+
+
+def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:
+    """Stored values -> float32 by slope and intercept, as nibabel rounds them."""
+    slope, intercept = header.get_slope_inter()
+    if slope is None or (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
+    return np.asarray(apply_read_scaling(stored, np.float32(slope), np.float32(intercept)), dtype=np.float32)
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+class _Stream:
+    """Bytes of a plain or gzip file in order, never more of them in memory than were asked for."""
+
+    def __init__(self, file: IO[bytes], compressed: bool) -> None:
+        self.file, self.compressed = file, compressed
+        is_gzip = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if is_gzip != compressed:
+            named = "named .gz, but not compressed by gzip" if compressed else "compressed by gzip, but not named .gz"
+            raise VolumeError(f"not a readable NIfTI file: {named}; rename or copy it again")
+        self.inflater = zlib.decompressobj(31) if compressed else None
+
+    def read(self, most: int) -> bytes:
+        """Up to `most` bytes; fewer only at the end."""
+        content = bytearray()
+        while len(content) < most and (part := self._some(most - len(content))):
+            content += part
+        return bytes(content)
+
+    def skip(self, size: int) -> None:
+        while size > 0 and (part := self._some(min(size, CHUNK_BYTES))):
+            size -= len(part)
+
+    def fill(self, size: int, beginning: bytes) -> bytearray:
+        """`size` bytes, of which `beginning` was read before. Raises VolumeError if the file ends earlier."""
+        content = bytearray(size)  # pages are real only once written
+        at = min(len(beginning), size)
+        content[:at] = beginning[:at]
+        while at < size and (part := self._some(min(size - at, CHUNK_BYTES))):
+            content[at : at + len(part)] = part
+            at += len(part)
+        if at < size:
+            raise VolumeError(f"cannot be read to the end, truncated: {at} of {size} bytes of voxels are there")
+        return content
+
+    def verify(self) -> None:
+        """Read on to the end of the gzip stream, if it is near: zlib checks the sum of all bytes there."""
+        if self.inflater is not None and not self.inflater.eof:
+            self._some(CHUNK_BYTES)
+
+    def _some(self, most: int) -> bytes:
+        """At least one byte, unless at the end."""
+        if self.inflater is None:
+            return self.file.read(most)
+        while True:
+            if self.inflater.eof:
+                rest = self.inflater.unused_data or self.file.read(CHUNK_BYTES)
+                if not rest.startswith(b"\x1f\x8b"):  # the end, or padding after it
+                    return b""
+                self.inflater = zlib.decompressobj(31)
+            else:
+                rest = self.inflater.unconsumed_tail or self.file.read(CHUNK_BYTES)
+            part = self.inflater.decompress(rest, most)
+            if part or (not rest and not self.inflater.eof):
+                return part
