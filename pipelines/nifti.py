@@ -46,47 +46,46 @@ class Nifti:
 def load(path: Path) -> Nifti:
     """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order. Raises VolumeError with the reason."""
     try:
-        size = path.stat().st_size
+        if (size := path.stat().st_size) == 0:
+            raise VolumeError("not a readable NIfTI file: it is empty")
         with path.open("rb") as file:
             return _load(_Stream(file, path.name.endswith(".gz")), size)
     except FileNotFoundError:
         raise VolumeError("file is missing") from None
     except zlib.error as error:
         raise VolumeError(f"gzip stream is damaged ({_plain(error)}); copy the file again") from None
-    except HeaderDataError as error:
+    except VolumeError:
+        raise
+    except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"not a readable NIfTI file: {_plain(error)}") from None
     except OSError as error:
         raise VolumeError(f"unreadable ({error.strerror or type(error).__name__})") from None
 
 
 def _load(stream: "_Stream", size: int) -> Nifti:
-    if size == 0:
-        raise VolumeError("not a readable NIfTI file: it is empty")
     start = stream.read(Nifti2Header.sizeof_hdr)
-    raw, header = _headers(start)
-    shape, dtype = _checked_shape(raw), _checked_type(raw, header)
+    raw = _raw_header(start)
+    shape, dtype = _checked_shape(raw), _checked_type(raw)
     voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    offset = _checked_offset(raw, start, voxel_bytes, size, stream.compressed)
-    spacing_mm = np.asarray(raw["pixdim"][1:4], dtype=float)
-    affine, remarks = _checked_affine(raw, header, spacing_mm, shape)
+    offset = _checked_offset(raw, voxel_bytes, size, stream.compressed)
+    header = type(raw)(start[: raw.sizeof_hdr], raw.endianness, check=True)
+    affine, remarks = _checked_affine(raw, header, shape)
     stream.skip(offset - len(start))
     content = stream.fill(voxel_bytes, start[offset:])
     stream.verify()
     return Nifti(_scaled(np.ndarray(shape, dtype, content, order="F"), header), affine, remarks)
 
 
-def _headers(start: bytes) -> tuple[Any, Any]:
-    """The header as it stands in the file, and as nibabel mends it (it turns -1.5 mm into 1.5 and 0 into 1)."""
+def _raw_header(start: bytes) -> Any:
+    """The header as it stands in the file; nibabel's `check` would turn -1.5 mm into 1.5 and 0 into 1, silently."""
     for kind in (Nifti1Header, Nifti2Header):
         for endianness, order in (("<", "little"), (">", "big")):
             if int.from_bytes(start[:4], order) == kind.sizeof_hdr:  # type: ignore[arg-type]
                 if len(start) < kind.sizeof_hdr:
                     raise VolumeError(f"truncated: {len(start)} bytes, less than a header of {kind.sizeof_hdr}")
-                binary = start[: kind.sizeof_hdr]
-                raw = kind(binary, endianness, check=False)
+                raw = kind(start[: kind.sizeof_hdr], endianness, check=False)
                 _check_magic(bytes(raw["magic"]), kind)
-                _check_dimensions(raw)
-                return raw, kind(binary, endianness, check=True)
+                return raw
     raise VolumeError("not a readable NIfTI file: its first bytes give neither header size, 348 or 540")
 
 
@@ -99,14 +98,11 @@ def _check_magic(magic: bytes, kind: type[Nifti1Header]) -> None:
         )
 
 
-def _check_dimensions(raw: Any) -> None:
+def _checked_shape(raw: Any) -> tuple[int, int, int]:
     rank = int(raw["dim"][0])
     if not 1 <= rank <= 7:
         raise VolumeError(f"header claims {rank} dimensions, 1 to 7 are possible; the header is broken")
-
-
-def _checked_shape(raw: Any) -> tuple[int, int, int]:
-    shape = tuple(int(size) for size in raw["dim"][1 : int(raw["dim"][0]) + 1])
+    shape = tuple(int(size) for size in raw["dim"][1 : rank + 1])
     if min(shape) < 1 or np.prod([float(size) for size in shape]) > MAX_VOXELS:
         raise VolumeError(f"shape {shape} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
     if len(shape) < 3 or any(size > 1 for size in shape[3:]):
@@ -114,11 +110,11 @@ def _checked_shape(raw: Any) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _checked_type(raw: Any, header: Any) -> np.dtype[Any]:
+def _checked_type(raw: Any) -> np.dtype[Any]:
     code, bits = int(raw["datatype"]), int(raw["bitpix"])
     if code not in _SCALARS:
         raise VolumeError(f"datatype {code} ({_NOT_SCALAR.get(code, 'unknown')}) is no scalar image; convert the file")
-    dtype = np.dtype(_SCALARS[code]).newbyteorder(header.endianness)
+    dtype = np.dtype(_SCALARS[code]).newbyteorder(raw.endianness)
     if bits != 8 * dtype.itemsize:
         raise VolumeError(f"bitpix {bits} contradicts datatype {_SCALARS[code]}; the header is broken")
     for name in ("scl_slope", "scl_inter"):  # NaN slope: not scaled, as nibabel itself writes it
@@ -127,7 +123,7 @@ def _checked_type(raw: Any, header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _checked_offset(raw: Any, start: bytes, voxel_bytes: int, size: int, compressed: bool) -> int:
+def _checked_offset(raw: Any, voxel_bytes: int, size: int, compressed: bool) -> int:
     """Where the voxels begin. The file must be able to hold what the header promises."""
     stated, least = float(raw["vox_offset"]), raw.sizeof_hdr + 4
     if not least <= stated <= MAX_OFFSET_BYTES:
@@ -139,13 +135,14 @@ def _checked_offset(raw: Any, start: bytes, voxel_bytes: int, size: int, compres
     return int(stated)
 
 
-def _checked_affine(raw: Any, header: Any, stored_mm: np.ndarray, shape: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+def _checked_affine(raw: Any, header: Any, shape: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if (unit := int(raw["xyzt_units"]) & 7) in _UNITS:
         raise VolumeError(f"header gives spacing in {_UNITS[unit]}; convert it to millimetres")
     for name in ("qform_code", "sform_code"):
         if int(raw[name]) != int(header[name]):
             raise VolumeError(f"{name} {int(raw[name])} is unknown; correct the header")
     affine = np.asarray(header.get_best_affine(), dtype=float)
+    stored_mm = np.asarray(raw["pixdim"][1:4], dtype=float)
     low, high = SPACING_BOUNDS_MM
     for name, spacing_mm in (("header", stored_mm), ("affine", np.linalg.norm(affine[:3, :3], axis=0))):
         if not (np.isfinite(spacing_mm).all() and (spacing_mm >= low).all() and (spacing_mm <= high).all()):
@@ -181,7 +178,11 @@ def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:
     slope, intercept = header.get_slope_inter()
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return stored.astype(np.float32)
-    return np.asarray(apply_read_scaling(stored, np.float32(slope), np.float32(intercept)), dtype=np.float32)
+    result = np.empty(stored.shape, dtype=np.float32, order="F")
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported by who asked
+        for at in range(stored.shape[2]):  # in float64, and no more of that than a slice
+            result[:, :, at] = apply_read_scaling(stored[:, :, at], np.float64(slope), np.float64(intercept))
+    return result
 
 
 def _plain(error: Exception) -> str:
@@ -225,8 +226,10 @@ class _Stream:
 
     def verify(self) -> None:
         """Read on to the end of the gzip stream, if it is near: zlib checks the sum of all bytes there."""
-        if self.inflater is not None and not self.inflater.eof:
-            self._some(CHUNK_BYTES)
+        if self.inflater is not None and not self._some(CHUNK_BYTES) and not self.inflater.eof:
+            raise VolumeError(
+                "truncated: the gzip stream has no end, so its sum cannot be checked; copy the file again"
+            )
 
     def _some(self, most: int) -> bytes:
         """At least one byte, unless at the end."""

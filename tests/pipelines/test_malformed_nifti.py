@@ -1,4 +1,4 @@
-"""Files that lie, NIfTI: each of them is quarantined with a true reason, or read right; none crashes or hangs the stage.
+"""NIfTI files that lie: each is quarantined with a true reason, or read right; none crashes or hangs the stage.
 
 All kinds lie in one folder beside sound scans. One process with bounded memory and time takes the folder in.
 """
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,17 @@ DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SLOPE, UNITS = 40, 70, 72, 76, 108, 1
 QFORM, SFORM, QUATERN, SROW_X, SROW_Y, MAGIC = 252, 254, 256, 280, 296, 344
 
 
+RAMP = np.arange(864, dtype=np.int16).reshape(12, 12, 6)
+
+
+def nifti(array: np.ndarray, kind: Any = nib.Nifti1Image, big_endian: bool = False) -> bytes:
+    header = kind.header_class(endianness=">") if big_endian else None
+    return gzip.compress(kind(array, np.diag([1.5, 1.5, 10.0, 1.0]), header).to_bytes())
+
+
 def sound(seed: int = 0) -> bytes:
     """A small valid NIfTI-1 file, not compressed."""
-    array = np.random.default_rng(seed).integers(1, 500, (12, 12, 6)).astype(np.int16)
-    image = nib.Nifti1Image(array, np.diag([1.5, 1.5, 10.0, 1.0]))
-    return bytes(image.to_bytes())
+    return gzip.decompress(nifti(np.random.default_rng(seed).integers(1, 500, RAMP.shape).astype(np.int16)))
 
 
 def patched(offset: int, form: str, *values: float, content: bytes | None = None) -> bytes:
@@ -62,20 +67,6 @@ def with_extension(size: int) -> bytes:
     return gzip.compress(bytes(grown))
 
 
-def complex_image() -> bytes:
-    array = np.ones((12, 12, 6), np.complex64)
-    return gzip.compress(nib.Nifti1Image(array, np.eye(4)).to_bytes())
-
-
-def colour_image() -> bytes:
-    array = np.zeros((12, 12, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    return gzip.compress(nib.Nifti1Image(array, np.eye(4)).to_bytes())
-
-
-def five_dimensions() -> bytes:
-    return gzip.compress(nib.Nifti1Image(np.ones((6, 6, 3, 1, 3), np.int16), np.eye(4)).to_bytes())
-
-
 def damaged_inside() -> bytes:
     content = bytearray(gzip.compress(sound(), 0))
     content[len(content) // 2] ^= 255
@@ -83,14 +74,13 @@ def damaged_inside() -> bytes:
 
 
 def two_orientations() -> bytes:
-    image = nib.Nifti1Image(np.arange(864, dtype=np.int16).reshape(12, 12, 6), np.eye(4))
+    image = nib.Nifti1Image(RAMP, np.eye(4))
     image.set_sform(np.diag([-1.0, 1, 1, 1]), 1)
     image.set_qform(np.eye(4), 1)
     return gzip.compress(image.to_bytes())
 
 
-NIFTI2 = bytes(nib.Nifti2Image(np.arange(864, dtype=np.int16).reshape(12, 12, 6), np.eye(4)).to_bytes())
-REFUSED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
+REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated gzip": (gzip.compress(sound())[:900], "truncated"),
     "gzip without its end": (gzip.compress(sound())[:-6], "truncated"),
     "damaged inside": (damaged_inside(), "gzip stream is damaged"),
@@ -110,10 +100,10 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "rank of 9": (patched(DIM, "h", 9), "claims 9 dimensions"),
     "rank of 0": (patched(DIM, "h", 0), "claims 0 dimensions"),
     "rank of 2": (patched(DIM, "h", 2), "has 2 dimensions"),
-    "five dimensions": (five_dimensions, "has 5 dimensions (6, 6, 3, 1, 3)"),
+    "five dimensions": (nifti(np.ones((6, 6, 3, 1, 3), np.int16)), "has 5 dimensions (6, 6, 3, 1, 3)"),
     "unknown datatype": (patched(DATATYPE, "h", 1234), "datatype 1234 (unknown)"),
-    "complex": (complex_image, "datatype 32 (complex64)"),
-    "colour": (colour_image, "datatype 128 (RGB24)"),
+    "complex": (nifti(RAMP.astype(np.complex64)), "datatype 32 (complex64)"),
+    "colour": (nifti(np.zeros((12, 12, 6), [(name, "u1") for name in "RGB"])), "datatype 128 (RGB24)"),
     "bitpix of another type": (patched(BITPIX, "h", 64), "bitpix 64 contradicts datatype int16"),
     "offset beyond the end": (patched(VOX_OFFSET, "f", 1e9), "vox_offset 1e+09 is outside"),
     "offset inside the header": (patched(VOX_OFFSET, "f", 100), "vox_offset 100 is outside"),
@@ -124,7 +114,7 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "singular affine": (patched(SROW_Y, "4f", 1.5, 0, 0, 0), "spacing (2.12132, 0, 10)"),
     "quaternion beyond 1": (patched(QFORM, "2h3f", 1, 0, 2, 2, 2), "not a readable NIfTI file"),
     "unknown sform code": (patched(SFORM, "h", 99), "sform_code 99 is unknown"),
-    "two orientations": (two_orientations, "qform says RAS, sform LAS"),
+    "two orientations": (two_orientations(), "qform says RAS, sform LAS"),
     "zero spacing": (patched(PIXDIM + 4, "f", 0), "spacing (0, 1.5, 10) mm in the header"),
     "huge spacing": (patched(PIXDIM + 4, "f", 1e6), "spacing (1e+06, 1.5, 10) mm in the header"),
     "metres": (patched(UNITS, "B", 1), "spacing in metres"),
@@ -132,13 +122,13 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "bomb without a bottom": (bomb((600, 600, 600), 2**26), "the header lies"),
 }  # fmt: skip
 READ: dict[str, bytes] = {
-    "big-endian": gzip.compress(nib.Nifti1Image(np.frombuffer(sound(), ">i2", 864, 352).reshape(12, 12, 6), np.eye(4)).to_bytes()),
-    "nifti-2": gzip.compress(NIFTI2),
+    "big-endian": nifti(RAMP.astype(">i2"), big_endian=True),
+    "nifti-2": nifti(3 * RAMP, nib.Nifti2Image),
     "slope not a number": patched(SLOPE, "2f", np.nan, np.nan, content=sound(1)),
     "bomb behind the voxels": gzip.compress(sound(2)) + gzip.compress(bytes(2**26)) * 200,
     "extension chain that lies": with_extension(2**30),
     "extension of negative size": with_extension(-16),
-    "trailing axis of one": gzip.compress(nib.Nifti1Image(np.arange(864, dtype=np.int16).reshape(12, 12, 6, 1), np.eye(4)).to_bytes()),
+    "trailing axis of one": nifti(2 * RAMP[..., None]),
     "two gzip members": gzip.compress(sound(3)[:1000]) + gzip.compress(sound(3)[1000:]),
 }  # fmt: skip
 BY_PLACE = {
@@ -162,7 +152,7 @@ def image_of(raw: Path, kind: str) -> Path:
 def plant(raw: Path, outside: Path) -> None:
     for kind, content in {**{kind: content for kind, (content, _) in REFUSED.items()}, **READ}.items():
         image_of(raw, kind).parent.mkdir(parents=True)
-        image_of(raw, kind).write_bytes(content() if callable(content) else content)
+        image_of(raw, kind).write_bytes(content)
     for kind in BY_PLACE:
         image_of(raw, kind).parent.mkdir(parents=True)
     save(outside / "secret.nii.gz", np.random.default_rng(7).random((12, 12, 6)))
@@ -237,14 +227,16 @@ def test_sound_scans_beside_them_are_taken_in_and_nothing_outside_was_read(taken
 
 def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
+    values = rng.integers(0, 100, (5, 6, 7))
     for kind in ("u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8"):
-        for order, slope in (("<", None), (">", None), ("<", (0.37, -5.0)), (">", (2.0, 0.0))):
-            image = nib.Nifti1Image(rng.integers(0, 100, (5, 6, 7)).astype(order + kind), np.diag([2.0, 3, 4, 1]))
-            image = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header.as_byteswapped(order))
+        for order, slope in (("<", None), (">", None), ("<", (0.37, -5.0)), (">", (2.0, 0.5))):
+            header = nib.Nifti1Header(endianness=order)
+            image = nib.Nifti1Image(values.astype(order + kind), np.diag([2.0, 3, 4, 1]), header)
+            content = bytearray(image.to_bytes())
             if slope:
-                image.header.set_slope_inter(*slope)
-            path = tmp_path / f"{kind}{order == '<'}{slope is None}.nii.gz"
-            nib.save(image, path)
+                struct.pack_into(f"{order}2f", content, SLOPE, *slope)
+            path = tmp_path / f"{kind}{order == '<'}{slope is None}.nii"
+            path.write_bytes(content)
             expected = np.asarray(nib.load(path).dataobj, dtype=np.float32).transpose(2, 1, 0)
             np.testing.assert_array_equal(read(path).array, expected)
 
