@@ -8,7 +8,7 @@ not. The same rows give the same bytes.
 import html
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +22,20 @@ from pipelines.volume import read
 PLANE_PX, CAPTION_PX, COLUMNS = 120, 26, 4
 CT_WINDOW_HU = (-160.0, 240.0)  # soft tissue
 NOTED, REFUSED, PLAIN = (240, 200, 60), (220, 50, 47), (150, 150, 150)
-_LAYOUT_WORDS = {"data", "raw", "phantom", "derivatives", "labels", "label", "anat", "ct", "imagesTr", "labelsTr"}
+_LAYOUT_WORDS = {
+    "data",
+    "raw",
+    "nii",
+    "gz",
+    "label",
+    "labels",
+    "image",
+    "images",
+    "imaging",
+    "scan",
+    "ct",
+    "mr",
+}  # ours
 _STYLE = (
     "body{font:14px sans-serif;margin:2em;max-width:90em}"
     "td,th{text-align:left;vertical-align:top;padding:2px 12px 2px 0}"
@@ -34,14 +47,15 @@ def write(folder: Path, rows: list[Row], cases: int) -> None:
     """`folder`: index.html and SOURCE.png; at most `cases` scans a source are drawn."""
     with replacing(folder) as temporary:
         temporary.mkdir()
-        sections = []
+        sections, words = [], path_words(rows)
         for source in sorted({row.source for row in rows}):
             own = [row for row in rows if row.source == source]
             chosen = choose(own, cases)
-            tiles = [tile for tile in parallel.each(draw, chosen, f"contact sheet of {source}") if tile is not None]
+            captioned = [(row, told(row, words)) for row in chosen]
+            tiles = [tile for tile in parallel.each(draw, captioned, f"contact sheet of {source}") if tile is not None]
             if tiles:
                 _sheet(tiles).save(temporary / f"{source}.png")
-            sections.append(_section(source, own, len(tiles)))
+            sections.append(_section(source, own, len(tiles), words))
         (temporary / "index.html").write_text(_page(sections), encoding="utf-8")
 
 
@@ -51,8 +65,9 @@ def choose(rows: Iterable[Row], cases: int) -> list[Row]:
     return sorted(drawable, key=lambda row: (not row.quarantined, not row.notes, row.case_id))[:cases]
 
 
-def draw(row: Row) -> np.ndarray | None:
+def draw(captioned: tuple[Row, list[str]]) -> np.ndarray | None:
     """One scan as a picture (H, W, 3) uint8: axial, coronal, sagittal; head or front up. None if it cannot be read."""
+    row, findings = captioned
     try:
         volume = read(Path(row.images[0].path))
         label = None
@@ -63,7 +78,7 @@ def draw(row: Row) -> np.ndarray | None:
     picture = Image.new("RGB", (3 * PLANE_PX, PLANE_PX + CAPTION_PX))
     for axis in range(3):
         picture.paste(_plane(volume.array, label, volume.spacing_mm, axis, row.images[0].role), (axis * PLANE_PX, 0))
-    _caption(picture, row)
+    _caption(picture, row, findings)
     return np.asarray(picture)
 
 
@@ -104,14 +119,13 @@ def _outlined(image: Image.Image, label: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _caption(picture: Image.Image, row: Row) -> None:
+def _caption(picture: Image.Image, row: Row, findings: list[str]) -> None:
     colour = REFUSED if row.quarantined else NOTED if row.notes else PLAIN
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default_imagefont()
-    if row.quarantined or row.notes:
+    if findings:
         pen.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=colour)
-    told = [anonymous(row.quarantined, row)] if row.quarantined else row.notes
     pen.text((3, PLANE_PX), row.case_id, colour, font)
-    pen.text((3, PLANE_PX + 12), _fitting(told[0] if told else ""), colour, font)
+    pen.text((3, PLANE_PX + 12), _fitting(findings[0] if findings else ""), colour, font)
 
 
 def _fitting(text: str) -> str:
@@ -130,24 +144,25 @@ def _sheet(tiles: list[np.ndarray]) -> Image.Image:
     return sheet
 
 
-def anonymous(reason: str, row: Row) -> str:
-    """A reason without the file and folder names in it: these may hold a patient's name."""
-    names = {name for file in row.files for name in _names(file.path)}
-    for name in sorted(names, key=len, reverse=True):
-        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "(file)", reason)
-    reason = re.sub(r"\S*(?:[\\/]\S+|\.(?:nii|gz|json|tsv|dcm)\b\S*)", "(file)", reason)
-    return re.sub(r"\(file\)(?:[:\s/.]*\(file\))*:?\s*", "", reason).strip() if reason.startswith("(file)") else reason
+def told(row: Row, words: set[str]) -> list[str]:
+    """What the page says of a scan: the reason of its quarantine, stripped of names, then its notes."""
+    return ([anonymous(row.quarantined, words)] if row.quarantined else []) + row.notes
 
 
-def _names(path: str) -> Iterable[str]:
-    pure = PurePosixPath(path)
-    for part in pure.parts:
-        yield from {part, part.partition(".")[0]} - _LAYOUT_WORDS - {"", "/"}
-    yield path
-    yield "/".join(pure.parts[2:])  # as below data/raw
+def path_words(rows: Iterable[Row]) -> set[str]:
+    """Every word in a scan's path, lower case: any of them may be a person's name or number."""
+    paths = (file.path for row in rows for file in row.files)
+    return {word for path in paths for word in re.findall(r"\w{2,}", path.lower())} - _LAYOUT_WORDS
 
 
-def _section(source: str, rows: list[Row], drawn: int) -> str:
+def anonymous(reason: str, words: set[str]) -> str:
+    """A reason without the file and folder names in it. `words`: of all paths, as a reason may name another scan's."""
+    masked = re.sub(r"\w{2,}", lambda match: "\0" if match[0].lower() in words else match[0], reason)
+    masked = re.sub(r"\S*(?:\0|/|\.nii|\.json|\.tsv)\S*(?:\s+\S*\0\S*)*", "(file)", masked)
+    return masked.removeprefix("(file) ")
+
+
+def _section(source: str, rows: list[Row], drawn: int, words: set[str]) -> str:
     flagged = [row for row in rows if row.quarantined or row.notes]
     refused = sum(bool(row.quarantined) for row in rows)
     lines = [
@@ -158,17 +173,15 @@ def _section(source: str, rows: list[Row], drawn: int) -> str:
         lines.append(f'<img src="{html.escape(source)}.png" alt="{drawn} scans of {html.escape(source)}">')
     if flagged:
         lines.append("<table><tr><th>case</th><th>split</th><th>found</th></tr>")
-        lines += [_line(row) for row in sorted(flagged, key=lambda row: (not row.quarantined, row.case_id))]
+        lines += [_line(row, words) for row in sorted(flagged, key=lambda row: (not row.quarantined, row.case_id))]
         lines.append("</table>")
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
-    told = [f'<span class="refused">{html.escape(anonymous(row.quarantined, row))}</span>'] if row.quarantined else []
-    told += [html.escape(note) for note in row.notes]
-    return (
-        f"<tr><td>{html.escape(row.case_id)}</td><td>{row.split or 'quarantined'}</td><td>{'<br>'.join(told)}</td></tr>"
-    )
+def _line(row: Row, words: set[str]) -> str:
+    found = "<br>".join(html.escape(finding) for finding in told(row, words))
+    split = row.split or '<span class="refused">quarantined</span>'
+    return f"<tr><td>{html.escape(row.case_id)}</td><td>{split}</td><td>{found}</td></tr>"
 
 
 def _page(sections: list[str]) -> str:

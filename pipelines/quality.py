@@ -62,7 +62,9 @@ def examine(
         found += intensity(modality, volume.array, float(low.min()), float(high.max()), bounds)
         found += slices(modality, volume.array, axis, low == high, bounds)
         blank |= low == high
-    if structures is not None:
+    if structures is not None and not structures.any():
+        found.append(Finding("label: empty", refused=True))
+    elif structures is not None:
         modality, volume = next(iter(images.items()))
         air = _air_level(modality, volume.array, bounds)
         found += label(volume, structures, air, np.flatnonzero(blank), axis, bounds)

@@ -51,14 +51,14 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
             labels.setdefault(place, []).append(path)
         elif place is not None and "/derivatives/" not in f"/{path}":
             _add_image(sessions, *place, path)
-    tables = sorted(path for path in files if path.endswith("dseg.tsv"))
-    names = {top: _dataset_name(root / top / "dataset_description.json") for top, _ in {*labels, *sessions}}
-    names |= {session.top: names.get(session.top, "") for session in sessions.values()}
+    tables = sorted(path for path in files if path.endswith(".tsv"))
+    tops = {top for top, _ in labels} | {session.top for session in sessions.values()}
+    names = {top: _dataset_name(root / top / "dataset_description.json") for top in sorted(tops)}
     claimed = set()
     for session in sessions.values():
         own = _own(session, labels.get((session.top, session.subject), []))
         claimed.update(own)
-        yield _scan(session, own, names[session.top], tables, root)
+        yield _scan(session, _best(own), names[session.top], tables, root)
     for top, subject in sorted(labels):
         if orphans := [path for path in labels[top, subject] if path not in claimed and not _elsewhere(path)]:
             problem = f"{orphans[0]}: a label without an image of its name"
@@ -116,12 +116,16 @@ def _elsewhere(label: str) -> bool:
 
 
 def _own(session: _Session, labels: list[str]) -> list[str]:
-    """Labels of this scan's images; a _dseg, if there is just one, goes before masks and hand-made others."""
+    """Labels of this scan's images."""
     stems = [_reduced(stem) for stem in session.stems]
     whole = [stem.rpartition("_")[0] for stem in stems]  # a label may name the session and not one image
-    own = [path for path in labels if _reduced(_image_of(path)) in (*stems, *whole) and not _elsewhere(path)]
-    dense = [path for path in own if re.search(r"_dseg\.nii", path)]
-    return dense if len(dense) == 1 else own
+    return [path for path in labels if _reduced(_image_of(path)) in (*stems, *whole) and not _elsewhere(path)]
+
+
+def _best(labels: list[str]) -> list[str]:
+    """A _dseg, if there is just one, goes before masks and hand-made others."""
+    dense = [path for path in labels if re.search(r"_dseg\.nii", path)]
+    return dense if len(dense) == 1 else labels
 
 
 def _scan(session: _Session, labels: list[str], dataset: str, tables: list[str], root: Path) -> Scan:
@@ -172,7 +176,7 @@ def _table_of(label: str, tables: list[str]) -> str | None:
     if own in tables:
         return own
     above = [table for table in tables if PurePosixPath(table).parent in PurePosixPath(label).parents]
-    general = [table for table in above if "sub-" not in PurePosixPath(table).name]
+    general = [table for table in above if re.match(r"(?!sub-).*dseg\.tsv$", PurePosixPath(table).name)]
     return max(general, key=lambda table: len(PurePosixPath(table).parts), default=None)
 
 

@@ -25,16 +25,13 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
     for index in sorted(path for path in files if PurePosixPath(path).name == "dataset.json"):
         try:
             content = read_index(root / index)
+            if isinstance(content, dict) and "channel_names" in content:
+                yield from _dataset(index, content, sorted(files), root)
+            elif re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name):
+                raise ValueError("is no mapping with channel_names")
         except ValueError as error:
             if re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name):
-                yield _refused(index, str(error))
-            continue
-        if isinstance(content, dict) and "channel_names" in content:
-            yield from _dataset(index, content, sorted(files), root)
-
-
-def _refused(index: str, problem: str) -> Scan:
-    return Scan("nnunet", index, index, {}, None, "", f"{index}: {problem}")
+                yield Scan("nnunet", index, index, {}, None, "", f"{index}: not a readable nnU-Net index ({error})")
 
 
 def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) -> Iterator[Scan]:
@@ -48,16 +45,18 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) 
         if ending not in _ENDINGS:
             raise ValueError(f"file_ending {ending!r} is not read; convert the scans to .nii.gz")
     except ValueError as error:
-        problem = f"{index}: {error}"
+        problem = str(error)
         ending = ending if isinstance(ending, str) else ".nii.gz"
     listed = content.get("dataset")
     cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
+    if not cases:
+        raise ValueError(problem or f"names no scan in imagesTr that ends in {ending}")
     present = set(files)
     for case, (images, label, found) in cases.items():
-        missing = found or _missing(case, images, label, channels, present)
+        found = f"{index}: {problem}" if problem else found or _missing(case, images, label, channels, present)
         modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
         patient = _OCCASION.sub(r"\1", case)
-        yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, problem or missing)
+        yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, found)
 
 
 Case = tuple[dict[int, str], str | None, str]  # channel -> path, label, problem
