@@ -32,7 +32,7 @@ STRUCTURES = (
     Structure(8, "tumour_enhancing", ("108369006", "Neoplasm"), (220, 50, 47)),
     Structure(9, "kidney", ("64033007", "Kidney structure"), (133, 153, 0)),
     Structure(10, "kidney_tumour", ("108369006", "Neoplasm"), (211, 54, 130)),
-    Structure(11, "kidney_cyst", ("441457006", "Cyst"), (42, 161, 152)),
+    Structure(11, "kidney_cyst", ("367643001", "Cyst"), (42, 161, 152)),
     Structure(12, "spleen", ("78961009", "Spleen"), (157, 108, 162)),
     Structure(13, "liver", ("10200004", "Liver"), (221, 130, 101)),
     Structure(14, "liver_tumour", ("108369006", "Neoplasm"), (128, 255, 0)),
