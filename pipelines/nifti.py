@@ -72,7 +72,8 @@ def _load(stream: "_Stream", size: int) -> Nifti:
     affine, remarks = _checked_affine(raw, header, shape)
     stream.skip(offset - len(start))
     content = stream.fill(voxel_bytes, start[offset:])
-    stream.verify()
+    if stream.goes_on():
+        remarks += ("header: the file goes on behind the voxels that its header announces",)
     return Nifti(_scaled(np.ndarray(shape, dtype, content, order="F"), header), affine, remarks)
 
 
@@ -224,12 +225,15 @@ class _Stream:
             raise VolumeError(f"cannot be read to the end, truncated: {at} of {size} bytes of voxels are there")
         return content
 
-    def verify(self) -> None:
-        """Read on to the end of the gzip stream, if it is near: zlib checks the sum of all bytes there."""
-        if self.inflater is not None and not self._some(CHUNK_BYTES) and not self.inflater.eof:
+    def goes_on(self) -> bool:
+        """Is anything left? Asking also lets zlib check the sum of all bytes, which lies at the end of a gzip stream."""
+        if self._some(1):
+            return True
+        if self.inflater is not None and not self.inflater.eof:
             raise VolumeError(
                 "truncated: the gzip stream has no end, so its sum cannot be checked; copy the file again"
             )
+        return False
 
     def _some(self, most: int) -> bytes:
         """At least one byte, unless at the end."""

@@ -1,6 +1,10 @@
-"""Medical Segmentation Decathlon: `dataset.json` lists images and labels of one task; 3-D tasks of one modality."""
+"""Medical Segmentation Decathlon: `dataset.json` lists images and labels of one task; 3-D tasks of one modality.
+
+A task without a contract of its own (pipelines/labels.py) is known by the names of its labels.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,50 +21,52 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         yield from _task(index, present, root)
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What an index says of all its scans. `problem`: why none of them can be used."""
+
+    index: str
+    name: str
+    modality: str
+    contract: str
+    problem: str
+
+
 def _task(index: str, present: set[str], root: Path) -> Iterator[Scan]:
     try:
-        task = read_index(root / index)
-        if isinstance(task, dict) and "channel_names" in task:
+        content = read_index(root / index)
+        if isinstance(content, dict) and "channel_names" in content:
             return  # nnU-Net's index of the same name
-        name, modality = task["name"].lower(), _MODALITIES[task["modality"]["0"].lower()]
-        entries = [_pair(entry) for entry in [*task["training"], *task.get("test", [])]]
+        name, modality = content["name"].lower(), _MODALITIES[content["modality"]["0"].lower()]
+        entries = [_pair(entry) for entry in [*content["training"], *content.get("test", [])]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
         yield Scan("msd", index, index, {}, None, "", f"{index}: not a readable MSD index ({reason})")
         return
-    contract, problem = _contract(name, task, index)
+    task = _Task(index, name, modality, *_contract(index, name, content.get("labels")))
     for image, label in entries:
-        yield _scan(index, name, modality, image, label, contract, problem, present)
+        yield _scan(task, image, label, present)
 
 
-def _contract(name: str, task: dict[str, Any], index: str) -> tuple[str, str]:
+def _contract(index: str, name: str, labels: Any) -> tuple[str, str]:
     """The task's own contract, or one from the names in its `labels`; and the problem if there is neither."""
     if f"msd-{name}" in CONTRACTS:
         return f"msd-{name}", ""
-    labels = task.get("labels")
     try:
-        named = {str(structure): int(value) for value, structure in labels.items()}  # type: ignore[union-attr]
-        return contract_by_name(named, name).spelled(), ""
+        return contract_by_name({str(named): int(value) for value, named in labels.items()}, name).spelled(), ""
     except (ValueError, TypeError, AttributeError) as error:
-        return "", f"{index}: task {task['name']!r} has no label contract; add one to pipelines/labels.py ({error})"
+        return "", f"{index}: task {name!r} has no label contract; add one to pipelines/labels.py ({error})"
 
 
-def _scan(
-    index: str,
-    task: str,
-    modality: str,
-    image: str,
-    label: str | None,
-    contract: str,
-    problem: str,
-    present: set[str],
-) -> Scan:
-    paths = [beside(index, name) for name in (image, label) if name]
-    for path, found in paths:
-        if found or path not in present:
-            problem = found or f"{path}: listed in dataset.json but missing"
-    key = f"{task}/{PurePosixPath(image).name.partition('.')[0]}"
-    return Scan("msd", key, key, {modality: paths[0][0]}, paths[1][0] if label else None, contract, problem)
+def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan:
+    paths = [beside(task.index, name) for name in (image, label) if name]
+    problem = task.problem
+    for path, outside in paths:
+        if outside or path not in present:
+            problem = outside or f"{path}: listed in dataset.json but missing"
+    key = f"{task.name}/{PurePosixPath(image).name.partition('.')[0]}"
+    images = {task.modality: paths[0][0]}
+    return Scan("msd", key, key, images, paths[1][0] if label else None, task.contract, problem)
 
 
 def _pair(entry: Any) -> tuple[str, str | None]:

@@ -23,47 +23,53 @@ _ENDINGS = (".nii.gz", ".nii")
 
 def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
     for index in sorted(path for path in files if PurePosixPath(path).name == "dataset.json"):
+        claimed = re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name) is not None
         try:
             content = read_index(root / index)
             if isinstance(content, dict) and "channel_names" in content:
+                claimed = True
                 yield from _dataset(index, content, sorted(files), root)
-            elif re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name):
+            elif claimed:
                 raise ValueError("is no mapping with channel_names")
         except ValueError as error:
-            if re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name):
+            if claimed:  # else it is another layout's
                 yield Scan("nnunet", index, index, {}, None, "", f"{index}: not a readable nnU-Net index ({error})")
 
 
 def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) -> Iterator[Scan]:
+    """Its scans; where the index is wrong, all of them with that problem. Raises ValueError if it has none."""
     folder = PurePosixPath(index).parent.name or root.resolve().name
-    name = re.sub(r"^Dataset\d+_", "", folder)
-    channels: dict[int, str] = {}
-    problem, contract, ending = "", "", content.get("file_ending", ".nii.gz")
+    channels, contract, ending, problem = _meaning(content, re.sub(r"^Dataset\d+_", "", folder))
+    listed = content.get("dataset")
+    cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
+    if not cases:
+        raise ValueError(problem or f"no scan in imagesTr ends in {ending}")
+    present = set(files)
+    for case, (images, label, own) in cases.items():
+        found = f"{index}: {problem}" if problem else own or _missing(case, images, label, channels, present)
+        modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
+        patient = _OCCASION.sub(r"\1", case)
+        yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, found)
+
+
+def _meaning(content: dict[str, Any], name: str) -> tuple[dict[int, str], str, str, str]:
+    """Modality by channel, label contract, ending of file names; and the problem, if any of them cannot be meant."""
+    ending = content.get("file_ending", ".nii.gz")
     try:
         channels = _channels(content["channel_names"])
         contract = contract_by_name(_mapping(content.get("labels"), "labels"), name).spelled()
         if ending not in _ENDINGS:
             raise ValueError(f"file_ending {ending!r} is not read; convert the scans to .nii.gz")
     except ValueError as error:
-        problem = str(error)
-        ending = ending if isinstance(ending, str) else ".nii.gz"
-    listed = content.get("dataset")
-    cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
-    if not cases:
-        raise ValueError(problem or f"names no scan in imagesTr that ends in {ending}")
-    present = set(files)
-    for case, (images, label, found) in cases.items():
-        found = f"{index}: {problem}" if problem else found or _missing(case, images, label, channels, present)
-        modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
-        patient = _OCCASION.sub(r"\1", case)
-        yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, found)
+        return {}, "", ".nii.gz", str(error)
+    return channels, contract, ending, ""
 
 
 Case = tuple[dict[int, str], str | None, str]  # channel -> path, label, problem
 
 
 def _channels(names: Any) -> dict[int, str]:
-    channels = {}
+    channels: dict[int, str] = {}
     for key, name in _mapping(names, "channel_names").items():
         plain = re.sub(r"[^A-Z0-9]", "", str(name).upper())
         modality = _MODALITIES.get(plain, plain)

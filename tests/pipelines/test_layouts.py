@@ -113,6 +113,28 @@ def test_an_index_that_is_no_json_stops_nobody(tmp_path: Path, content: str) -> 
     assert all("not a readable" in row.quarantined for row in taken(tmp_path / "raw"))
 
 
+@pytest.mark.parametrize(
+    ("labels", "image", "told"),
+    [
+        ({"0": "background", "1": "spleen", "2": "liver"}, "./imagesTr/a_0000.nii.gz", ""),
+        ({"0": "background", "1": "vessel"}, "imagesTr/a_0000.nii.gz", "task 'organs' has no label contract"),
+        ({"1": "spleen", "2": "liver"}, "../../secret.nii.gz", "names a file out of the folder"),
+        ({"1": "spleen", "2": "liver"}, "imagesTr/q.nii.gz", "listed in dataset.json but missing"),
+        ({"1": "spleen", "2": "liver"}, 7, "not a readable MSD index (TypeError)"),
+    ],
+)
+def test_an_msd_task_is_known_by_its_labels_names(
+    tmp_path: Path, labels: dict[str, str], image: object, told: str
+) -> None:
+    folder = dataset(tmp_path / "raw")
+    training = [{"image": image, "label": "labelsTr/a.nii.gz"}]
+    index = {"name": "Organs", "modality": {"0": "CT"}, "labels": labels, "training": training}
+    (folder.rename(tmp_path / "raw/Task99_Organs") / "dataset.json").write_text(json.dumps(index))
+    row = the_row(tmp_path / "raw")
+    assert told in row.quarantined if told else row.quarantined == ""
+    assert told or row.annotated == ["spleen", "liver"]
+
+
 def bids(raw: Path, name: str = "A study") -> Path:
     """One subject, two sessions of T1w and FLAIR; the second session's FLAIR lies on another grid."""
     raw.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipelines.volume import read
+from pipelines.volume import VolumeError, read
 from tests.conftest import REPOSITORY, save
 
 MEMORY_BYTES = 3 * 2**30  # of address space: what an idle numpy process maps, and some scans
@@ -213,6 +214,8 @@ def test_what_only_looks_odd_is_read(taken: dict[str, Any], kind: str) -> None:
     row = row_of(taken, kind)
     assert row["quarantined"] == ""
     assert sorted(row["shape"]) == [6, 12, 12]
+    behind = any("goes on behind the voxels" in note for note in row["notes"])
+    assert behind == (kind == "bomb behind the voxels")
 
 
 def test_sound_scans_beside_them_are_taken_in_and_nothing_outside_was_read(taken: dict[str, Any]) -> None:
@@ -223,6 +226,31 @@ def test_sound_scans_beside_them_are_taken_in_and_nothing_outside_was_read(taken
     linked = row_of(taken, "link out of the folder")
     assert linked["files"][0]["sha256"] == ""
     assert not any("secret" in file["path"] for row in taken["rows"] for file in row["files"])
+
+
+def test_two_thousand_mutated_headers_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    """Up to four bytes of each are random. Memory is what Python and numpy ask for at the peak."""
+    rng = np.random.default_rng(0)
+    path, refused, fields = tmp_path / "scan.nii", 0, [DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SLOPE, QFORM, QUATERN]
+    originals = [sound(), bytes(nib.Nifti2Image(RAMP, np.eye(4)).to_bytes())]
+    tracemalloc.start()
+    start = time.process_time()
+    for number in range(2000):
+        content = bytearray(originals[number % 2])
+        for _ in range(rng.integers(1, 5)):
+            at = rng.integers(0, 352) if rng.random() < 0.5 else rng.choice(fields) + rng.integers(0, 16)
+            content[at] = rng.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            volume = read(path)
+            assert volume.array.size == RAMP.size or "goes on" in volume.remarks[-1]
+        except VolumeError:
+            refused += 1
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 500 < refused < 1950
+    assert peak_bytes < 2**24
+    assert time.process_time() - start < 60  # about 3 s
 
 
 def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path: Path) -> None:
