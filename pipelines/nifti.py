@@ -226,7 +226,7 @@ class _Stream:
         return content
 
     def goes_on(self) -> bool:
-        """Is anything left? Asking also lets zlib check the sum of all bytes, which lies at the end of a gzip stream."""
+        """Is anything left? Asking lets zlib check the sum of all bytes, too: it lies at the end of a gzip stream."""
         if self._some(1):
             return True
         if self.inflater is not None and not self.inflater.eof:
