@@ -83,7 +83,7 @@ def read(path: Path = project.MANIFEST) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no manifest yet; `medseg run` or `dvc repro ingest` writes it")
     return [
-        Row(**{**record, "files": [File(**file) for file in record["files"]]})
+        Row(**{**record, "files": [File(**file) for file in record["files"]], "notes": record["notes"] or []})
         for record in pq.read_table(path, schema=SCHEMA).to_pylist()
     ]
 
