@@ -64,14 +64,16 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         for name in sorted(folders):
             if name.startswith("."):
                 continue
-            if problem := _leads_out(Path(here) / name, roots) or _poses_as_file(name):
-                yield Path(here) / name, problem
+            path = Path(here) / name
+            if problem := _leads_out(path, roots) or _poses_as_file(name):
+                yield path, problem
             else:
                 entered.append(name)
         folders[:] = entered
         for name in files:
             if not name.startswith("."):
-                yield Path(here) / name, _leads_out(Path(here) / name, roots)
+                path = Path(here) / name
+                yield path, _leads_out(path, roots)
     for error in refused:
         yield Path(error.filename), f"unreadable folder ({error.strerror})"
 

@@ -1,0 +1,27 @@
+"""What the reading commands print for people."""
+
+from dataclasses import asdict
+
+import pytest
+
+from flows import show
+from pipelines.manifest import Row
+
+
+def test_scans_are_listed_with_their_notes_and_reasons(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    row = Row("acdc-1", "1", "acdc", "train", ["CINE"], [], "acdc", [])
+    rows = [
+        row,
+        Row(**{**asdict(row), "case_id": "acdc-2", "notes": ["slices: 3, below 5", "spacing: 15 mm"]}),
+        Row(
+            **{**asdict(row), "case_id": "acdc-3", "split": "", "quarantined": "label is empty", "notes": ["slices: 3"]}
+        ),
+    ]
+    show.scans([asdict(each) for each in rows])
+    told = capsys.readouterr().out
+    assert "slices: 3, below 5; spacing: 15 mm" in told
+    assert "label is empty" in told
+    assert told.splitlines()[-1] == "3 scans, 1 quarantined, 1 with notes"
