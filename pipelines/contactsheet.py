@@ -180,7 +180,7 @@ def _section(source: str, rows: list[Row], drawn: int, words: set[str]) -> str:
 
 def _line(row: Row, words: set[str]) -> str:
     found = "<br>".join(html.escape(finding) for finding in told(row, words))
-    split = row.split or '<span class="refused">quarantined</span>'
+    split = '<span class="refused">quarantined</span>' if row.quarantined else row.split
     return f"<tr><td>{html.escape(row.case_id)}</td><td>{split}</td><td>{found}</td></tr>"
 
 

@@ -23,6 +23,7 @@ MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
 SPACING_BOUNDS_MM = (0.01, 100.0)
 XFORM_TOLERANCE_MM = 1.0  # qform and sform of one frame may differ by this at a corner: a quaternion's rounding
 CHUNK_BYTES = 1 << 20
+LARGE_BYTES = 2**28  # below, nobody asks whether memory suffices
 
 _SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
 _SCALARS |= {256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
@@ -68,6 +69,7 @@ def _load(stream: "_Stream", size: int) -> Nifti:
     shape, dtype = _checked_shape(raw), _checked_type(raw)
     voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     offset = _checked_offset(raw, voxel_bytes, size, stream.compressed)
+    _check_memory(voxel_bytes + 8 * int(np.prod(shape, dtype=np.int64)))  # stored, float32, float32 reoriented
     header = type(raw)(start[: raw.sizeof_hdr], raw.endianness, check=True)
     affine, remarks = _checked_affine(raw, header, shape)
     stream.skip(offset - len(start))
@@ -172,6 +174,29 @@ def _doubts(header: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
     if qcode != scode:  # two frames, such as scanner and template, may well differ
         return ()
     return (f"orientation: qform and sform of one frame are {apart_mm:.3g} mm apart at a corner",)
+
+
+def _check_memory(due_bytes: int) -> None:
+    """A file that keeps its word may still be made to fill the machine: a thousandth of it lies on disk."""
+    if due_bytes > LARGE_BYTES and due_bytes > (free := _free_bytes()):
+        raise VolumeError(
+            f"needs {due_bytes / 2**30:.1f} GiB to be read, {free / 2**30:.1f} are free; crop it, or free memory"
+        )
+
+
+def _free_bytes() -> int:
+    """What Linux can still give, its own bound and the container's; elsewhere nobody says, and MemoryError decides."""
+    free = [2**63]
+    if (machine := Path("/proc/meminfo")).is_file():
+        free += [1024 * int(line.split()[1]) for line in _lines(machine) if line.startswith("MemAvailable")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
+    if limit.is_file() and used.is_file() and (bound := limit.read_text().strip()).isdigit():
+        free += [int(bound) - int(line.split()[1]) for line in _lines(used) if line.startswith("anon ")]
+    return max(0, min(free))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
 
 
 def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from pipelines import nifti as reader
 from pipelines.volume import VolumeError, read
 from tests.conftest import REPOSITORY, save
 
@@ -250,6 +251,20 @@ def test_two_thousand_mutated_headers_are_read_or_refused_and_nothing_else(tmp_p
     assert 500 < refused < 1950
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 64 * 1024
     assert time.process_time() - start < 60  # about 3 s
+
+
+def test_a_bomb_that_keeps_its_word_is_refused_where_memory_does_not_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """900 MB from 1 MB: possible, and for an empty label even plausible; read only where 4 GB are free."""
+    (tmp_path / "scan.nii.gz").write_bytes(bomb((770, 770, 770), 2**30))
+    monkeypatch.setattr(reader, "_free_bytes", lambda: 2**32)
+    start = time.process_time()
+    with pytest.raises(VolumeError, match=r"needs 4\.3 GiB to be read, 4\.0 are free"):
+        read(tmp_path / "scan.nii.gz")
+    assert time.process_time() - start < 1
+    monkeypatch.undo()
+    assert reader._free_bytes() > 2**20
 
 
 def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path: Path) -> None:
