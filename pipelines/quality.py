@@ -31,7 +31,7 @@ RELATIONS = (
 )
 _PLACED = sorted({name for one, _, other in RELATIONS for name in (one, other)} | set(SIDES))
 _WORDS = {HEAD: "above", FRONT: "in front of", RIGHT: "right of", FOOT_: "below", BACK_: "behind", LEFT_: "left of"}
-_HU_AIR = -900.0  # what only Hounsfield units have in quantity
+_HU_LOWEST, _HU_AIR, _HU_AIR_SHARE = -3100.0, -900.0, 0.01  # padding; air; as little of it shows in a crop
 _CT_BONE_HU = 1500.0  # a full-range CT of any body part goes beyond
 _WHOLE = 0.05  # of the widest column of the body: as little at the border means that all of it is in view
 _SAMPLES = 10_000  # of a percentile; its error is far below that of the level itself
@@ -109,7 +109,7 @@ def intensity(modality: str, array: np.ndarray, low: float, high: float, bounds:
     """Do the values fit the modality? `low`, `high`: their range."""
     if modality == "CT":
         yield from _ct_intensity(array, low, high, bounds)
-    elif low <= _HU_AIR and _share(array < _HU_AIR) > _WHOLE:
+    elif _HU_LOWEST <= low <= _HU_AIR and _share(array < bounds.ct_air_hu) > _HU_AIR_SHARE:
         yield Finding(f"intensity: called {modality}, but its values are Hounsfield units", refused=True)
     elif low < 0 and (share := _share(array < 0)) > bounds.stray_fraction:
         yield Finding(f"intensity: {share:.1%} of {modality} is negative; normalised before?")
@@ -120,7 +120,7 @@ def _ct_intensity(array: np.ndarray, low: float, high: float, bounds: Quality) -
         text = f"intensity: CT from {low:g} to {high:g} spans less than {bounds.ct_span_hu:g} HU; windowed or rescaled"
         yield Finding(text, refused=True)
     elif low >= 0:
-        text = f"intensity: CT from {low:g} to {high:g} has no negative value; apply the rescale intercept"
+        text = f"intensity: CT from {low:g} to {high:g} has no negative value: no Hounsfield units, or no intercept"
         yield Finding(text, refused=True)
     elif low > bounds.ct_air_hu:
         yield Finding(f"intensity: CT without air, lowest {low:g} HU; windowed, or a crop")

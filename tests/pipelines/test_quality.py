@@ -119,7 +119,7 @@ def test_a_sound_scan_gives_no_remark(scan: Scan) -> None:
         (turned(abdomen(), rotation(38)), False, "orientation: turned by 38 degrees from the patient's axes"),
         (changed(abdomen(), lambda a: (a.clip(-160, 240) + 160) / 400 * 255), True, "CT from 0 to 255 spans less than"),
         (changed(abdomen(), lambda a: a / 1000), True, "spans less than 300 HU; windowed or rescaled"),
-        (changed(abdomen(), lambda a: a - a.min() + 2), True, "has no negative value; apply the rescale intercept"),
+        (changed(abdomen(), lambda a: a - a.min() + 2), True, "has no negative value: no Hounsfield units, or no"),
         (changed(abdomen(), lambda a: a.clip(-300, None)), False, "CT without air, lowest -300 HU"),
         (changed(abdomen(), lambda a: a.clip(None, 60)), False, "of CT has its highest value 60 HU; windowed"),
         (changed(abdomen(), fill(np.s_[:, :4], -3024)), False, "6.7% of CT is outside [-1100, 4000] HU; padding"),
