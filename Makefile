@@ -1,12 +1,13 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
-# make drills  kill training at 20 random moments and compare the weights
+# make drills  kill training at 20 random moments, preprocessing at 10, and compare the results
+# make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules    make format      put format and imports in order
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows pipelines model tests benchmarks
 
-.PHONY: run test test-slow drills check format clean
+.PHONY: run test test-slow drills scale check format clean
 run: .venv/ready
 	$(BIN)/medseg run
 
@@ -18,6 +19,10 @@ test-slow: .venv/ready
 
 drills: .venv/ready
 	$(BIN)/python -m benchmarks.drills
+	$(BIN)/python -m benchmarks.preprocess_drills
+
+scale: .venv/ready
+	$(BIN)/python -m benchmarks.scale
 
 check: .venv/ready
 	$(BIN)/ruff format --check $(PACKAGES)

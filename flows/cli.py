@@ -208,6 +208,35 @@ def data_check(folder: Folder, json: Json = False) -> None:
     _show_scans(ingest.check(folder), json)
 
 
+@data_app.command("plan")
+def data_plan(json: Json = False) -> None:
+    """Target spacing, patch and normalisation of every source, each with its reason."""
+    _enter_project()
+    from flows import show
+    from pipelines import plan
+
+    (show.as_json if json else show.plan)(plan.read())
+
+
+@data_app.command("verify")
+def data_verify(
+    reread: Annotated[
+        bool, typer.Option("--reread", help="read every byte, even of files that look untouched")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that every scan's files and case file still have their size and hash. Exit code 1 if one does not."""
+    _enter_project()
+    _log_to_terminal()
+    from flows import show
+    from pipelines import verify
+
+    found = verify.verify(reread)
+    (show.as_json if json else show.verification)(found)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="hippocampus")],

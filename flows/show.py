@@ -76,6 +76,38 @@ def scans(rows: list[dict[str, Any]]) -> None:
     console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes", highlight=False)
 
 
+def plan(content: dict[str, Any]) -> None:
+    """One line a decision; values that params.yaml states have a star."""
+    table = Table("source", "decides", "value", "because", box=box.SIMPLE_HEAD)
+    for source, entries in content["decisions"].items():
+        for name, entry in entries.items():
+            table.add_row(source, name, _decided(entry), entry["reason"])
+    table.add_row("all", "ct_scale_hu", _decided(content["ct_scale_hu"]), content["ct_scale_hu"]["reason"])
+    Console().print(table, highlight=False)
+
+
+def _decided(entry: dict[str, Any]) -> str:
+    value = entry["value"]
+    if isinstance(value, dict):
+        value = list(value.values())
+    shown = " x ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
+    return f"{shown}{' *' if entry['stated'] else ''}"
+
+
+def verification(found: dict[str, Any]) -> None:
+    """Every problem on its line; then what was looked at."""
+    console = Console()
+    for entry in found["problems"]:
+        console.print(f"{entry['case_id']} {entry['problem']}", highlight=False, markup=False, soft_wrap=True)
+    for case_id, reason in found["left_out"].items():
+        console.print(f"{case_id} was left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{found['scans']} scans ({found['quarantined']} quarantined), {found['files']} files, {found['cases']} case "
+        f"files: {len(found['problems'])} problems",
+        highlight=False,
+    )
+
+
 def table(content: dict[str, Any]) -> None:
     """A flat or nested mapping as name and value."""
     console = Console()

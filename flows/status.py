@@ -1,5 +1,6 @@
 """`medseg status`: which stages are fresh, what is registered, and whether the two belong together."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock, results
@@ -15,8 +16,10 @@ def collect() -> dict[str, Any]:
     Works while a run is busy; the figures are then the run's own.
     """
     holder = lock.holder()
-    stages = _at_rest() if holder is None or holder.get("doing") == "status" else _in_a_run(holder)
-    version = _registered_version()
+    with ThreadPoolExecutor() as pool:  # MLflow takes seconds to import, DVC and the raw files theirs
+        registered = pool.submit(_registered_version)
+        stages = _at_rest(pool) if holder is None or holder.get("doing") == "status" else _in_a_run(holder)
+        version = registered.result()
     return {
         "stages": stages,
         "registered": None if version is None else _describe(version),
@@ -42,9 +45,10 @@ def next_step(status: dict[str, Any]) -> str:
     return "nothing; all is fresh, registered and released"
 
 
-def _at_rest() -> dict[str, str]:
+def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
+    changed = pool.submit(rawdata.changed)
     declared, stale = dvc.declared(), dvc.stale()
-    if rawdata.changed():  # DVC learns of it only from the inventory, at the next run
+    if changed.result():  # DVC learns of it only from the inventory, at the next run
         stale |= dvc.downstream(declared, {stage.name for stage in declared if stage.always_changed})
     return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared}
 

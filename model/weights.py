@@ -34,7 +34,7 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `patch_size`: voxels by source. `preprocessing`: as pipelines.preprocess writes it. `identity`: empty until
+    `patch_size`: voxels by source. `preprocessing`: as pipelines.prepare has it. `identity`: empty until
     registered.
     """
 

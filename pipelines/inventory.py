@@ -10,19 +10,17 @@ file changed, its output is the same to the byte and nothing after it runs. A di
 inode in `.medseg/` so that an unchanged file is read once.
 """
 
-import hashlib
 import logging
 import os
-import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import params, project
+from pipelines.digests import Digests, remembered
 from pipelines.output import replacing
 
 log = logging.getLogger(__name__)
@@ -43,8 +41,7 @@ def main() -> None:
 
 def take(folder: Path, digests: Path) -> pa.Table:
     """The inventory of `folder`, sorted by path (relative, POSIX). `digests`: the memory of known digests."""
-    with closing(sqlite3.connect(digests)) as memory, memory:
-        memory.execute("CREATE TABLE IF NOT EXISTS digest (key TEXT PRIMARY KEY, sha256 TEXT)")
+    with remembered(digests) as memory:
         rows = [_row(folder, path, problem, memory) for path, problem in _walk(folder)]
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
 
@@ -100,7 +97,7 @@ def _poses_as_file(name: str) -> str:
     return "a folder with the name of a file; move its content up" if name.endswith((".nii", ".nii.gz")) else ""
 
 
-def _row(folder: Path, path: Path, problem: str, memory: sqlite3.Connection) -> dict[str, str | int]:
+def _row(folder: Path, path: Path, problem: str, memory: Digests) -> dict[str, str | int]:
     size, sha256 = 0, ""
     relative = path.relative_to(folder).as_posix()
     if not relative.isprintable():  # also what is no UTF-8: it would break tables and logs
@@ -112,18 +109,7 @@ def _row(folder: Path, path: Path, problem: str, memory: sqlite3.Connection) -> 
             if not stat.S_ISREG(status.st_mode):
                 problem = "not a regular file"
             else:
-                size, sha256 = status.st_size, _sha256(path, status, memory)
+                size, sha256 = status.st_size, memory.of(path, status)
         except OSError as error:
             problem = f"unreadable ({error.strerror})"
     return {"path": relative, "bytes": size, "sha256": sha256, "problem": problem}
-
-
-def _sha256(path: Path, status: os.stat_result, memory: sqlite3.Connection) -> str:
-    key = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-    known = memory.execute("SELECT sha256 FROM digest WHERE key = ?", (key,)).fetchone()
-    if known:
-        return str(known[0])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    memory.execute("INSERT OR REPLACE INTO digest VALUES (?, ?)", (key, digest))
-    return digest

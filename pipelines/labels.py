@@ -109,7 +109,7 @@ class LabelContract:
 def _indexed(label: np.ndarray) -> tuple[Sequence[float], np.ndarray]:
     """The values of a label map, ascending, and each voxel's place among them. Sorts only what is no small integer."""
     if label.min() >= 0 and label.max() < 256 and np.array_equal(whole := label.astype(np.uint8), label):
-        found = np.flatnonzero(np.bincount(whole.ravel(), minlength=256))
+        found = np.unique(whole)  # bincount would turn every byte into eight
         place: np.ndarray = np.zeros(256, dtype=np.uint8)
         place[found] = np.arange(len(found))
         return found.tolist(), place[whole]

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,6 +25,16 @@ Spacing3 = tuple[Spacing, Spacing, Spacing]
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 Voxels3 = tuple[Voxels, Voxels, Voxels]
 T = TypeVar("T")
+
+
+def _or_auto(value: Any) -> Any:
+    """`auto` -> None: the plan decides. A list becomes the tuple that strict validation asks for from here on."""
+    if value == "auto":
+        return None
+    return tuple(value) if isinstance(value, list) else value
+
+
+_OR_AUTO = BeforeValidator(_or_auto)
 
 
 class ParamsError(ValueError):
@@ -87,21 +97,57 @@ class Ingest(Block):
     phantom: Phantom
 
 
-class Preprocess(Block):
-    spacing_mm: dict[str, Spacing3] = Field(description="common spacing (D, H, W) by source, with a `default`")
+class Plan(Block):
+    """How the plan decides what `preprocess` and `train` leave to it; see pipelines/decisions.py for the rules."""
+
+    patch_voxels: int = Field(
+        ge=512, le=2**27, description="a patch holds at most so many; what the device's memory allows, 128^3 on 80 GB"
+    )
+    anisotropy: float = Field(gt=1, le=100, description="above this ratio of spacings the coarse axis is kept coarse")
     ct_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
         description="CT is clipped to these percentiles of the training cohort's foreground, then standardised"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Plan":
+        low, high = self.ct_percentiles
+        if low >= high:
+            raise ValueError(f"plan.ct_percentiles [{low:g}, {high:g}]: the first must be below the second")
+        return self
+
+
+class Preprocess(Block):
+    spacing_mm: dict[str, Annotated[Spacing3 | None, _OR_AUTO]] = Field(
+        default={"default": None}, description="common spacing (D, H, W) by source, with a `default`; `auto`: planned"
+    )
+    normalisation: dict[str, Annotated[Literal["window", "z_score"] | None, _OR_AUTO]] = Field(
+        default={"default": None},
+        description="by source; window: CT clipped and standardised by the cohort; z_score: each scan by its own",
+    )
+    ct_scale_hu: Annotated[tuple[float, float, float, float] | None, _OR_AUTO] = Field(
+        default=None, description="low, high, mean, deviation of the CT window in HU; `auto`: the training cohort's"
+    )
     foreground_points: int = Field(
         ge=1, le=100_000, description="voxels indexed per structure and case for oversampling"
+    )
+    memory_gib: float = Field(
+        gt=0, le=65_536, description="GiB a machine: predicted peaks of the cases in work stay below it"
+    )
+    max_left_out_fraction: Fraction = Field(description="above this share of cases left out the stage stops")
+    executor: Literal["local", "dask"] = Field(
+        description="processes here, or workers of the Dask cluster at $MEDSEG_DASK; the same result either way"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Preprocess":
         _check_by_source("preprocess.spacing_mm", self.spacing_mm)
-        low, high = self.ct_percentiles
-        if low >= high:
-            raise ValueError(f"preprocess.ct_percentiles [{low:g}, {high:g}]: the first must be below the second")
+        _check_by_source("preprocess.normalisation", self.normalisation)
+        if self.ct_scale_hu is not None:
+            low, high, _, deviation = self.ct_scale_hu
+            if low >= high or deviation <= 0:
+                raise ValueError(
+                    f"preprocess.ct_scale_hu {list(self.ct_scale_hu)}: low must be below high and the deviation above 0"
+                )
         return self
 
 
@@ -135,7 +181,9 @@ class Train(Block):
     steps: int = Field(ge=1, le=10_000_000, description="optimiser steps")
     global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
     micro_batch: int = Field(ge=1, le=1024, description="patches that share one forward pass; of one source")
-    patch_size: dict[str, Voxels3] = Field(description="voxels (D, H, W) by source, with a `default`")
+    patch_size: dict[str, Annotated[Voxels3 | None, _OR_AUTO]] = Field(
+        default={"default": None}, description="voxels (D, H, W) by source, with a `default`; `auto`: planned"
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         description="muon: orthogonal steps for weight matrices, AdamW for the rest; fewer steps, each dearer (tiny); "
         "adamw: at scale"
@@ -167,7 +215,7 @@ class Train(Block):
     def _possible(self) -> "Train":
         _check_by_source("train.patch_size", self.patch_size)
         for source, patch in self.patch_size.items():
-            if any(size % ALIGNMENT for size in patch):
+            if patch is not None and any(size % ALIGNMENT for size in patch):
                 nearest = [max(1, round(size / ALIGNMENT)) * ALIGNMENT for size in patch]
                 raise ValueError(
                     f"train.patch_size.{source} {list(patch)} must be divisible by the network's stride {ALIGNMENT} on "
@@ -220,6 +268,7 @@ class Params(Block):
 
     data: Data
     ingest: Ingest
+    plan: Plan
     preprocess: Preprocess
     model: Model
     train: Train

@@ -13,7 +13,7 @@ from model.config import MODALITIES
 from pipelines import registry
 from pipelines.labels import contract_of
 from pipelines.parallel import track
-from pipelines.preprocess import SourceRecord, prepare
+from pipelines.prepare import SourceRecord, prepare
 from pipelines.segment import Segmenter
 from pipelines.volume import Volume, VolumeError, read, same_grid, write_label
 
@@ -74,7 +74,8 @@ def segment_scan(segmenter: Segmenter, scan: dict[str, Volume], modality: str | 
     if unknown:
         raise VolumeError(f"modality {unknown[0]!r} is unknown; use one of {', '.join(MODALITIES[1:])}")
     source = nearest_source(segmenter.plan.sources, scan)
-    image, geometry = prepare(scan, segmenter.plan.sources[source].spacing_mm, segmenter.plan.ct)
+    record = segmenter.plan.sources[source]
+    image, geometry = prepare(scan, record.spacing_mm, segmenter.plan.ct, record.normalisation)
     return segmenter.segment(image, sorted(scan), source, geometry)
 
 

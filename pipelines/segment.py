@@ -14,8 +14,9 @@ from model.inference import sliding_window
 from model.network import MedSegFormer
 from model.weights import Card
 from pipelines.parallel import workers
-from pipelines.preprocess import Preprocessing
-from pipelines.volume import Geometry, resample, restore
+from pipelines.prepare import Preprocessing
+from pipelines.resampling import resample
+from pipelines.volume import Geometry, restore
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Segmenter:
         return Preprocessing.from_json(self.card.preprocessing)
 
     def segment(self, image: np.ndarray, modalities: Sequence[str], source: str, geometry: Geometry) -> np.ndarray:
-        """Structure ids, uint8, on the file's own grid. `image` (C, D, H, W) as `preprocess.prepare` makes it.
+        """Structure ids, uint8, on the file's own grid. `image` (C, D, H, W) as `pipelines.prepare` makes it.
 
         `source`: the training source whose grid, patch and structures apply.
         """

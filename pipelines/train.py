@@ -38,11 +38,13 @@ from model.state import TrainState
 from model.trainer import FitConfig, fit
 from model.watch import PREEMPTED, Watch
 from model.weights import Card
-from pipelines import params, preprocess, project, tracking
+from pipelines import params, project, tracking
+from pipelines import prepare as preparation
 from pipelines.labels import BY_NAME
 from pipelines.manifest import TRAIN, VALIDATION
 from pipelines.output import replacing
 from pipelines.parallel import duration
+from pipelines.prepare import Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +215,8 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     classes = tuple(sorted(annotated, key=lambda name: BY_NAME[name].id))
     structures = {name: BY_NAME[name].id for name in classes}
     sources = sorted({case.record.source for case in training})
-    patch_size = {source: params.by_source(settings.train.patch_size, source) for source in sources}
-    plan = preprocess.load_plan(cases / "preprocessing.json")
+    plan = preparation.load(cases / "preprocessing.json")
+    patch_size = {source: _patch_size(source, settings.train, plan) for source in sources}
     network_config = PRESETS[settings.model.preset]
     card = Card(settings.model.preset, asdict(network_config), classes, structures, patch_size, plan.to_json(), {})
     config = StreamConfig(
@@ -236,6 +238,12 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     fit_config = FitConfig(**{name: getattr(settings.train, name) for name in FitConfig.__dataclass_fields__})
     parallel = ParallelConfig(**{name: getattr(settings.train, name) for name in ParallelConfig.__dataclass_fields__})
     return Job(network, SampleStream(training, config), validation, fit_config, parallel, card)
+
+
+def _patch_size(source: str, settings: params.Train, plan: Preprocessing) -> tuple[int, int, int]:
+    """As params.yaml states it, or as planned."""
+    d, h, w = params.by_source(settings.patch_size, source) or plan.sources[source].patch_size
+    return d, h, w
 
 
 class History:

@@ -1,4 +1,4 @@
-"""Volumes and their geometry: with nifti.py, the only module that knows image formats, orientation and resampling.
+"""Volumes and their geometry: with nifti.py, the only module that knows image formats and orientation.
 
 Arrays are (D, H, W) with D towards the head, H towards the front, W towards the right of the patient (RAS+, axes
 reversed), spacing in the same order. A file's own axes come back through `Geometry`, so a prediction lies exactly on
@@ -7,14 +7,12 @@ the scan it was made from.
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
-from scipy.interpolate import make_interp_spline
 
 from pipelines import nifti
 from pipelines.nifti import VolumeError as VolumeError
@@ -124,50 +122,6 @@ def write_label(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def resampled_shape(
-    shape: tuple[int, ...], spacing_mm: tuple[float, ...], target_mm: tuple[float, ...]
-) -> tuple[int, int, int]:
-    """Voxels needed to cover the same extent at another spacing, at least 1 an axis."""
-    return _three([max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_mm, strict=True)])
-
-
-def resample(array: np.ndarray, shape: tuple[int, int, int], order: int) -> np.ndarray:
-    """Resample (D, H, W) to `shape`, voxel centres spread over the same extent; order 1 or 3 (cubic spline), float32.
-
-    Separable: the spline, prefilter included, is one small dense matrix an axis, so three matrix products.
-    """
-    result = np.asarray(array, dtype=np.float32)
-    for axis, (old, new) in enumerate(zip(array.shape, shape, strict=True)):
-        if old != new:
-            matrix = _interpolation_matrix(old, new, min(order, old - 1))
-            result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(result)
-
-
-def resample_label(label: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Resample a label map: each structure as a linear field, the largest wins. Same dtype."""
-    if label.shape == shape:
-        return label
-    values = np.unique(label)
-    best = np.full(shape, -1, dtype=np.float32)
-    result = np.zeros(shape, dtype=label.dtype)
-    for value in values:  # one structure at a time: memory does not grow with their number
-        share = resample((label == value).astype(np.float32), shape, order=1)
-        wins = share > best
-        best[wins] = share[wins]
-        result[wins] = value
-    return result
-
-
-@lru_cache(maxsize=64)
-def _interpolation_matrix(old: int, new: int, order: int) -> np.ndarray:
-    """(new, old): row i holds the weights of the old voxels in new voxel i; constant beyond the outer centres."""
-    centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    if order == 0:
-        return np.ones((new, 1), dtype=np.float32)
-    return make_interp_spline(np.arange(old), np.eye(old), k=order)(centres).astype(np.float32)
 
 
 def _three(values: Any) -> tuple[int, int, int]:

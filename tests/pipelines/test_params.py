@@ -80,7 +80,7 @@ def test_the_reference_run_is_the_missions() -> None:
         ("train.warmup_steps", 10_000, ["train.warmup_steps 10000 must be below train.steps"]),
         ("train.final_learning_rate", 0.5, ["train.final_learning_rate 0.5 must not exceed"]),
         ("preprocess.spacing_mm.default", [1, 0, 1], ["preprocess.spacing_mm.default.1 = 0", "greater than 0"]),
-        ("preprocess.ct_percentiles", [99, 1], ["preprocess.ct_percentiles [99, 1]"]),
+        ("plan.ct_percentiles", [99, 1], ["plan.ct_percentiles [99, 1]"]),
         ("ingest.quality.extent_mm", [50, 10], ["ingest.quality.extent_mm [50, 10]", "must be below"]),
         ("ingest.quality.on_air", 0.9, ["ingest.quality.on_air 0.9 must not exceed ingest.quality.on_air_refused 0.5"]),
         ("ingest.quality.tiny_mm3", {"spleen": 5.0}, ["ingest.quality.tiny_mm3 needs an entry `default`"]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.predict import find_scans, nearest_source, predict
-from pipelines.preprocess import SourceRecord
+from pipelines.prepare import SourceRecord
 from pipelines.volume import Volume, VolumeError
 from tests.conftest import save
 

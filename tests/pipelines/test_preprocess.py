@@ -1,136 +1,239 @@
-"""Preprocessing laws, on cases it really wrote."""
+"""The stage on small real cohorts: only what is new is made, and the result is the same whatever breaks."""
 
-import json
+import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grimp
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from model import casefile
-from model.casefile import Case, CaseRecord
-from pipelines import ingest, inventory, params, preprocess
-from pipelines.manifest import Row
-from pipelines.preprocess import CTScale, prepare
-from pipelines.volume import Geometry, Volume, read, resample_label, restore
-
-NO_CT = CTScale(-1000.0, 1000.0, 0.0, 300.0)
-
-
-def volume(array: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Volume:
-    affine = np.diag([*reversed(spacing_mm), 1.0])
-    d, h, w = array.shape
-    return Volume(array.astype(np.float32), spacing_mm, affine, (w, h, d))
+from pipelines import cases, forecast, ingest, inventory, manifest, plan, prepare, preprocess, project, schedule
+from pipelines.forecast import case_bytes
+from tests.conftest import REPOSITORY, save
 
 
 @pytest.fixture
-def rows(cohort: Path) -> list[Row]:
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    found = ingest.examine(ingest.find(Path("data/raw"), listed, ("acdc",)))
-    return ingest.assign_splits(
-        found, params.Data(sources=("acdc",), split_seed=0, test_fraction=0.3, validation_fraction=0.1)
-    )
+def small(cohort: Path) -> Path:
+    """The cohort's project, ingested and planned."""
+    ingested()
+    return cohort.parents[1]
 
 
-def settings(**changed: object) -> params.Preprocess:
-    return params.Preprocess(
-        **{
-            "spacing_mm": {"default": (10.0, 1.5, 1.5)},
-            "ct_percentiles": (0.5, 99.5),
-            "foreground_points": 50,
-            **changed,
-        }
-    )
+def ingested() -> None:
+    state()
+    ingest_again()
+    plan.main()
 
 
-def test_mr_is_standardised_over_its_non_zero_part() -> None:
-    array = np.zeros((8, 8, 8))
-    array[2:6, 2:6, 2:6] = np.random.default_rng(0).normal(300, 50, (4, 4, 4))
-    image, _ = prepare({"T1": volume(array)}, (1.0, 1.0, 1.0), NO_CT)
-    assert image.shape == (1, 4, 4, 4)
-    assert abs(image.mean()) < 1e-4
-    assert abs(image.std() - 1) < 1e-3
+def state(**changed: Any) -> None:
+    """Write params.yaml: the smoke profile with some keys changed."""
+    content = YAML(typ="safe").load((REPOSITORY / "profiles/smoke.yaml").read_text())
+    content["data"]["sources"] = ["acdc"]
+    for key, value in changed.items():
+        *parents, last = key.split(".")
+        block = content
+        for parent in parents:
+            block = block[parent]
+        block[last] = value
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(content, file)
 
 
-def test_mr_does_not_depend_on_the_scanners_units() -> None:
-    array = np.random.default_rng(0).normal(300, 50, (6, 6, 6))
-    one, _ = prepare({"MR": volume(array)}, (1.0, 1.0, 1.0), NO_CT)
-    other, _ = prepare({"MR": volume(array * 7.5)}, (1.0, 1.0, 1.0), NO_CT)
-    np.testing.assert_allclose(one, other, atol=1e-4)
+def ingest_again() -> None:
+    inventory.main()
+    ingest.main()
 
 
-def test_ct_is_clipped_and_scaled_by_the_cohort_and_cropped_to_the_body() -> None:
-    array = np.full((10, 10, 10), -1000.0)
-    array[3:7, 3:7, 3:7] = 60
-    array[4, 4, 4] = 3000
-    image, geometry = prepare({"CT": volume(array)}, (1.0, 1.0, 1.0), CTScale(-100, 300, 50, 10))
-    assert (geometry.origin, geometry.crop_shape) == ((3, 3, 3), (4, 4, 4))
-    assert image.max() == pytest.approx(25)
-    assert np.median(image) == pytest.approx(1)
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the stage; which cases it really made."""
+    seen: list[str] = []
+    inner = preprocess.make
+
+    def counting(tasks: list[preprocess.Task], *rest: Any) -> Any:
+        seen.extend(task.row.case_id for task in tasks)
+        return inner(tasks, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocess, "make", counting)
+        preprocess.main()
+    return seen
 
 
-def test_channels_are_in_the_order_of_their_names_whatever_the_order_given() -> None:
-    rng = np.random.default_rng(0)
-    scan = {name: volume(rng.random((5, 5, 5)) + 1) for name in ("T2", "FLAIR", "T1")}
-    one, _ = prepare(scan, (1.0, 1.0, 1.0), NO_CT)
-    other, _ = prepare(dict(reversed(scan.items())), (1.0, 1.0, 1.0), NO_CT)
-    np.testing.assert_array_equal(one, other)
+def content(folder: Path = project.CASES) -> dict[str, str]:
+    """Every file below, hidden ones too -> digest of its content."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
-def test_a_label_through_preprocessing_and_back_is_itself(rows: list[Row]) -> None:
-    """On the scan's own spacing nothing may be lost; on a finer grid a voxel at a border may move."""
-    row = rows[0]
-    assert row.label is not None
-    plan = preprocess.Preprocessing(NO_CT, preprocess._sources(rows, settings()))
-    case = preprocess.preprocess_case(row, plan, 50)
-    original = read(Path(row.label.path))
-    back = restore(case.label, Geometry.from_json(case.record.geometry))
-    ids = restore(original.array, Geometry.of(original))
-    np.testing.assert_array_equal(back > 0, ids > 0)
-    fine = resample_label(resample_label(case.label, (8, 24, 24)), case.label.shape)  # type: ignore[arg-type]
-    assert (fine == case.label).mean() > 0.97
+def test_every_usable_scan_becomes_a_case_of_its_split(small: Path) -> None:
+    preprocess.main()
+    rows = manifest.read()
+    for row in rows:
+        case = casefile.read(project.CASES / row.split / f"{row.case_id}.safetensors")
+        assert (case.record.case_id, case.record.split) == (row.case_id, row.split)
+    assert len(content()) == len(rows) + 2
 
 
-def test_the_foreground_index_points_at_its_structure(rows: list[Row]) -> None:
-    plan = preprocess.Preprocessing(NO_CT, preprocess._sources(rows, settings()))
-    case = preprocess.preprocess_case(rows[0], plan, 5)
-    assert len(case.foreground) == 15
-    for structure, d, h, w in case.foreground:
-        assert case.label[d, h, w] == structure
+def test_nothing_new_means_nothing_made(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(made(monkeypatch)) == 10
+    before = {path: path.stat().st_mtime_ns for path in project.CASES.rglob("*.safetensors")}
+    assert made(monkeypatch) == []
+    assert {path: path.stat().st_mtime_ns for path in project.CASES.rglob("*.safetensors")} == before
 
 
-def test_a_case_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    record = CaseRecord(
-        "acdc-1", "acdc", "train", ("CINE",), ("left_ventricle",), (10.0, 1.5, 1.5), {"origin": [0, 0, 0]}
-    )
-    label = rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
-    case = Case(record, rng.random((2, 4, 5, 6)).astype(np.float16), label, np.zeros((0, 4), np.int32))
-    casefile.write(tmp_path / "case.safetensors", case)
-    found = casefile.read(tmp_path / "case.safetensors")
-    assert found.record == record
-    for name in ("image", "label", "foreground"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(case, name))
-    assert isinstance(found.image, np.memmap)
+def test_one_new_scan_costs_one_scan_and_a_removed_one_leaves_no_file(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(monkeypatch)
+    shutil.move(small / "data/raw/patient003", small / "aside")
+    shutil.copytree(small / "aside", small / "data/raw/patient042", copy_function=renamed)
+    scan = next((small / "data/raw/patient042").glob("*frame01.nii.gz"))
+    save(scan, np.random.default_rng(42).integers(1, 99, (12, 12, 4)).astype(np.int16), np.diag([1.5, 1.5, 10, 1]))
+    ingest_again()
+    plan.main()
+    rows = {row.case_id for row in manifest.read()}
+    fresh = made(monkeypatch)
+    assert len(fresh) == 1
+    assert {path.stem for path in project.CASES.rglob("*.safetensors")} == rows
+    assert fresh[0] in rows
 
 
-def test_a_damaged_case_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "case.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(ValueError, match="not a case file"):
-        casefile.read(tmp_path / "case.safetensors")
+def renamed(source: str, target: str) -> None:
+    shutil.copy(source, target.replace("patient003", "patient042"))
 
 
-def test_a_scan_that_breaks_after_ingest_is_left_out_and_the_rest_is_written(rows: list[Row], tmp_path: Path) -> None:
-    victim = next(row for row in rows if row.split == "train")
+@pytest.mark.parametrize(
+    ("key", "value", "count"),
+    [
+        ("preprocess.spacing_mm", {"default": [1.0, 1.0, 1.0], "acdc": [10.0, 2.0, 2.0]}, 10),
+        ("preprocess.spacing_mm", {"default": [3.0, 3.0, 3.0], "acdc": [10.0, 1.5, 1.5]}, 0),
+        ("preprocess.ct_scale_hu", [-100.0, 300.0, 50.0, 60.0], 0),
+        ("preprocess.memory_gib", 2.0, 0),
+        ("preprocess.foreground_points", 7, 10),
+        ("train.patch_size", {"default": [16, 16, 16]}, 0),
+    ],
+)
+def test_a_changed_parameter_redoes_what_it_touches(
+    small: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, count: int
+) -> None:
+    made(monkeypatch)
+    state(**{key: value})
+    plan.main()
+    assert len(made(monkeypatch)) == count
+
+
+def test_a_changed_scan_is_made_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(monkeypatch)
+    before = content()
+    scan = small / "data/raw/patient005/patient005_frame01.nii.gz"
+    save(scan, np.random.default_rng(7).integers(1, 99, (12, 12, 4)).astype(np.int16), np.diag([1.5, 1.5, 10, 1]))
+    ingest_again()
+    plan.main()
+    (case_id,) = made(monkeypatch)
+    differing = {name for name, digest in content().items() if before[name] != digest}
+    assert {Path(name).stem for name in differing} <= {case_id, "index", "preprocessing"}
+
+
+def test_a_case_file_that_vanished_was_cut_or_damaged_is_made_again(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(monkeypatch)
+    before = content()
+    lost, cut, damaged = sorted(project.CASES.rglob("*.safetensors"))[:3]
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    assert sorted(made(monkeypatch)) == sorted([lost.stem, cut.stem, damaged.stem])
+    assert content() == before
+
+
+@pytest.mark.parametrize("step", ["write_index", "move", "remove"])
+def test_a_run_that_dies_while_it_commits_ends_the_same_later(
+    small: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    preprocess.main()
+    expected = content()
+    shutil.rmtree(project.CASES)
+
+    rename, moved = Path.replace, []
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def die_at_the_fourth(path: Path, target: Path) -> Path:
+        moved.append(target) if target.suffix == ".safetensors" else None
+        return die() if len(moved) == 4 else rename(path, target)  # type: ignore[return-value]
+
+    deaths = {"write_index": (cases, "replacing", die), "move": (Path, "replace", die_at_the_fourth)}
+    with monkeypatch.context() as patched:
+        patched.setattr(*deaths.get(step, (shutil, "rmtree", die)))
+        with pytest.raises(KeyboardInterrupt):
+            preprocess.main()
+    for path in project.CASES.rglob("*.safetensors"):
+        casefile.read(path)
+    assert made(monkeypatch) == []
+    assert content() == expected
+
+
+def test_a_scan_that_breaks_after_ingest_is_left_out_and_the_rest_is_written(small: Path) -> None:
+    state(**{"preprocess.max_left_out_fraction": 0.2})
+    victim = manifest.read()[0]
     Path(victim.images[0].path).write_bytes(b"")
-    plan = preprocess.Preprocessing(NO_CT, preprocess._sources(rows, settings()))
-    (tmp_path / "out" / "train").mkdir(parents=True)
-    training = [row for row in rows if row.split == "train"]
-    reasons = [preprocess._write_case(row, tmp_path / "out", plan, 5) for row in training]
-    assert [bool(reason) for reason in reasons] == [row is victim for row in training]
-    assert len(list((tmp_path / "out" / "train").iterdir())) == len(training) - 1
+    preprocess.main()
+    entries = {entry.case_id: entry for entry in cases.read_index(project.CASES)}
+    assert [case_id for case_id, entry in entries.items() if entry.left_out] == [victim.case_id]
+    assert len(list(project.CASES.rglob("*.safetensors"))) == 9
 
 
-def test_the_plan_survives_json(rows: list[Row]) -> None:
-    plan = preprocess.Preprocessing(NO_CT, preprocess._sources(rows, settings()))
-    assert preprocess.Preprocessing.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    assert plan.sources["acdc"].native_spacing_mm == (10.0, 1.5, 1.5)
+def test_above_the_bound_the_stage_stops_with_every_reason_and_what_was_there_stays(small: Path) -> None:
+    preprocess.main()
+    before = content()
+    state(**{"preprocess.foreground_points": 9})
+    for row in manifest.read()[:2]:
+        Path(row.images[0].path).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 of 10 cases are left out, above preprocess.max_left_out_fraction 0"):
+        preprocess.main()
+    assert {name: digest for name, digest in content().items() if ".unfinished" not in name} == before
+
+
+def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_is_tried(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = manifest.read()
+    rows[3] = replace(rows[3], shape=[2000, 512, 512])
+    decided = prepare.load(project.PLAN)
+    tasks = [preprocess.Task(row, str(place), decided, 5) for place, row in enumerate(rows)]
+    where = schedule.LocalExecutor(4 * forecast.GIB)
+    entries = preprocess.make(tasks, project.CASES, where)
+    assert entries[0].case_id == rows[3].case_id  # before the others
+    assert "GiB (2000 x 512 x 512 voxels of 10 x 1.5 x 1.5 mm" in entries[0].left_out
+    assert "above preprocess.memory_gib 4; raise it" in entries[0].left_out
+    assert sum(bool(entry.left_out) for entry in entries) == 1
+    assert case_bytes(rows[3], (10.0, 1.5, 1.5)) > 4 * forecast.GIB
+
+
+def test_a_case_counts_as_made_by_all_the_code_that_makes_it() -> None:
+    """What they import beyond it only names things or says where they lie; contracts are counted one by one."""
+    graph = grimp.build_graph("pipelines", "model")
+    used = {module for made_by in cases.MADE_BY for module in graph.find_upstream_modules(made_by.__name__)}
+    counted = {module.__name__ for module in cases.MADE_BY}
+    assert used - counted <= {"model", "pipelines", "pipelines.labels", "pipelines.manifest", "pipelines.output",
+                              "pipelines.project", "pipelines.labelnames"}  # fmt: skip
+
+
+def test_cases_made_by_one_worker_and_by_several_are_the_same(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for count in ("1", "3"):
+        monkeypatch.setenv("MEDSEG_WORKERS", count)
+        shutil.rmtree(project.CASES, ignore_errors=True)
+        preprocess.main()
+        found.append(content())
+    assert found[0] == found[1]

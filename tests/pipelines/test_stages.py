@@ -11,9 +11,9 @@ from tests.conftest import REPOSITORY
 
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.output", "pipelines.parallel",
-    "pipelines.params", "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
-    "model.progress", "model.watch",
+    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.cluster", "pipelines.digests",
+    "pipelines.output", "pipelines.parallel", "pipelines.params", "pipelines.project", "pipelines.registry",
+    "pipelines.schedule", "pipelines.tether", "pipelines.tracking", "model", "model.progress", "model.watch",
 }  # fmt: skip
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
@@ -21,12 +21,12 @@ READS_A_NAME_OF = {
     "ingest": {"model.config"},  # through params: the bound of a patch size
     "preprocess": {"model.config"},
     "train": {
-        "pipelines.preprocess",
+        "pipelines.prepare",
         "pipelines.manifest",
         "pipelines.nifti",
+        "pipelines.resampling",
         "pipelines.volume",
-    },  # load_plan, names of splits
-    "evaluate": {"pipelines.preprocess"},  # the plan inside the weights file
+    },  # load, names of splits
 }
 
 

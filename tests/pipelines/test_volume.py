@@ -1,4 +1,4 @@
-"""Geometry laws: what is read, turned, cut and resampled goes back onto the file's own grid exactly."""
+"""Geometry laws: what is read, turned and cut goes back onto the file's own grid exactly."""
 
 from itertools import permutations, product
 from pathlib import Path
@@ -6,15 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import zoom
 
 from pipelines.volume import (
     Geometry,
     VolumeError,
     read,
-    resample,
-    resample_label,
-    resampled_shape,
     restore,
     write_label,
 )
@@ -79,36 +75,6 @@ def test_a_written_label_lies_on_the_scan(tmp_path: Path) -> None:
     np.testing.assert_allclose(written.affine, original.affine, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(original.dataobj) > 0.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["label.nii.gz", "scan.nii.gz"]
-
-
-def test_resampling_a_constant_is_constant() -> None:
-    for order in (1, 3):
-        np.testing.assert_allclose(resample(np.full((5, 9, 7), 3.0), (11, 4, 7), order), 3.0, rtol=1e-5)
-
-
-def test_linear_resampling_reproduces_a_ramp_inside() -> None:
-    ramp = np.broadcast_to(np.arange(20.0)[:, None, None], (20, 4, 4))
-    found = resample(ramp, (40, 4, 4), order=1)[:, 0, 0]
-    np.testing.assert_allclose(found[1:-1], ((np.arange(40) + 0.5) / 2 - 0.5)[1:-1], atol=1e-5)
-
-
-def test_cubic_resampling_agrees_with_scipy_away_from_the_border() -> None:
-    field = RNG.random((24, 24, 24)).astype(np.float32)
-    reference = zoom(field, 1.5, order=3, mode="mirror", grid_mode=True)
-    ours = resample(field, (36, 36, 36), order=3)
-    inside = (slice(12, -12),) * 3
-    np.testing.assert_allclose(ours[inside], reference[inside], atol=2e-3)
-
-
-def test_a_label_resampled_to_its_own_shape_is_itself_and_no_value_is_invented() -> None:
-    label = RNG.integers(0, 4, (9, 9, 9)).astype(np.uint8) * 3
-    np.testing.assert_array_equal(resample_label(label, (9, 9, 9)), label)
-    assert set(np.unique(resample_label(label, (13, 6, 9)))) <= {0, 3, 6, 9}
-
-
-def test_a_single_slice_can_be_resampled() -> None:
-    assert resample(np.ones((1, 5, 5)), (3, 5, 5), order=3).shape == (3, 5, 5)
-    assert resampled_shape((1, 100, 100), (10.0, 1.0, 1.0), (1.0, 2.0, 2.0)) == (10, 50, 50)
 
 
 def test_a_singular_affine_is_refused(tmp_path: Path) -> None:
