@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import casefile
-from model.augment import AugmentConfig
+from model.augment import PLAIN_CROP, AugmentConfig
 from model.casefile import Case, CaseRecord, open_cases
 from model.checkpoint import Checkpoints
 from model.config import PRESETS
@@ -139,7 +139,7 @@ def test_a_micro_batch_is_of_one_source_and_marks_what_it_annotates() -> None:
 
 def test_a_case_with_fewer_channels_is_filled_up_with_absent_ones() -> None:
     patches = [(torch.ones(2, 4, 4, 4), torch.zeros(4, 4, 4)), (torch.ones(4, 4, 4, 4), torch.zeros(4, 4, 4))]
-    batch = collate(CASES[4:6], patches, STREAM)
+    batch = collate([case.record for case in CASES[4:6]], patches, STREAM)
     assert (batch.modality == 0).sum() == 2
     assert batch.image[0, 2:].abs().sum() == 0
 
@@ -149,7 +149,7 @@ def test_foreground_oversampling_reaches_a_small_structure() -> None:
     label = np.zeros((64, 64, 64), np.uint8)
     label[2, 2, 2] = 3
     far = Case(case.record, np.zeros((1, 64, 64, 64), np.float16), label, np.array([[3, 2, 2, 2]], np.int32))
-    config = replace(STREAM, foreground_fraction=1.0, augment=AugmentConfig(*[0] * 3, 16, *[0] * 6))
+    config = replace(STREAM, foreground_fraction=1.0, augment=PLAIN_CROP)
     assert all((SampleStream([far], config)[index].target > 0).any() for index in range(3))
 
 
