@@ -3,10 +3,10 @@
     region = read_region(case.image, case.label, centre_vox, (48, 64, 48), draw(config, (48, 64, 48), spacing_mm, rng))
     image, label = region.to(device).augmented()
 
-The draw is made from numpy's generator, on the CPU, and is a few numbers: the same generator state gives the same patch,
-wherever it is computed. The region is read where the case lies, in the loader; `augmented` is computed on the device
-that holds the region's tensors: rotation, scaling, elastic deformation and flip are one resampling (model/deform.py),
-the intensities follow (model/intensity.py). Only noise depends on the kind of device, by its generator of numbers.
+The draw is a few numbers from numpy's generator, made on the CPU: the same generator state gives the same patch. The
+region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region: rotation,
+scaling, elastic deformation and flip are one resampling (model/deform.py), then come the intensities
+(model/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
     patch = bricks[:, 10:138, 40:168, 300:428]       # decodes the bricks that the patch touches
 
 A voxel is `low + step * code`, with one `low` and one `step` a brick: a constant brick has no codes, a brick of two
-values has one bit a voxel, any other one byte. Labels (uint8) come back exactly. A real number is off by at most 1/510 of the range of values within its own brick, which is a small part of a scan's
-noise: a brick's range holds at least the noise of 512 voxels, some 6 standard deviations, so the error's deviation is
-6 / (255 sqrt(12)) = 0.7 % of the noise's where there is nothing but noise.
+values has one bit a voxel, any other one byte. Labels (uint8) come back exactly. A real number is off by at most
+1/510 of the range of values within its own brick. That is little beside a scan's noise: a brick's range holds at least
+the noise of 512 voxels, some 6 standard deviations, so where there is nothing but noise the error's deviation is
+6 / (255 sqrt(12)) = 0.7 % of the noise's.
 
 Bricks that lie close together in space lie close together in the file (blocks of 4^3): 16 KB to 32 KB a read.
 """
@@ -76,8 +77,8 @@ class Bricks:
         values = codes.astype(self.dtype)
         values *= _over_voxels(self.step[box])
         values += _over_voxels(self.low[box])
-        inside = (slice(low % BRICK, low % BRICK + high - low) for low, high in bounds[-3:])
-        return values.reshape(*outer, depth * BRICK, height * BRICK, width * BRICK)[(..., *inside)]
+        d, h, w = (slice(low % BRICK, low % BRICK + high - low) for low, high in bounds[-3:])
+        return values.reshape(*outer, depth * BRICK, height * BRICK, width * BRICK)[..., d, h, w]
 
     def _codes(self, index: np.ndarray) -> np.ndarray:
         rows, binary = np.maximum(index, 0), np.flatnonzero(index < 0)
@@ -117,34 +118,28 @@ def encode(array: np.ndarray, dtype: type) -> dict[str, np.ndarray]:
     Raises ValueError if a value is not finite.
     """
     *outer, depth, height, width = array.shape
-    grid = [-(-size // BRICK) for size in (depth, height, width)]
-    tables = {name: np.zeros((*outer, *grid), kind) for name, kind in _kinds(dtype).items()}
+    grid = (*outer, *(-(-size // BRICK) for size in (depth, height, width)))
+    tables = {"index": np.zeros(grid, np.int32), "low": np.zeros(grid, dtype), "step": np.zeros(grid, dtype)}
     codes, bits = [np.zeros((1, CODES), np.uint8)], [np.zeros((1, CODES // 8), np.uint8)]
     rows = [1, 1]
     for position in np.ndindex(*outer):
-        for start in range(0, grid[0], BLOCK):
+        for start in range(0, grid[-3], BLOCK):
             layers = array[position][start * BRICK : (start + BLOCK) * BRICK].astype(dtype, copy=False)
-            place = (*position, slice(start, start + BLOCK))
             bricks, order = _in_blocks(_cut(layers))
-            index, low, step, own_codes, own_bits = _encode_bricks(bricks, rows)
-            for name, values in (("index", index), ("low", low), ("step", step)):
-                tables[name][place].reshape(-1)[order] = values
+            *values, own_codes, own_bits = _encode_bricks(bricks, rows)
+            for table, own in zip(tables.values(), values, strict=True):
+                table[position][start : start + BLOCK].reshape(-1)[order] = own
             codes.append(own_codes)
             bits.append(own_bits)
             rows = [rows[0] + len(own_codes), rows[1] + len(own_bits)]
     return {**tables, "codes": np.concatenate(codes), "bits": np.concatenate(bits)}
 
 
-def _kinds(dtype: type) -> dict[str, type]:
-    return {"index": np.int32, "low": dtype, "step": dtype}
-
-
 def _cut(layers: np.ndarray) -> np.ndarray:
     """(D, H, W) -> (d, h, w, 8^3); what the last bricks have beyond the array repeats its border."""
-    padding = [(0, -size % BRICK) for size in layers.shape]
-    layers = np.pad(layers, padding, mode="edge")
-    d, h, w = (size // BRICK for size in layers.shape)
-    bricks = layers.reshape(d, BRICK, h, BRICK, w, BRICK).transpose(0, 2, 4, 1, 3, 5)
+    whole = np.pad(layers, [(0, -size % BRICK) for size in layers.shape], mode="edge")
+    d, h, w = (size // BRICK for size in whole.shape)
+    bricks = whole.reshape(d, BRICK, h, BRICK, w, BRICK).transpose(0, 2, 4, 1, 3, 5)
     return bricks.reshape(d, h, w, CODES)
 
 

@@ -23,7 +23,7 @@ def resample(
     matrix: np.ndarray,
     control: np.ndarray | None,
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, d, h, w) by linear interpolation; label (d, h, w) uint8, the class whose linear interpolation is largest.
+    """Image (C, d, h, w) by linear interpolation; label (d, h, w) uint8, the class whose interpolation is largest.
 
     The patch's voxel at offset `o` from its middle samples the region at `matrix @ o + displacement - corner`, in
     voxels. Outside the region the image and the label are 0.
@@ -86,7 +86,7 @@ def _linear(volume_CDHW: Tensor, grid: Tensor) -> Tensor:
 
 
 def _nearest(padded: Tensor, grid: Tensor) -> Tensor:
-    """Of a volume with a border of one voxel around it, which points further out fall on; twice as fast as grid_sample."""
+    """Of a volume with a border of one voxel, onto which points further out fall; half the time of grid_sample."""
     index = torch.zeros(1, dtype=torch.int32, device=grid.device)
     for axis, position in enumerate((grid[2], grid[1], grid[0])):
         size = padded.shape[axis]

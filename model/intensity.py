@@ -1,4 +1,4 @@
-"""Changes of intensity: blur, low resolution, gamma, scale, shift and noise, in this order, as a scanner would add them.
+"""Changes of intensity: blur, low resolution, gamma, scale, shift and noise, in this order.
 
 What chance decides is drawn on the CPU (`draw_channel`); the image is changed in place on its own device.
 """
