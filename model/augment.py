@@ -4,8 +4,8 @@
     image, label = region.to(device).augmented()
 
 The draw is a few numbers from numpy's generator, made on the CPU: the same generator state gives the same patch. The
-region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region: rotation,
-scaling, elastic deformation and flip are one resampling (model/deform.py), then come the intensities
+region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
+rotation, scaling, elastic deformation and flip are one resampling (model/deform.py), then come the intensities
 (model/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
 
@@ -28,6 +28,7 @@ from model.intensity import ChannelDraw, change_intensity, draw_channel
 class AugmentConfig:
     """Strengths; all zero gives the plain crop. Ranges are symmetric and uniform unless stated."""
 
+    spatial_probability: float = 1.0  # of rotation, scaling and deformation; a plain crop otherwise, which is sharper
     rotation_rad: float = 0.3  # about each axis
     scale: float = 0.25  # zoom between 1 / (1 + scale) and 1 + scale, log-uniform
     elastic_mm: float = 2.0  # standard deviation of the displacement of the control points
@@ -45,7 +46,7 @@ class AugmentConfig:
     low_resolution_probability: float = 0.0
 
 
-PLAIN_CROP = AugmentConfig(0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
+PLAIN_CROP = AugmentConfig(1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def draw(
 ) -> Draw:
     """Deformation is in millimetres; an axis more than twice as coarse as the finest is only cropped and flipped."""
     thick = [mm > ANISOTROPY_LIMIT * min(spacing_mm) for mm in spacing_mm]
+    if rng.random() >= config.spatial_probability:
+        config = replace(config, rotation_rad=0.0, scale=0.0, elastic_mm=0.0)
     matrix = _random_matrix(spacing_mm, thick, config, rng)
     control = _random_control(shape, spacing_mm, thick, config, rng)
     own = tuple(draw_channel(config, shape, spacing_mm, thick, rng) for _ in range(channels))
