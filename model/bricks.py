@@ -124,7 +124,7 @@ def encode(array: np.ndarray, dtype: type) -> dict[str, np.ndarray]:
     rows = [1, 1]
     for position in np.ndindex(*outer):
         for start in range(0, grid[-3], BLOCK):
-            layers = array[position][start * BRICK : (start + BLOCK) * BRICK].astype(dtype, copy=False)
+            layers: np.ndarray = array[position][start * BRICK : (start + BLOCK) * BRICK].astype(dtype, copy=False)
             bricks, order = _in_blocks(_cut(layers))
             *values, own_codes, own_bits = _encode_bricks(bricks, rows)
             for table, own in zip(tables.values(), values, strict=True):

@@ -41,7 +41,7 @@ def draw_channel(
     thick: Sequence[bool],
     rng: np.random.Generator,
 ) -> ChannelDraw:
-    shift, scale, gamma = rng.uniform(-1, 1, 3)
+    shift, scale, gamma = rng.uniform(-1, 1, 3).tolist()
     noise, noise_seed = rng.random() * config.noise, int(rng.integers(2**63))
     blurred, blur_mm = rng.random() < config.blur_probability, rng.random() * config.blur_mm
     lowered, longer = rng.random() < config.low_resolution_probability, 1 + rng.random() * config.low_resolution

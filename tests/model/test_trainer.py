@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from model import casefile
 from model.augment import PLAIN_CROP, AugmentConfig
 from model.casefile import Case, CaseRecord, open_cases
 from model.checkpoint import Checkpoints
 from model.config import PRESETS
-from model.dataset import Batch, SampleStream, StreamConfig, collate, loader
+from model.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
 from model.network import MedSegFormer
 from model.optim import LossScale, WeightAverage, learning_rate
 from model.parallelize import Ranks
@@ -109,6 +110,13 @@ def test_worker_processes_do_not_change_the_stream() -> None:
     stream = SampleStream(CASES, STREAM)
     for one, other in zip(loader(stream, range(4), 0), loader(stream, range(4), 1), strict=True):
         assert same(one, other)
+
+
+def test_augmenting_where_the_network_is_gives_the_same_batches() -> None:
+    """As on a GPU: the loader reads regions, the rank finishes them."""
+    stream = SampleStream(CASES, STREAM)
+    for index, raw in enumerate(DataLoader(RawStream(stream), None, sampler=range(4), num_workers=1)):
+        assert same(finish(raw.to(ALONE.device), STREAM), stream[index])
 
 
 def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
