@@ -1,12 +1,13 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
 # make drills  kill training at 20 random moments and compare the weights
+# make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make check   format, lint, types, import rules    make format      put format and imports in order
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows pipelines model tests benchmarks
 
-.PHONY: run test test-slow drills check format clean
+.PHONY: run test test-slow drills bench check format clean
 run: .venv/ready
 	$(BIN)/medseg run
 
@@ -18,6 +19,9 @@ test-slow: .venv/ready
 
 drills: .venv/ready
 	$(BIN)/python -m benchmarks.drills
+
+bench: .venv/ready .bench/ready
+	$(BIN)/python -m benchmarks.data $(if $(DATA),--data $(DATA))
 
 check: .venv/ready
 	$(BIN)/ruff format --check $(PACKAGES)
@@ -37,5 +41,11 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.bench/ready: benchmarks/peers.lock
+	@echo "Making the peers' environment in .bench (3 GB, some minutes)"
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.lock
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .bench

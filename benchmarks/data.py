@@ -141,7 +141,7 @@ def augmentation(folder: Path) -> Iterator[Row]:
 
 def resampling(folder: Path) -> Iterator[Row]:
     """256x256x200 by 1.25 per axis."""
-    from scipy.ndimage import map_coordinates
+    from scipy.ndimage import zoom
 
     volume = np.load(folder / "volume.npy")
     d, h, w = (round(1.25 * n) for n in volume.shape)
@@ -149,15 +149,10 @@ def resampling(folder: Path) -> Iterator[Row]:
     theirs = peers("resampling", folder)
     yield Row("resampling, order 3", cubic, "nnU-Net", theirs["nnU-Net"], "0.083")
     yield Row("resampling, order 1", linear, "SimpleITK", theirs["SimpleITK"], "1")
-    small = volume[:40, :50, :60]
-    shape = (50, 62, 75)
-    at = np.meshgrid(
-        *((np.arange(n) + 0.5) * o / n - 0.5 for n, o in zip(shape, small.shape, strict=True)), indexing="ij"
-    )
-    inside = np.logical_and.reduce([(p >= 0) & (p <= n - 1) for p, n in zip(at, small.shape, strict=True)])
-    expected = map_coordinates(small.astype(np.float64), at, order=3, mode="mirror")
-    difference = np.abs(resample(small, shape, 3) - expected)[inside].max()
-    print(f"resampling, order 3: largest difference to scipy's spline {difference:.1e}", file=sys.stderr)
+    small = volume[:40, :48, :60]
+    expected = zoom(small.astype(np.float64), 1.25, order=3, mode="nearest", grid_mode=True)
+    difference = np.abs(resample(small, (50, 60, 75), 3) - expected).max() / np.ptp(small)
+    print(f"resampling, order 3: differs from scipy's spline by {difference:.1e} of the range", file=sys.stderr)
 
 
 def whole_cohort(data: Path | None, folder: Path) -> Iterator[Row]:

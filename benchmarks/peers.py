@@ -4,8 +4,8 @@ Run     .bench/bin/python benchmarks/peers.py {patch,augmentation,resampling} FO
 Reads   FOLDER: image.npy (1, D, H, W) float32, label.npy (D, H, W) uint8, boxes.npy, block.npy ...
 Prints  JSON: milliseconds of CPU time, bytes
 
-Imports nothing of this project, so that the two environments need not agree. nnU-Net stores and reads cases with its own
-classes; its augmentations are those of its trainer, with elastic deformation and every probability at 1.
+Imports nothing of this project, so that the two environments need not agree. nnU-Net stores and reads cases with its
+own classes; its augmentations are its trainer's, with elastic deformation and every probability at 1.
 """
 
 from __future__ import annotations

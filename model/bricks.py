@@ -73,10 +73,14 @@ class Bricks:
         *outer, depth, height, width = index.shape
         codes = self._codes(index.ravel()).view(np.int64)  # rows of a brick move as one number
         codes = codes.reshape(-1, depth, height, width, BRICK, BRICK).transpose(0, 1, 4, 2, 5, 3)
-        codes = np.ascontiguousarray(codes).reshape(*outer, depth, BRICK, height * BRICK, width).view(np.uint8)
-        values = codes.astype(self.dtype)
-        values *= _over_voxels(self.step[box])
-        values += _over_voxels(self.low[box])
+        codes = np.ascontiguousarray(codes).reshape(-1, BRICK, height * BRICK, width).view(np.uint8)
+        values = np.empty(codes.shape, self.dtype)
+        for layer, code, step, low in zip(
+            values, codes, _over_voxels(self.step[box]), _over_voxels(self.low[box]), strict=True
+        ):  # a layer at a time stays in the processor's cache
+            layer[...] = code
+            layer *= step
+            layer += low
         d, h, w = (slice(low % BRICK, low % BRICK + high - low) for low, high in bounds[-3:])
         return values.reshape(*outer, depth * BRICK, height * BRICK, width * BRICK)[..., d, h, w]
 
@@ -176,8 +180,8 @@ def _encode_bricks(bricks: np.ndarray, rows: list[int]) -> tuple[np.ndarray, ...
 
 
 def _over_voxels(table: np.ndarray) -> np.ndarray:
-    """(..., d, h, w) -> (..., d, 1, 8 h, 8 w)"""
-    return table.repeat(BRICK, -2).repeat(BRICK, -1)[..., None, :, :]
+    """(..., d, h, w) -> layers (n, 8 h, 8 w)"""
+    return table.repeat(BRICK, -2).repeat(BRICK, -1).reshape(-1, table.shape[-2] * BRICK, table.shape[-1] * BRICK)
 
 
 def _bounds(part: Any, size: int) -> tuple[int, int]:
