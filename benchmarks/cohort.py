@@ -1,4 +1,11 @@
-"""From raw scans to training cases, for benchmarks/data.py: our stages and nnU-Net's commands as whole processes."""
+"""From raw scans to training cases, for benchmarks/data.py: our stages and nnU-Net's commands as whole processes.
+
+Run     python -m benchmarks.cohort FOLDER Task04_Hippocampus .bench/bin      # by benchmarks/data.py
+Prints  JSON: CPU seconds and megabytes of ours, of nnU-Net
+
+A process of its own, and a small one: Linux counts what a process had before it became another program as that
+program's memory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -23,6 +30,12 @@ class Cost:
 
     seconds: float
     memory_mb: float
+
+
+def main() -> None:
+    folder, task, programs = (Path(argument) for argument in sys.argv[1:])
+    costs = {"ours": ours(folder / "ours", task), "nnU-Net": nnunet(folder / "theirs", task, programs)}
+    print(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
 
 
 def ours(folder: Path, task: Path) -> Cost:
@@ -82,3 +95,7 @@ def measured(command: Sequence[str], folder: Path, environment: dict[str, str]) 
 def _sum(costs: Sequence[Cost]) -> Cost:
     """Of commands that run one after the other."""
     return Cost(sum(cost.seconds for cost in costs), max(cost.memory_mb for cost in costs))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,9 +7,9 @@ Prints  a row per comparison: our cost, the peer's, their ratio and the ratio ai
 
 CPU time of one thread, both sides with an allocator that keeps its memory, each on the same arrays. The scan of
 512x512x400 is made of the CT crop: slices interpolated to 0.8 mm, mirrored to size, noise of 10 HU added, clipped and
-standardised as the pipeline does it; without a crop it is made up of balls. The cohort is compared over whole processes:
-our stages between ingest and train with one worker, nnU-Net's plan_and_preprocess with one process; memory is the
-largest process's. The loader's wait needs two cores that are idle.
+standardised as the pipeline does it; without a crop it is made up of balls. The cohort is compared over whole
+processes: our stages between ingest and train with one worker, nnU-Net's plan_and_preprocess with one process; memory
+is the largest process's. The loader's wait needs two cores that are idle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import cohort, scans
+from benchmarks import scans
 from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
 from model import casefile
@@ -93,8 +93,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def peers(task: str, folder: Path) -> dict[str, float]:
-    command = [PEERS, REPOSITORY / "benchmarks" / "peers.py", task, folder]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return result_of([PEERS, REPOSITORY / "benchmarks" / "peers.py", task, folder])
+
+
+def result_of(command: Sequence[str | Path]) -> Any:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -161,9 +166,10 @@ def whole_cohort(data: Path | None, folder: Path) -> Iterator[Row]:
     if not found:
         print("the cohort is left out: --data names no folder with Task04_Hippocampus", file=sys.stderr)
         return
-    ours, theirs = cohort.ours(folder / "ours", found[0]), cohort.nnunet(folder / "theirs", found[0], PEERS.parent)
-    yield Row("cohort, CPU time", ours.seconds, "nnU-Net", theirs.seconds, "0.33", "s")
-    yield Row("cohort, peak memory", ours.memory_mb, "nnU-Net", theirs.memory_mb, "0.33", "MB")
+    costs = result_of([sys.executable, "-m", "benchmarks.cohort", folder, found[0], PEERS.parent])
+    ours, theirs = costs["ours"], costs["nnU-Net"]
+    yield Row("cohort, CPU time", ours["seconds"], "nnU-Net", theirs["seconds"], "0.33", "s")
+    yield Row("cohort, peak memory", ours["memory_mb"], "nnU-Net", theirs["memory_mb"], "0.33", "MB")
 
 
 def loader(folder: Path) -> Iterator[Row]:
