@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import scans
+from benchmarks.engine import Job, fit_config
 from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
 from model import casefile
@@ -40,7 +41,7 @@ from model.config import PRESETS
 from model.dataset import SampleStream, StreamConfig
 from model.network import MedSegFormer
 from model.parallelize import Ranks
-from model.trainer import FitConfig, fit
+from model.trainer import fit
 from model.watch import Watch
 from pipelines.volume import resample
 
@@ -176,24 +177,17 @@ def loader(folder: Path) -> Iterator[Row]:
     """How long a `tiny` step waits for its batch, while one loader process reads and augments in full."""
     case = casefile.read(scans.case_file(folder))
     waits: list[float] = []
-    size = (64, 64, 64)
-    stream = StreamConfig((1,), {"spleen": 1}, {"made-up": size}, 2, 0, 0.5, 0.0, EVERYTHING)
-    settings = FitConfig(
-        seed=0, steps=60, global_batch=2, micro_batch=2, learning_rate=1e-4, final_learning_rate=1e-5,
-        schedule="cosine", warmup_steps=1, beta2=0.99, weight_decay=0.02, clip_norm=3.0, precision="bfloat16",
-        average_decay=0.995, validate_every=10**9,
-    )  # fmt: skip
+    job = Job(folder / "run", "tiny", (64, 64, 64), micro_batch=2, steps=60, world=1)
+    stream = StreamConfig((1,), {"spleen": 1}, {"made-up": job.patch}, job.micro_batch, 0, 0.5, 0.0, EVERYTHING)
 
     def report(_step: int, values: dict[str, float]) -> None:
         waits.append(values["data_wait_fraction"])
 
-    network = MedSegFormer(PRESETS["tiny"], num_classes=2)
+    network = MedSegFormer(PRESETS[job.preset], num_classes=2)
     ranks = Ranks(0, 1, torch.device("cpu"), loader_workers=1)
+    checkpoints, watch = Checkpoints(job.folder, ranks, every_s=1e9), Watch(job.folder, 0)
     with torch.enable_grad():
-        fit(
-            network, SampleStream([case], stream), [], settings, ranks, report,
-            Checkpoints(folder / "run", ranks, every_s=1e9), Watch(folder / "run", 0),
-        )  # fmt: skip
+        fit(network, SampleStream([case], stream), [], fit_config(job), ranks, report, checkpoints, watch)
     waited: Any = np.mean(waits[1:])  # without the first report, which has the start of the loader's process
     yield Row("loader's wait, of a step", waited, "the step", 1.0, "0.03", "")
 
