@@ -49,6 +49,7 @@ def ours(folder: Path, task: Path) -> Cost:
     stages = list(YAML(typ="safe").load(folder / "dvc.yaml")["stages"])
     before, counted = stages[: stages.index("ingest") + 1], stages[stages.index("ingest") + 1 : stages.index("train")]
     environment = {"PYTHONPATH": str(REPOSITORY), "MEDSEG_ROOT": str(folder), "MEDSEG_WORKERS": "1"}
+    environment["MEDSEG_LINKED"] = str(task.resolve())
     python = [sys.executable, "-m", "pipelines"]
     for stage in before:
         measured([*python, stage], folder, environment)
