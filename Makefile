@@ -1,13 +1,14 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
 # make drills  kill training at 20 random moments, preprocessing at 10, and compare the results
+# make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules    make format      put format and imports in order
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows pipelines model tests benchmarks
 
-.PHONY: run test test-slow drills scale check format clean
+.PHONY: run test test-slow drills bench scale check format clean
 run: .venv/ready
 	$(BIN)/medseg run
 
@@ -23,6 +24,9 @@ drills: .venv/ready
 
 scale: .venv/ready
 	$(BIN)/python -m benchmarks.scale
+
+bench: .venv/ready .bench/ready
+	$(BIN)/python -m benchmarks.data $(if $(DATA),--data $(DATA))
 
 check: .venv/ready
 	$(BIN)/ruff format --check $(PACKAGES)
@@ -42,5 +46,11 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.bench/ready: benchmarks/peers.lock
+	@echo "Making the peers' environment in .bench (3 GB, some minutes)"
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.lock
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .bench

@@ -1,9 +1,12 @@
-"""One training patch out of a case: rotation, scaling, elastic deformation and flip composed into one resampling.
+"""One training patch out of a case: what chance decides, and which region of the case that needs.
 
-    image, label = sample_patch(case.image, case.label, centre_vox, (48, 64, 48), case.spacing_mm, AugmentConfig(), rng)
+    region = read_region(case.image, case.label, centre_vox, (48, 64, 48), draw(config, (48, 64, 48), spacing_mm, rng))
+    image, label = region.to(device).augmented()
 
-Only the region of the case that the patch touches is read, so image and label may be memory-mapped files. All
-randomness comes from `rng`: the same generator state gives the same patch.
+The draw is a few numbers from numpy's generator, made on the CPU: the same generator state gives the same patch. The
+region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
+rotation, scaling, elastic deformation and flip are one resampling (model/deform.py), then come the intensities
+(model/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ANISOTROPY_LIMIT
+from model.deform import resample
+from model.intensity import ChannelDraw, change_intensity, draw_channel
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,62 @@ class AugmentConfig:
     gamma: float = 0.0  # exponent between 1 / (1 + gamma) and 1 + gamma, log-uniform
     noise: float = 0.0  # upper bound of the standard deviation
     flip_axes: tuple[int, ...] = (0, 1, 2)  # (2,) mirrors left and right only, in the pipeline's orientation
+    blur_mm: float = 0.0  # upper bound of the Gaussian's standard deviation
+    blur_probability: float = 0.0
+    low_resolution: float = 0.0  # voxels become up to 1 + low_resolution times as long
+    low_resolution_probability: float = 0.0
 
 
 PLAIN_CROP = AugmentConfig(1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decided for one sample.
+
+    `matrix` (3, 3): voxel offsets in the patch to voxel offsets in the case. `control` (3, d, h, w): displacement of
+    control points in voxels of the case, or None. `channels`: one for every channel of the image.
+    """
+
+    matrix: np.ndarray
+    control: np.ndarray | None
+    channels: tuple[ChannelDraw, ...]
+
+    @property
+    def is_crop(self) -> bool:
+        return self.control is None and np.array_equal(np.abs(self.matrix), np.eye(3))
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of a case that a patch of `shape` needs: `image` (C, D, H, W) float32, `label` (D, H, W) uint8.
+
+    `corner`: where the region's first voxel lies, in voxels from the patch's centre voxel.
+    """
+
+    image: Tensor
+    label: Tensor
+    corner: tuple[int, int, int]
+    shape: tuple[int, ...]
+    draw: Draw
+
+    def to(self, device: torch.device) -> Region:
+        image, label = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.label))
+        return replace(self, image=image, label=label)
+
+    def pin_memory(self) -> Region:
+        return replace(self, image=self.image.pin_memory(), label=self.label.pin_memory())
+
+    def augmented(self) -> tuple[Tensor, Tensor]:
+        """Image (C, d, h, w) float32, linearly interpolated; label (d, h, w) uint8, each class interpolated linearly
+        and the largest kept."""
+        if self.draw.is_crop:
+            flipped = [axis - 3 for axis in range(3) if self.draw.matrix[axis, axis] < 0]
+            patch, mask = self.image.flip(flipped), self.label.flip(flipped)
+        else:
+            matrix, control = self.draw.matrix, self.draw.control
+            patch, mask = resample(self.image, self.label, self.corner, self.shape, matrix, control)
+        return change_intensity(patch, self.draw.channels), mask
 
 
 def sample_patch(
@@ -50,33 +107,28 @@ def sample_patch(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, d, h, w) float32, linearly interpolated, and label (d, h, w) uint8: each structure as a linear field,
-    the largest wins.
+    """All of it at once, on the CPU."""
+    return read_region(
+        image, label, centre_vox, patch_shape, draw(config, image.shape[0], patch_shape, spacing_mm, rng)
+    ).augmented()
 
-    `image` (C, D, H, W) floating, `label` (D, H, W) uint8: arrays or anything that slices into them. The voxel at index
-    `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image is 0 (the mean
-    after normalisation by standard score) and the label is 0 (background): padding counts as annotated background.
-    Deformation is in millimetres; an axis more than twice as coarse as the finest is only cropped and flipped.
-    """
-    shape = tuple(int(n) for n in patch_shape)
+
+def draw(
+    config: AugmentConfig, channels: int, shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator
+) -> Draw:
+    """Deformation is in millimetres; an axis more than twice as coarse as the finest is only cropped and flipped."""
     thick = [mm > ANISOTROPY_LIMIT * min(spacing_mm) for mm in spacing_mm]
     if rng.random() >= config.spatial_probability:
         config = replace(config, rotation_rad=0.0, scale=0.0, elastic_mm=0.0)
     matrix = _random_matrix(spacing_mm, thick, config, rng)
-    displacement = _random_displacement(shape, spacing_mm, thick, config, rng)
-    if displacement is None and np.array_equal(np.abs(matrix), np.eye(3)):
-        patch, mask = _crop(image, label, centre_vox, shape)
-        flipped = [axis for axis in range(3) if matrix[axis, axis] < 0]
-        patch, mask = patch.flip([axis + 1 for axis in flipped]), mask.flip(flipped)
-    else:
-        patch, mask = _resample(image, label, centre_vox, shape, matrix, displacement)
-    return _change_intensity(patch, config, rng), mask
+    control = _random_control(shape, spacing_mm, thick, config, rng)
+    own = tuple(draw_channel(config, shape, spacing_mm, thick, rng) for _ in range(channels))
+    return Draw(matrix, control, own)
 
 
 def _random_matrix(
     spacing_mm: Sequence[float], thick: Sequence[bool], config: AugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """Voxel offsets in the patch to voxel offsets in the case, (3, 3)."""
     angles = rng.uniform(-1, 1, 3) * config.rotation_rad
     zoom = (1 + config.scale) ** rng.uniform(-1, 1)
     flipped = (rng.random(3) < config.flip_probability) & np.isin(np.arange(3), config.flip_axes)
@@ -95,48 +147,62 @@ def _random_matrix(
     return (rotation * (zooms * flips)) * spacing / spacing[:, None]
 
 
-def _random_displacement(
+def _random_control(
     shape: Sequence[int],
     spacing_mm: Sequence[float],
     thick: Sequence[bool],
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> list[Tensor | None] | None:
-    """A smooth displacement in voxels per axis, (d, h, w) each, None along thick axes."""
+) -> np.ndarray | None:
     if rng.random() >= config.elastic_probability or config.elastic_mm == 0:
         return None
     extents = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
     points = [max(2, round(extent / config.elastic_cell_mm) + 1) for extent in extents]
     control = rng.standard_normal((3, *points), dtype=np.float32) * np.float32(config.elastic_mm)
-    weights = [_smooth_weights(count, size) for count, size in zip(points, shape, strict=True)]
-    displacement: list[Tensor | None] = []
-    for axis in range(3):
-        if thick[axis]:
-            displacement.append(None)
-            continue
-        field = torch.from_numpy(control[axis] / np.float32(spacing_mm[axis]))
-        field = torch.tensordot(weights[2], field, dims=([1], [2]))  # (w, points d, points h)
-        field = torch.tensordot(weights[1], field, dims=([1], [2]))  # (h, w, points d)
-        displacement.append(torch.tensordot(weights[0], field, dims=([1], [2])))
-    return displacement
+    in_voxels = np.where(thick, 0, 1 / np.asarray(spacing_mm)).astype(np.float32)
+    return control * in_voxels[:, None, None, None]
 
 
-def _smooth_weights(points: int, size: int) -> Tensor:
-    """(size, points): cubic B-spline weights of equally spaced control points; the border ones repeat."""
-    position = torch.linspace(0, points - 1, size)
-    distance = (position[:, None] - torch.arange(-1, points + 1)).abs()
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = (2 - distance).clamp(min=0) ** 3 / 6
-    weight = torch.where(distance < 1, near, far)
-    weight[:, 1] += weight[:, 0]
-    weight[:, -2] += weight[:, -1]
-    return weight[:, 1:-1].contiguous()
+def read_region(image: Any, label: Any, centre_vox: Sequence[float], patch_shape: Sequence[int], draw: Draw) -> Region:
+    """`image` (C, D, H, W) floating, `label` (D, H, W) uint8: arrays or anything that slices into them.
+
+    The voxel at index `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image
+    is 0 (the mean after normalisation by standard score) and the label is 0 (background): padding counts as annotated
+    background.
+    """
+    shape = tuple(int(n) for n in patch_shape)
+    centre = [int(np.floor(position)) for position in centre_vox]
+    if draw.is_crop:
+        corner = [at - n // 2 for at, n in zip(centre, shape, strict=True)]
+        return Region(*_crop(image, label, corner, shape), _triple(corner, centre), shape, draw)
+    source = []
+    for axis, (low, high) in enumerate(_reach(shape, draw)):
+        # Never empty: a patch beside the case reads one voxel, and finds none of its points in it.
+        first = min(max(centre[axis] + int(np.floor(low)), 0), label.shape[axis] - 1)
+        last = min(max(centre[axis] + int(np.floor(high)) + 2, first + 1), label.shape[axis])
+        source.append(slice(first, last))
+    region = np.array(image[(slice(None), *source)], dtype=np.float32, order="C")
+    mask = np.array(label[tuple(source)], dtype=np.uint8, order="C")
+    corner = [part.start for part in source]
+    return Region(torch.from_numpy(region), torch.from_numpy(mask), _triple(corner, centre), shape, draw)
 
 
-def _crop(image: Any, label: Any, centre_vox: Sequence[float], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    start = [int(np.floor(centre)) - n // 2 for centre, n in zip(centre_vox, shape, strict=True)]
+def _reach(shape: Sequence[int], draw: Draw) -> list[tuple[float, float]]:
+    """Bounds of the positions that the patch samples, in voxels from its centre, by axis.
+
+    A displacement never exceeds its control points: B-spline weights are positive and add up to 1.
+    """
+    ends = np.array([[-(n // 2), n - 1 - n // 2] for n in shape], dtype=np.float64)
+    products = draw.matrix[:, :, None] * ends
+    low, high = products.min(2).sum(1), products.max(2).sum(1)
+    if draw.control is not None:
+        low, high = low + draw.control.min(axis=(1, 2, 3)), high + draw.control.max(axis=(1, 2, 3))
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _crop(image: Any, label: Any, corner: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     source, target = [], []
-    for first, n, size in zip(start, shape, label.shape, strict=True):
+    for first, n, size in zip(corner, shape, label.shape, strict=True):
         low = min(max(first, 0), size)
         high = max(low, min(first + n, size))
         source.append(slice(low, high))
@@ -148,52 +214,6 @@ def _crop(image: Any, label: Any, centre_vox: Sequence[float], shape: Sequence[i
     return torch.from_numpy(patch), torch.from_numpy(mask)
 
 
-def _resample(
-    image: Any,
-    label: Any,
-    centre_vox: Sequence[float],
-    shape: tuple[int, ...],
-    matrix: np.ndarray,
-    displacement: list[Tensor | None] | None,
-) -> tuple[Tensor, Tensor]:
-    offsets = [torch.arange(n, dtype=torch.float32) - n // 2 for n in shape]
-    source, grid = [], torch.empty((1, *shape, 3))
-    for axis in range(3):
-        d, h, w = (offset * float(factor) for offset, factor in zip(offsets, matrix[axis], strict=True))
-        position = grid[0, ..., 2 - axis]
-        torch.add((d + float(np.floor(centre_vox[axis])))[:, None, None], h[:, None] + w, out=position)
-        if displacement is not None and (field := displacement[axis]) is not None:
-            position += field
-        low, high = (int(value) for value in torch.aminmax(position))
-        low = min(max(low, 0), label.shape[axis] - 1)
-        high = min(max(high + 2, low + 1), label.shape[axis])
-        source.append(slice(low, high))
-        # To the unit of grid_sample: with align_corners=False, voxel i of n lies at (2 i + 1) / n - 1.
-        size = high - low
-        position.mul_(2 / size).add_((1 - 2 * low) / size - 1)
-    region = torch.from_numpy(np.array(image[(slice(None), *source)], dtype=np.float32))
-    mask = torch.from_numpy(np.array(label[tuple(source)]))
-    structures = torch.bincount(mask.flatten())[1:].nonzero().flatten() + 1
-    fields = (mask == structures[:, None, None, None]).float()
-    sampled = F.grid_sample(
-        torch.cat([region, fields])[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )[0]
-    patch, shares = sampled[: len(region)], sampled[len(region) :]
-    background = 1 - shares.sum(0, keepdim=True)
-    values = F.pad(structures, (1, 0)).to(torch.uint8)
-    return patch, values[torch.cat([background, shares]).argmax(0)]
-
-
-def _change_intensity(patch: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    for channel in patch:
-        shift, scale, gamma = rng.uniform(-1, 1, 3)
-        noise = rng.random() * config.noise
-        if config.gamma:
-            low, high = torch.aminmax(channel)
-            extent = (high - low).clamp(min=1e-6)
-            channel.sub_(low).div_(extent).pow_((1 + config.gamma) ** gamma).mul_(extent).add_(low)
-        if config.intensity_scale or config.intensity_shift:
-            channel.mul_(1 + config.intensity_scale * scale).add_(config.intensity_shift * shift)
-        if noise:
-            channel.add_(torch.from_numpy(rng.standard_normal(channel.shape, dtype=np.float32)), alpha=noise)
-    return patch
+def _triple(corner: Sequence[int], centre: Sequence[int]) -> tuple[int, int, int]:
+    d, h, w = (at - middle for at, middle in zip(corner, centre, strict=True))
+    return d, h, w

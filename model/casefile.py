@@ -1,15 +1,16 @@
 """The case file: one preprocessed scan, readable by patch. Reader and writer live together here.
 
-A safetensors file with three tensors and one JSON record in its header:
+A safetensors file with a JSON record in its header and
 
-    image       (C, D, H, W) float16, normalised, on the common spacing
-    label       (D, H, W) uint8, structure ids of the system; all zero if unlabelled
+    image.*     (C, D, H, W) real numbers, normalised, on the common spacing, in bricks (model/bricks.py)
+    label.*     (D, H, W) structure ids of the system, in bricks; all zero if unlabelled
     foreground  (n, 4) int32, sampled voxels of every structure present: id, d, h, w
 
-Uncompressed and memory-mapped, so that a patch costs the pages it touches and nothing else.
+It is memory-mapped, so that a patch costs the bricks it touches and nothing else. The same case gives the same bytes.
 """
 
 import json
+import mmap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-_DTYPES = {"F16": np.float16, "U8": np.uint8, "I32": np.int32}
+from model.bricks import PARTS, Bricks, encode
+
+_DTYPES = {"F32": np.float32, "U8": np.uint8, "I32": np.int32}
 
 
 @dataclass(frozen=True)
@@ -39,34 +42,41 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Case:
+    """`image` and `label` are arrays, or bricks in a file that slice like arrays (np.asarray takes all of them)."""
+
     record: CaseRecord
-    image: np.ndarray
-    label: np.ndarray
+    image: np.ndarray | Bricks
+    label: np.ndarray | Bricks
     foreground: np.ndarray
 
 
 def write(path: Path, case: Case) -> None:
-    """Write to `path`; the caller chooses a temporary name and renames."""
-    tensors: dict[str, np.ndarray] = {
-        "image": np.ascontiguousarray(case.image, dtype=np.float16),
-        "label": np.ascontiguousarray(case.label, dtype=np.uint8),
-        "foreground": np.ascontiguousarray(case.foreground, dtype=np.int32),
-    }
-    save_file(tensors, path, metadata={"case": json.dumps(asdict(case.record))})
+    """Write to `path`; the caller chooses a temporary name and renames. Raises ValueError if a voxel is not finite."""
+    tensors = {"foreground": np.ascontiguousarray(case.foreground, dtype=np.int32)}
+    for name, voxels, dtype in (("image", case.image, np.float32), ("label", case.label, np.uint8)):
+        tensors |= {f"{name}.{part}": array for part, array in encode(np.asarray(voxels), dtype).items()}
+    shape = list(case.image.shape)
+    save_file(tensors, path, metadata={"case": json.dumps({**asdict(case.record), "shape": shape})})
 
 
 def read(path: Path) -> Case:
-    """Open a case file; the arrays are memory maps. Raises ValueError if it is not one."""
+    """Open a case file; image and label stay in it until they are sliced. Raises ValueError if it is not one."""
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        record = json.loads(header["__metadata__"]["case"])
-        arrays = {name: _map(path, 8 + length, header[name]) for name in ("image", "label", "foreground")}
-    except (KeyError, UnicodeDecodeError, json.JSONDecodeError, OverflowError, MemoryError) as error:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(mapped[:8], "little")
+        header = json.loads(mapped[8:start])
+        record = json.loads(header.pop("__metadata__")["case"])
+        arrays = {name: _array(mapped, start, entry) for name, entry in header.items()}
+        shape = tuple(record.pop("shape"))
+        image, label = (
+            Bricks(own, **{part: arrays[f"{name}.{part}"] for part in PARTS}, file=mapped)
+            for name, own in (("image", shape), ("label", shape[1:]))
+        )
+        lists = {name: tuple(record[name]) for name in ("modalities", "annotated", "spacing_mm")}
+        return Case(CaseRecord(**{**record, **lists}), image, label, arrays["foreground"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a case file ({type(error).__name__}); rerun preprocess") from None
-    lists = {name: tuple(record[name]) for name in ("modalities", "annotated", "spacing_mm")}
-    return Case(CaseRecord(**{**record, **lists}), **arrays)
 
 
 def open_cases(folder: Path, split: str) -> list[Case]:
@@ -78,8 +88,5 @@ def open_cases(folder: Path, split: str) -> list[Case]:
     return [case for case in cases if case.record.annotated]
 
 
-def _map(path: Path, start: int, entry: dict[str, Any]) -> np.ndarray:
-    shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+def _array(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
+    return np.ndarray(entry["shape"], _DTYPES[entry["dtype"]], mapped, start + entry["data_offsets"][0])

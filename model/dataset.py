@@ -3,10 +3,13 @@
 Which case, which crop, which augmentation: nothing depends on ranks, workers or history. A rank takes every `world`-th
 micro-batch, so another number of ranks sees the same batches, and resuming needs only the step. A micro-batch is of one
 source, which is a function of the seed and of its first sample's number.
+
+On a CPU the loader's processes finish the batches. For a GPU they only read the regions that the patches need, and the
+rank augments them there.
 """
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.augment import PLAIN_CROP, AugmentConfig, sample_patch
-from model.casefile import Case
+from model.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region
+from model.casefile import Case, CaseRecord
 from model.config import MODALITIES
 
+CPU = torch.device("cpu")
 SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch, or all of one sample
 
 
@@ -42,12 +46,21 @@ class Batch:
         )
         return replace(self, image=image, modality=modality, target=target, annotated=annotated)
 
-    def pin_memory(self) -> "Batch":
+
+@dataclass(frozen=True)
+class RawBatch:
+    """A micro-batch that is read but not augmented: one region and one record a sample. `index` as in Batch."""
+
+    regions: tuple[Region, ...]
+    records: tuple[CaseRecord, ...]
+    index: int = 0
+
+    def to(self, device: torch.device) -> "RawBatch":
+        return replace(self, regions=tuple(region.to(device) for region in self.regions))
+
+    def pin_memory(self) -> "RawBatch":
         """What the loader calls to make copies to a GPU asynchronous."""
-        image, modality, target, annotated = (
-            tensor.pin_memory() for tensor in (self.image, self.modality, self.target, self.annotated)
-        )
-        return replace(self, image=image, modality=modality, target=target, annotated=annotated)
+        return replace(self, regions=tuple(region.pin_memory() for region in self.regions))
 
 
 @dataclass(frozen=True)
@@ -79,49 +92,67 @@ class SampleStream(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """Micro-batch `index`: samples `index * micro_batch` and following."""
-        first = index * self.config.micro_batch
-        draw = np.random.default_rng([self.config.seed, first, SOURCE])
-        source = self.sources[draw.choice(len(self.sources), p=self.probabilities)]
-        samples = [self._sample(source, first + offset) for offset in range(self.config.micro_batch)]
-        return collate([case for case, _ in samples], [patch for _, patch in samples], self.config, first)
+        return finish(self.raw(index), self.config)
 
-    def _sample(self, source: str, number: int) -> tuple[Case, tuple[Tensor, Tensor]]:
+    def raw(self, index: int) -> RawBatch:
+        first = index * self.config.micro_batch
+        rng = np.random.default_rng([self.config.seed, first, SOURCE])
+        source = self.sources[rng.choice(len(self.sources), p=self.probabilities)]
+        samples = [self._sample(source, first + offset) for offset in range(self.config.micro_batch)]
+        return RawBatch(tuple(region for region, _ in samples), tuple(record for _, record in samples), first)
+
+    def _sample(self, source: str, number: int) -> tuple[Region, CaseRecord]:
         rng = np.random.default_rng([self.config.seed, number, PATCH])
         case = self.by_source[source][rng.integers(len(self.by_source[source]))]
         shape = self.config.patch_size[source]
         centre = _centre(case, shape, self.config, rng)
-        spacing_mm, augment = case.record.spacing_mm, self.config.augment
-        return case, sample_patch(case.image, case.label, centre, shape, spacing_mm, augment, rng)
+        change = draw(self.config.augment, case.image.shape[0], shape, case.record.spacing_mm, rng)
+        return read_region(case.image, case.label, centre, shape, change), case.record
+
+
+class RawStream(Dataset[RawBatch]):
+    """The same stream before augmentation."""
+
+    def __init__(self, stream: SampleStream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, index: int) -> RawBatch:
+        return self.stream.raw(index)
 
 
 def validation_batch(case: Case, config: StreamConfig) -> Batch:
     """One plain patch around the middle of the case's foreground."""
     shape = config.patch_size[case.record.source]
     centre = tuple(case.foreground[:, 1:].mean(axis=0))
-    rng = np.random.default_rng(0)
-    patch = sample_patch(case.image, case.label, centre, shape, case.record.spacing_mm, PLAIN_CROP, rng)
-    return collate([case], [patch], config)
+    plain = draw(PLAIN_CROP, case.image.shape[0], shape, case.record.spacing_mm, np.random.default_rng(0))
+    return finish(RawBatch((read_region(case.image, case.label, centre, shape, plain),), (case.record,)), config)
+
+
+def finish(raw: RawBatch, config: StreamConfig) -> Batch:
+    """Augment every sample, on the device where it lies, and collate."""
+    return collate(raw.records, [region.augmented() for region in raw.regions], config, raw.index)
 
 
 def collate(
-    cases: Sequence[Case], patches: Sequence[tuple[Tensor, Tensor]], config: StreamConfig, index: int = 0
+    records: Sequence[CaseRecord], patches: Sequence[tuple[Tensor, Tensor]], config: StreamConfig, index: int = 0
 ) -> Batch:
     """Stack patches; a case with fewer channels than its neighbours is filled up with absent ones."""
-    channels = max(len(case.record.modalities) for case in cases)
-    image = torch.zeros(len(cases), channels, *patches[0][1].shape)
-    modality = torch.zeros(len(cases), channels, dtype=torch.long)
-    annotated = torch.zeros(len(cases), len(config.classes) + 1, dtype=torch.bool)
+    device = patches[0][0].device
+    channels = max(len(record.modalities) for record in records)
+    image = torch.zeros(len(records), channels, *patches[0][1].shape, device=device)
+    modality = torch.zeros(len(records), channels, dtype=torch.long)
+    annotated = torch.zeros(len(records), len(config.classes) + 1, dtype=torch.bool)
     annotated[:, 0] = True
-    for row, (case, (patch, _)) in enumerate(zip(cases, patches, strict=True)):
+    for row, (record, (patch, _)) in enumerate(zip(records, patches, strict=True)):
         image[row, : len(patch)] = patch
-        modality[row, : len(patch)] = torch.tensor([MODALITIES.index(name) for name in case.record.modalities])
-        for name in case.record.annotated:
+        modality[row, : len(patch)] = torch.tensor([MODALITIES.index(name) for name in record.modalities])
+        for name in record.annotated:
             annotated[row, config.classes.index(config.structures[name]) + 1] = True
     table = torch.zeros(256, dtype=torch.long)
     table[list(config.classes)] = torch.arange(1, len(config.classes) + 1)
-    target = table[torch.stack([label for _, label in patches]).long()]
-    ids = tuple(case.record.case_id for case in cases)
-    return Batch(image, modality, target, annotated, cases[0].record.spacing_mm, ids, index)
+    target = table.to(device)[torch.stack([label for _, label in patches]).long()]
+    ids = tuple(record.case_id for record in records)
+    return Batch(image, modality.to(device), target, annotated.to(device), records[0].spacing_mm, ids, index)
 
 
 def _centre(
@@ -141,18 +172,20 @@ def _centre(
     return float(centre[0]), float(centre[1]), float(centre[2])
 
 
-def loader(stream: SampleStream, indices: Sequence[int], workers: int, pin: bool = False) -> DataLoader[Batch]:
-    """The micro-batches of `indices`, in order, made ahead in `workers` processes (0: in this one)."""
-    return DataLoader(
-        stream,
+def loader(stream: SampleStream, indices: Sequence[int], workers: int, device: torch.device = CPU) -> Iterator[Batch]:
+    """The micro-batches of `indices`, in order, on `device`; made ahead in `workers` processes (0: in this one)."""
+    batches: DataLoader[Any] = DataLoader(
+        stream if device == CPU else RawStream(stream),
         batch_size=None,
         sampler=indices,
         num_workers=workers,
         collate_fn=_as_is,
-        pin_memory=pin,
+        pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
         worker_init_fn=_outlive_signals,
     )
+    for batch in batches:
+        yield batch if device == CPU else finish(batch.to(device), stream.config)
 
 
 def _as_is(batch: Any) -> Any:

@@ -108,7 +108,7 @@ def new_state(network: nn.Module, config: FitConfig) -> TrainState:
 
 
 def new_feed(network: nn.Module, stream: SampleStream, indices: range, ranks: Ranks) -> Feed:
-    batches = loader(stream, indices, ranks.loader_workers, pin=ranks.device.type == "cuda")
+    batches = loader(stream, indices, ranks.loader_workers, ranks.device)
     return Feed(batches, getattr(bare(network), "config", None), len(stream.config.classes) + 1)
 
 
@@ -128,7 +128,7 @@ def accumulate(
     cases: list[str] = []
     losses: list[torch.Tensor] = []
     for micro_step in range(accumulation):
-        batch = next(feed).to(ranks.device)
+        batch = next(feed)
         sync_gradients(network, now=micro_step == accumulation - 1)
         torch.manual_seed(config.seed + batch.index)  # stochastic depth, too, follows from the index alone
         with autocast(ranks.device, config.precision):

@@ -87,7 +87,7 @@ def _report(summary: dict[str, Any]) -> None:
 def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray, np.ndarray]:
     """Reference and prediction as structure ids, both on the file's own grid."""
     predicted = segmenter.segment(
-        case.image, case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
+        np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
     assert row.label is not None
     label = read(Path(row.label.path))

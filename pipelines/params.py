@@ -172,6 +172,10 @@ class Augment(Block):
     intensity_scale: float = Field(ge=0, lt=1)
     gamma: float = Field(ge=0, le=5)
     noise: float = Field(ge=0, le=5, description="upper bound of the deviation, in standard deviations of the image")
+    blur_mm: float = Field(ge=0, le=10, description="upper bound of the Gaussian's deviation; 1 mm is a soft kernel's")
+    blur_probability: Fraction = Field(description="of a channel; 0 until a recipe is measured with it")
+    low_resolution: float = Field(ge=0, le=4, description="voxels become up to 1 + this times as long, and back")
+    low_resolution_probability: Fraction = Field(description="of a channel; 0 until a recipe is measured with it")
 
 
 class Train(Block):

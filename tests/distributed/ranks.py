@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from model import parallelize as parallelize_module
-from model import weights
+from model import progress, weights
 from model.casefile import Case
 from model.checkpoint import Checkpoints
 from model.config import PRESETS
@@ -63,6 +63,7 @@ def train_and_save(rank: int, job: Job) -> None:
 
 def meet(rank: int, job: Job) -> Ranks:
     torch.set_num_threads(1)
+    progress.REPORT_EVERY_S = 1e9  # one report, at the end: on a slow machine, too, it is of the same steps
     if job.block_by_block:
         parallelize_module.KEPT_SHARE = 0.0
     dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)

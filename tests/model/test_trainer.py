@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from model import casefile
-from model.augment import AugmentConfig
+from model.augment import PLAIN_CROP, AugmentConfig
 from model.casefile import Case, CaseRecord, open_cases
 from model.checkpoint import Checkpoints
 from model.config import PRESETS
-from model.dataset import Batch, SampleStream, StreamConfig, collate, loader
+from model.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
 from model.network import MedSegFormer
 from model.optim import LossScale, WeightAverage, learning_rate
 from model.parallelize import Ranks
@@ -111,6 +112,13 @@ def test_worker_processes_do_not_change_the_stream() -> None:
         assert same(one, other)
 
 
+def test_augmenting_where_the_network_is_gives_the_same_batches() -> None:
+    """As on a GPU: the loader reads regions, the rank finishes them."""
+    stream = SampleStream(CASES, STREAM)
+    for index, raw in enumerate(DataLoader(RawStream(stream), None, sampler=range(4), num_workers=1)):
+        assert same(finish(raw.to(ALONE.device), STREAM), stream[index])
+
+
 def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
     whole = list(micro_batches(0, 6, micro_steps(FIT, 1), ALONE))
     ranks = [list(micro_batches(0, 6, micro_steps(FIT, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
@@ -139,7 +147,7 @@ def test_a_micro_batch_is_of_one_source_and_marks_what_it_annotates() -> None:
 
 def test_a_case_with_fewer_channels_is_filled_up_with_absent_ones() -> None:
     patches = [(torch.ones(2, 4, 4, 4), torch.zeros(4, 4, 4)), (torch.ones(4, 4, 4, 4), torch.zeros(4, 4, 4))]
-    batch = collate(CASES[4:6], patches, STREAM)
+    batch = collate([case.record for case in CASES[4:6]], patches, STREAM)
     assert (batch.modality == 0).sum() == 2
     assert batch.image[0, 2:].abs().sum() == 0
 
@@ -149,7 +157,7 @@ def test_foreground_oversampling_reaches_a_small_structure() -> None:
     label = np.zeros((64, 64, 64), np.uint8)
     label[2, 2, 2] = 3
     far = Case(case.record, np.zeros((1, 64, 64, 64), np.float16), label, np.array([[3, 2, 2, 2]], np.int32))
-    config = replace(STREAM, foreground_fraction=1.0, augment=AugmentConfig(*[0] * 3, 16, *[0] * 6))
+    config = replace(STREAM, foreground_fraction=1.0, augment=PLAIN_CROP)
     assert all((SampleStream([far], config)[index].target > 0).any() for index in range(3))
 
 
