@@ -100,14 +100,19 @@ def parallelize(network: MedSegFormer, config: ParallelConfig, ranks: Ranks, see
     parameters that the others hold. The weights depend on `seed` alone, not on the number of ranks.
     """
     strategy = choose(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
+    divide(network, strategy, config, ranks)
+    materialise(network, ranks.device, seed)
+    return DistributedDataParallel(network, static_graph=False) if strategy == "ddp" else network
+
+
+def divide(network: MedSegFormer, strategy: str, config: ParallelConfig, ranks: Ranks) -> None:
+    """All that is decided before the first weight exists."""
     checkpoint_activations(network, config.activation_checkpointing)
     if config.compile:
         for block in network.blocks():
             block.compile()
     if strategy in ("fsdp", "hsdp"):
         shard(network, strategy, PRECISIONS[config.precision], ranks)
-    materialise(network, ranks.device, seed)
-    return DistributedDataParallel(network, static_graph=False) if strategy == "ddp" else network
 
 
 def choose(strategy: str, parameters: int, ranks: Ranks) -> str:
