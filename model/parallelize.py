@@ -35,6 +35,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from model.decoder import RefineStep
+from model.embedding import ChannelGate, ConditionedConv
 from model.layers import Block
 from model.network import MedSegFormer
 
@@ -46,6 +48,7 @@ KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
 # What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.
 KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
+FULL_RESOLUTION = (ConditionedConv, ChannelGate, RefineStep)
 _REPLICATED: WeakSet[nn.Module] = WeakSet()  # networks whose shards have copies on other nodes
 
 
@@ -141,14 +144,18 @@ def memory_bytes(ranks: Ranks) -> float:
 
 
 def checkpoint_activations(network: nn.Module, level: str) -> None:
-    """Recompute the blocks in the backward pass: all of them (`full`), or all but their matrix products."""
+    """Recompute in the backward pass: the blocks, whole (`full`) or all but their matrix products (`selective`), and
+    each step on full-resolution voxels, whose activations would be more than those of all blocks together."""
     if level == "none":
         return
-    options: dict[str, Any] = {"checkpoint_impl": CheckpointImpl.NO_REENTRANT}
-    if level == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-    wrapper = partial(checkpoint_wrapper, **options)
-    apply_activation_checkpointing(network, wrapper, check_fn=lambda module: isinstance(module, Block))
+    whole = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    products_kept = partial(whole, context_fn=partial(create_selective_checkpoint_contexts, _keep_products))
+    for kinds, wrapper in (((Block,), products_kept if level == "selective" else whole), (FULL_RESOLUTION, whole)):
+        apply_activation_checkpointing(network, wrapper, check_fn=partial(_is_one_of, kinds))
+
+
+def _is_one_of(kinds: tuple[type[nn.Module], ...], module: nn.Module) -> bool:
+    return isinstance(module, kinds)
 
 
 def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
@@ -189,7 +196,8 @@ def sync_gradients(network: nn.Module, now: bool) -> None:
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
     elif isinstance(network, FSDPModule):
-        network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
+        if not any(isinstance(block, FSDPModule) for block in network.modules() if block is not network):
+            network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
         if network in _REPLICATED:
             network.set_requires_all_reduce(now)
         else:

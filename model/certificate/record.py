@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from model.certificate.flops import flops
 from model.optim import local
@@ -34,14 +34,17 @@ GRANULE = 512  # bytes; PyTorch's CUDA allocator rounds every request up to a mu
 ANSWER = 1  # to every question about a value: some class is unannotated (the dearer branch), the norm is finite
 OUTSIDE = "outside"
 QUESTION = torch.ops.aten._local_scalar_dense.default
-IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel; its fake version would make copies that it does not
+IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel, no allocation; its fake version would make whole copies
 NO_KERNEL = {"prim.device", "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty"}
+DEPTHWISE = ", depth-wise"
+CONVOLUTIONS = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}  # where `groups` stands
 # Whole tensor first among the arguments, or its parts; (position of the whole tensor, position of the rank's part).
 COLLECTIVES = {
     "c10d._allgather_base_": ("all-gather", 0, 1),
     "c10d._reduce_scatter_base_": ("reduce-scatter", 1, 0),
     "c10d.allreduce_": ("all-reduce", 0, 0),
 }
+CONTROL_BYTES = 1024  # messages up to this size (stop? save? the norm) go beside the rest
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Operation:
     moved_bytes: int = 0  # read and written
     whole_bytes: int = 0
     part_bytes: int = 0
+    times: int = 1  # more, where one block stands for several
 
 
 @dataclass
@@ -133,12 +137,15 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs, packet, name = kwargs or {}, func._overloadpacket, str(func._overloadpacket)
+        if packet is IN_PLACE:
+            self._operation(packet, tree_map(_on_shard, args), {}, None)
+            return None
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes again, as operations on shards
         if func is QUESTION:
             return ANSWER
-        kwargs, packet, name = kwargs or {}, func._overloadpacket, str(func._overloadpacket)
-        result = None if packet is IN_PLACE else func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if name in COLLECTIVES:
             self._message(name, args)
         elif not func.is_view and name not in NO_KERNEL:
@@ -151,8 +158,9 @@ class Recorder(TorchDispatchMode):
     def _operation(self, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         moved = sum(min(each.numel() * each.element_size(), each.untyped_storage().nbytes()) for each in tensors)
+        name = str(packet) + (DEPTHWISE if packet in CONVOLUTIONS and args[CONVOLUTIONS[packet]] > 1 else "")
         count = flops(packet, args, kwargs, result)
-        self.record.operations.append(Operation(str(packet), self.phase, self.module, count, moved))
+        self.record.operations.append(Operation(name, self.phase, self.module, count, moved))
 
     def _message(self, name: str, args: Sequence[Any]) -> None:
         kind, whole, part = COLLECTIVES[name]
@@ -160,9 +168,10 @@ class Recorder(TorchDispatchMode):
             sum(tensor.numel() * tensor.element_size() for tensor in tree_leaves(args[position]))
             for position in (whole, part)
         )
-        self.record.operations.append(
-            Operation(kind, self.phase, self.module, whole_bytes=whole_bytes, part_bytes=part_bytes)
-        )
+        if whole_bytes > CONTROL_BYTES:
+            self.record.operations.append(
+                Operation(kind, self.phase, self.module, whole_bytes=whole_bytes, part_bytes=part_bytes)
+            )
 
     def _add(self, storage: torch.UntypedStorage, operation: str) -> None:
         known = self.living.get(id(storage))
@@ -230,3 +239,7 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             self.sharding -= 1
+
+
+def _on_shard(leaf: Any) -> Any:
+    return local(leaf) if isinstance(leaf, Tensor) else leaf
