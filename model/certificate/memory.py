@@ -37,9 +37,9 @@ class Memory:
 def memory(record: Record, points: int = 400) -> Memory:
     end = len(record.operations) + 1
     changes: dict[str, list[int]] = {category: [0] * (end + 1) for category in CATEGORIES}
-    forward_ends = _forward_ends(record)
+    ends = forward_ends(record)
     for allocation in record.allocations:
-        change = changes[categorise(allocation, forward_ends)]
+        change = changes[categorise(allocation, ends)]
         change[allocation.born] += allocation.size
         if allocation.died is not None:
             change[allocation.died] -= allocation.size
@@ -58,13 +58,13 @@ def memory(record: Record, points: int = 400) -> Memory:
     )
 
 
-def categorise(allocation: Allocation, forward_ends: Sequence[int]) -> str:
+def categorise(allocation: Allocation, ends: Sequence[int]) -> str:
     if allocation.kind:
         return allocation.kind
     if allocation.sharding:
         return "communication"
     if allocation.phase == "forward":
-        end = next((end for end in forward_ends if end >= allocation.born), None)
+        end = next((end for end in ends if end >= allocation.born), None)
         if end is not None and (allocation.died is None or allocation.died > end):
             return "activations"
     return "temporaries"
@@ -72,7 +72,7 @@ def categorise(allocation: Allocation, forward_ends: Sequence[int]) -> str:
 
 def saved_bytes(record: Record) -> int:
     """Activations at the end of the first forward pass."""
-    end = _forward_ends(record)[0]
+    end = forward_ends(record)[0]
     return sum(
         allocation.size
         for allocation in record.allocations
@@ -80,7 +80,7 @@ def saved_bytes(record: Record) -> int:
     )
 
 
-def _forward_ends(record: Record) -> list[int]:
+def forward_ends(record: Record) -> list[int]:
     """The operation numbers at which backward passes begin."""
     phases = [operation.phase for operation in record.operations]
     return [

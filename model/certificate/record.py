@@ -36,6 +36,7 @@ OUTSIDE = "outside"
 QUESTION = torch.ops.aten._local_scalar_dense.default
 IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel, no allocation; its fake version would make whole copies
 NO_KERNEL = {"prim.device", "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty"}
+NO_KERNEL |= {"aten._unsafe_view", "aten.detach", "aten.alias", "aten.lift_fresh"}  # another look at the same bytes
 DEPTHWISE = ", depth-wise"
 CONVOLUTIONS = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}  # where `groups` stands
 # Whole tensor first among the arguments, or its parts; (position of the whole tensor, position of the rank's part).
