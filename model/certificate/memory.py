@@ -1,11 +1,11 @@
 """From a record to memory: bytes by category over time, the peak and where in the network it is.
 
-    weights        what this rank holds of them, float32
-    gradients      what it accumulates, float32
-    optimizer      AdamW's two moments, and the running average if there is one
-    activations    made in a forward pass and kept for the backward pass; the batch itself
-    communication  gathered weights, gradients on their way to other ranks and back
-    temporaries    the rest: results of the operation in progress, blocks being recomputed, a block's whole gradients
+weights        what this rank holds of them, float32
+gradients      what it accumulates, float32
+optimizer      AdamW's two moments, and the running average if there is one
+activations    made in a forward pass and kept for the backward pass; the batch itself
+communication  gathered weights, gradients on their way to other ranks and back
+temporaries    the rest: results of the operation in progress, blocks being recomputed, a block's whole gradients
 """
 
 from __future__ import annotations

@@ -87,9 +87,7 @@ def possible(wanted: Plan, strategy: str | None = None) -> Iterator[Plan]:
                 if wanted.global_batch % (micro_batch * wanted.ranks):
                     continue
                 for level in CHECKPOINTING:
-                    yield replace(
-                        wanted, strategy=name, group=group, micro_batch=micro_batch, checkpointing=level
-                    )
+                    yield replace(wanted, strategy=name, group=group, micro_batch=micro_batch, checkpointing=level)
 
 
 def groups(strategy: str, ranks: int) -> list[int]:

@@ -61,9 +61,7 @@ def prepared(network: nn.Module, fit: FitConfig, recorder: Recorder) -> TrainSta
     return state
 
 
-def step(
-    network: nn.Module, state: TrainState, plan: Plan, fit: FitConfig, ranks: Ranks, recorder: Recorder
-) -> None:
+def step(network: nn.Module, state: TrainState, plan: Plan, fit: FitConfig, ranks: Ranks, recorder: Recorder) -> None:
     """The training's own step, each part of it marked."""
     micro_steps = fit.global_batch // (fit.micro_batch * ranks.world)
     feed: Any = marked(batch(plan), micro_steps, recorder)
