@@ -78,9 +78,14 @@ def run(
         Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="wait for another run in this project to end")] = False,
+    uncertified: Annotated[
+        bool, typer.Option("--uncertified", help="train on many GPUs without a launch certificate; it is recorded")
+    ] = False,
 ) -> None:
     """The main job: every stale stage, from raw scans to a registered version."""
     _enter_project()
+    if uncertified:
+        os.environ["MEDSEG_UNCERTIFIED"] = "1"
     from flows import run as job
     from flows import show
 
@@ -173,8 +178,7 @@ def certify(
     from flows import show
     from pipelines.certify import certify as prove
 
-    wishes = {"patch": patch, "strategy": strategy.value, "network_gbit": network, "steps": steps}
-    content = prove(preset, gpus, gpu, **wishes, scans=scans, within_days=within_days, tell=_progress)
+    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, _progress)
     (show.as_json if json else show.certificate)(content)
     if not content["fits"]:
         raise ValueError(_refused(content))

@@ -91,8 +91,8 @@ def certificate(content: dict[str, Any]) -> None:
     table(
         {
             "fits": "yes" if content["fits"] else "no",
-            "strategy": f"{content['strategy']}, {content['group']} ranks to a copy, micro-batch {content['micro_batch']}, "
-            f"checkpointing {content['activation_checkpointing']}",
+            "strategy": f"{content['strategy']}, {content['group']} ranks to a copy of the weights, "
+            f"micro-batch {content['micro_batch']}, checkpointing {content['activation_checkpointing']}",
             "peak memory": f"{content['peak_memory_gib']:.1f} of {memory['capacity_gib']:.1f} GiB, "
             f"{memory.get('peak_in', 'estimated')}",
             "to spare": f"{content['spare_fraction']:.1%} after a reserve of {memory['reserve_gib']:.1f} GiB",

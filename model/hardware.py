@@ -35,7 +35,7 @@ _A100 = Gpu(
 _H100 = Gpu(
     name="H100-80GB", family="H100", memory_bytes=80e9, memory_bytes_per_s=3350e9, flops=989e12, vector_flops=67e12,
     node_link_bytes_per_s=450e9, network_bytes_per_s=50e9, watts=10200 / GPUS_IN_A_NODE,
-    source="NVIDIA H100 data sheet (SXM, dense; NVLink 900 GB/s both ways); DGX H100 data sheet (8 x 400 Gb/s, 10.2 kW)",
+    source="NVIDIA H100 data sheet (SXM, dense; NVLink 900 GB/s); DGX H100 data sheet (8 x 400 Gb/s, 10.2 kW)",
 )  # fmt: skip
 GPUS: dict[str, Gpu] = {
     "a100-40gb": replace(
@@ -51,7 +51,7 @@ GPUS: dict[str, Gpu] = {
     "b200": Gpu(
         name="B200", family="B200", memory_bytes=180e9, memory_bytes_per_s=8000e9, flops=2250e12, vector_flops=75e12,
         node_link_bytes_per_s=900e9, network_bytes_per_s=50e9, watts=14300 / GPUS_IN_A_NODE,
-        source="NVIDIA DGX B200 data sheet (1,440 GB, 64 TB/s, 72 PFLOP/s FP8; NVLink 14.4 TB/s; 8 x 400 Gb/s, 14.3 kW)",
+        source="NVIDIA DGX B200 data sheet (1,440 GB, 64 TB/s, 72 PFLOP/s FP8, NVLink 14.4 TB/s, 14.3 kW)",
     ),
 }  # fmt: skip
 

@@ -64,7 +64,8 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all; `world` 1 is the same code. `node` is how many ranks share a machine.
+    """This process among all; `world` 1 is the same code. `node` is how many ranks share a machine, or
+    with MEDSEG_SHARD_RANKS how many are to share a copy of the weights in hsdp.
 
     Two further groups carry what must not meet the gradients' messages: `control` (stop? save?) and `saving`, which is
     used by the thread that writes checkpoints.
@@ -86,6 +87,7 @@ def join(loader_workers: int = 0) -> Ranks:
     )
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", position) if cuda else torch.device("cpu")
+    node = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
     if cuda:
         torch.cuda.set_device(device)
     if world == 1:

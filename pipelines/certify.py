@@ -1,18 +1,16 @@
 """The launch certificate of a parameter file: can it run on so many GPUs of a kind, in which way, for how long?
 
 Reads   params.yaml, or the profile of the preset that is asked for
-Writes  certificates/NAME.json and .html, for the train stage and for people
+Writes  .medseg/certificates/NAME.json and .html, for the train stage and for people
 Run     medseg certify --preset xl --gpus 32 --gpu a100-80gb      # one core, about a minute and a half, half a GB
 
 The batch that costs most is certified: the largest patch, all channels that a source of the parameters can have, all
 structures that they annotate.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from model.certificate.report import Cohort, certificate
 from model.certificate.search import Goal
 from model.config import ALIGNMENT, PRESETS
 from model.hardware import gpu as find_gpu
-from pipelines import params, profiles, project
+from pipelines import certified, params, profiles, project
 from pipelines.labels import CONTRACTS
 
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
@@ -45,7 +43,7 @@ def certify(
     within_days: float = WITHIN_DAYS,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The certificate's content; written below `certificates/` if it fits. Raises ValueError for impossible wishes."""
+    """The certificate's content, written if the run fits. Raises ValueError for impossible wishes."""
     source, settings = parameters(preset)
     kind = find_gpu(gpu)
     if network_gbit is not None:
@@ -60,29 +58,11 @@ def certify(
         "preset": preset,
         "parameters_from": source,
         "to_set": _differences(settings, chosen),
-        "digest": digest(settings.model.model_copy(update={"preset": preset}), chosen),
+        "digest": certified.digest(settings.model.model_copy(update={"preset": preset}), chosen),
     }
     if content["fits"]:
-        content["file"] = str(document.write(content, page(content), folder()))
+        content["file"] = str(document.write(content, page(content), certified.folder()))
     return content
-
-
-def folder() -> Path:
-    return project.root() / "certificates"
-
-
-def digest(model: params.Model, train: params.Train) -> str:
-    return document.digest({"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")})
-
-
-def require(settings: params.Params, launch: document.Launch) -> str:
-    """What a launch starts with, for its record. Raises ValueError if it needs a certificate and has none."""
-    if reason := document.refusal(launch, folder()):
-        if os.environ.get("MEDSEG_UNCERTIFIED") != "1":
-            raise ValueError(reason)
-        return "uncertified, on request"
-    certified = document.valid(launch, folder())
-    return certified.name if certified else "not needed"
 
 
 def parameters(preset: str) -> tuple[str, params.Params]:

@@ -20,10 +20,11 @@ CODE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Launch:
-    """What is about to start. `gpu`: its name as the driver gives it, empty on CPUs. `node`: ranks on this machine."""
+    """What is about to start. `group`: ranks that would share a copy of the weights in hsdp, those of a node unless
+    placement says otherwise. `gpu`: its name as the driver gives it, empty on CPUs."""
 
     ranks: int
-    node: int
+    group: int
     gpu: str
     digest: str
 
@@ -47,24 +48,21 @@ def write(content: Mapping[str, Any], page: str, folder: Path) -> Path:
     return target
 
 
-def refusal(launch: Launch, folder: Path) -> str:
-    """Why this launch may not start, with the remedy; empty if it may. CPUs and a single GPU need no certificate."""
+def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
+    """The certificate that a launch may start with, or why it may not and the remedy; neither if it needs none.
+
+    CPUs and a single GPU need none.
+    """
     if launch.ranks == 1 or not launch.gpu:
-        return ""
-    certificates = {path: _read(path) for path in sorted(folder.glob("*.json"))}
-    if not certificates:
-        return f"{launch.ranks} GPUs need a launch certificate and {folder} holds none; {_remedy(launch)}"
-    reasons = {path.name: _fault(content, launch) for path, content in certificates.items()}
-    if not all(reasons.values()):
-        return ""
-    told = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-    return f"no certificate in {folder} is valid for this launch: {told}; {_remedy(launch)}"
-
-
-def valid(launch: Launch, folder: Path) -> Path | None:
-    """The certificate that this launch starts with."""
-    paths = sorted(folder.glob("*.json"))
-    return next((path for path in paths if not _fault(_read(path), launch)), None)
+        return None, ""
+    faults = {path: _fault(_read(path), launch) for path in sorted(folder.glob("*.json"))}
+    for path, fault in faults.items():
+        if not fault:
+            return path, ""
+    if not faults:
+        return None, f"{launch.ranks} GPUs need a launch certificate and {folder} holds none; {_remedy(launch)}"
+    told = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
+    return None, f"no certificate in {folder} is valid for this launch: {told}; {_remedy(launch)}"
 
 
 def _fault(content: Mapping[str, Any], launch: Launch) -> str:
@@ -78,8 +76,8 @@ def _fault(content: Mapping[str, Any], launch: Launch) -> str:
         return f"is for {content['ranks']} ranks, not {launch.ranks}"
     if content["gpu"]["family"] not in launch.gpu:
         return f"is for {content['gpu']['name']}, not {launch.gpu}"
-    if content["strategy"] == "hsdp" and content["group"] != launch.node:
-        return f"shares a copy among {content['group']} ranks, not {launch.node}"
+    if content["strategy"] == "hsdp" and content["group"] != launch.group:
+        return f"shares a copy among {content['group']} ranks, not {launch.group} (set MEDSEG_SHARD_RANKS)"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A deep network from the simulation of a shallow one: seconds instead of a minute, for the search and the scaling study.
+"""A deep network from the simulation of a shallow one: seconds instead of a minute, for search and scaling study.
 
 Blocks of a stage are alike, so one of each stands for all: what it keeps for the backward pass and what it computes is
 counted as often as there are blocks. What depends on the number of parameters alone is in closed form: weights,
@@ -16,7 +16,7 @@ from math import inf
 from model.certificate.memory import categorise, forward_ends
 from model.certificate.plan import Plan
 from model.certificate.record import Operation, Record
-from model.certificate.simulate import simulate
+from model.certificate.simulate import MICRO_STEPS, simulate
 from model.certificate.timing import PLANNED, Rates, Timing, timing
 from model.hardware import Gpu
 from model.parallelize import KEPT_SHARE
@@ -42,7 +42,9 @@ def estimate(plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
     by_block = plan.parameters * GATHERED_BYTES > KEPT_SHARE * gpu.memory_bytes
     record = _shallow(_shallow_plan(plan), by_block)
     deep = _deepened(record, plan)
-    return Estimate(plan, sum(state_bytes(plan).values()), working_bytes(record, plan), timing(deep, plan, gpu, rates))
+    growth = 1.0 if by_block else plan.parameters / _shallow_plan(plan).parameters
+    working = working_bytes(record, plan, growth)
+    return Estimate(plan, sum(state_bytes(plan).values()), working, timing(deep, plan, gpu, rates))
 
 
 def state_bytes(plan: Plan) -> dict[str, int]:
@@ -58,8 +60,11 @@ def state_bytes(plan: Plan) -> dict[str, int]:
     }
 
 
-def working_bytes(record: Record, plan: Plan) -> int:
-    """The worst moment of all that is not state, the activations that blocks keep counted once a block."""
+def working_bytes(record: Record, plan: Plan, growth: float) -> int:
+    """The worst moment of all that is not state, the activations that blocks keep counted once a block.
+
+    `growth`: how much more than the shallow network the deep one gathers and reduces at a time.
+    """
     ends, start = forward_ends(record), record.marks[0][1]
     second = next((number for name, number in record.marks if name == "micro-step 2"), None)
     changes = [0] * (len(record.operations) + 2)
@@ -69,7 +74,8 @@ def working_bytes(record: Record, plan: Plan) -> int:
             continue
         block = BLOCK.match(allocation.module)
         kept = block and categorise(allocation, ends) == "activations"
-        size = allocation.size * (plan.network.depths[int(block[1])] if block and kept else 1)
+        size = allocation.taken * (plan.network.depths[int(block[1])] if block and kept else 1)
+        size = round(size * growth) if allocation.sharding else size
         changes[allocation.born] += size
         if allocation.died is not None:
             changes[allocation.died] -= size
@@ -81,7 +87,7 @@ def working_bytes(record: Record, plan: Plan) -> int:
 
 
 def _shallow_plan(plan: Plan) -> Plan:
-    """One block a stage, sharded on a few ranks; two micro-steps, if there are more than one."""
+    """One block a stage, sharded on a few ranks; what happens once a step is in the second of two micro-steps."""
     ranks, group, strategy = (1, 1, "ddp") if plan.strategy == "ddp" else (2 * GROUP, GROUP, "hsdp")
     return replace(
         plan,
@@ -89,7 +95,7 @@ def _shallow_plan(plan: Plan) -> Plan:
         ranks=ranks,
         group=group,
         strategy=strategy,
-        global_batch=ranks * plan.micro_batch * min(2, plan.accumulation),
+        global_batch=MICRO_STEPS * ranks * plan.micro_batch,
     )
 
 

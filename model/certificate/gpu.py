@@ -1,7 +1,7 @@
 """Makes a CPU's tensors go the way that a GPU's would, so that a machine without one can simulate it.
 
-Fake tensors could say that they lie on a GPU, but a PyTorch built for CPU cannot run a backward pass over those. So they
-lie on the CPU, and the three places where a CPU differs are set right here:
+Fake tensors could say that they lie on a GPU, but a PyTorch built for CPU cannot run a backward pass over those. So
+they lie on the CPU, and the three places where a CPU differs are set right here:
 
     autocast      on a GPU also lifts norms, softmax and sums to float32 (PyTorch's documentation, "CUDA Ops that
                   autocast to float32"); the CPU's list has matrix products and convolutions only

@@ -40,9 +40,9 @@ def memory(record: Record, points: int = 400) -> Memory:
     ends = forward_ends(record)
     for allocation in record.allocations:
         change = changes[categorise(allocation, ends)]
-        change[allocation.born] += allocation.size
+        change[allocation.born] += allocation.taken
         if allocation.died is not None:
-            change[allocation.died] -= allocation.size
+            change[allocation.died] -= allocation.taken
     levels = [list(accumulate(changes[category])) for category in CATEGORIES]
     totals = [sum(level) for level in zip(*levels, strict=True)]
     start = record.marks[0][1] if record.marks else 0  # building the network is not a part of the step
@@ -71,12 +71,12 @@ def categorise(allocation: Allocation, ends: Sequence[int]) -> str:
 
 
 def saved_bytes(record: Record) -> int:
-    """Activations at the end of the first forward pass."""
-    end = forward_ends(record)[0]
+    """Activations at the end of the first forward pass, without the batch itself."""
+    start, end = record.marks[0][1], forward_ends(record)[0]
     return sum(
         allocation.size
         for allocation in record.allocations
-        if categorise(allocation, [end]) == "activations" and allocation.born <= end
+        if start < allocation.born <= end and categorise(allocation, [end]) == "activations"
     )
 
 

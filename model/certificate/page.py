@@ -124,8 +124,8 @@ def _bars(values: Mapping[str, float], unit: str, colours: Mapping[str, str] | N
 
 def _messages(messages: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (each["name"], f"over the {each['link']}", f"{each['count']:,} times", f"{each['sent_bytes'] / 1e9:.1f} GB sent",
-         f"{each['seconds']:.2f} s")
+        (each["name"], f"over the {each['link']}", f"{each['count']:,} times",
+         f"{each['sent_bytes'] / 1e9:.1f} GB sent", f"{each['seconds']:.2f} s")
         for each in messages
     ]  # fmt: skip
     return _rows(rows) if rows else "<p>None.</p>"

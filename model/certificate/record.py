@@ -13,7 +13,7 @@ the one whose output's gradient arrived last.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,6 +60,11 @@ class Allocation:
     sharding: bool  # made by the sharding engine: gathered weights, gradients on their way
     died: int | None = None
     kind: str = ""  # weights, gradients or optimizer, as said from outside
+
+    @property
+    def taken(self) -> int:
+        """What a GPU's allocator gives for it."""
+        return -(-self.size // GRANULE) * GRANULE
 
 
 @dataclass(slots=True)
@@ -116,7 +121,7 @@ class Recorder(TorchDispatchMode):
         self.update = name == "update"
         self.arrived = name
 
-    def call(self, kind: str, tensors: Iterator[Tensor] | Sequence[Tensor]) -> None:
+    def call(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Say what the storages of some tensors are."""
         for tensor in tensors:
             storage = local(tensor).untyped_storage()
@@ -178,9 +183,8 @@ class Recorder(TorchDispatchMode):
         known = self.living.get(id(storage))
         if (known and known[0]() is storage) or not storage.nbytes():
             return
-        size = -(-storage.nbytes() // GRANULE) * GRANULE
         born = len(self.record.operations)
-        allocation = Allocation(size, born, self.phase, self.module, operation, self.sharding > 0)
+        allocation = Allocation(storage.nbytes(), born, self.phase, self.module, operation, self.sharding > 0)
         self.record.allocations.append(allocation)
         self.living[id(storage)] = (weakref.ref(storage, partial(self._freed, id(storage), allocation)), allocation)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from model.certificate.estimate import state_bytes
 from model.certificate.plan import Plan
-from model.certificate.search import GIB, Goal, Outcome, Tell, estimated, possible
+from model.certificate.search import GIB, SPARE, Goal, Outcome, Tell, estimated, possible
 from model.hardware import GPUS, Gpu
 
 ESTIMATE_ERROR = 0.03  # of memory; tests hold estimates to it
@@ -24,7 +25,7 @@ def remedies(outcome: Outcome, goal: Goal, tell: Tell) -> Iterator[dict[str, obj
     too_much_memory = "to spare" in outcome.faults[0] or "impossible" in outcome.faults[0]
     if too_much_memory:
         yield from _another_strategy(plan, gpu, goal, tell)
-        yield from _smaller_patch(plan, gpu, goal, tell)
+        yield from _smaller_patch(outcome, goal, tell)
     elif "messages" in outcome.faults[0]:
         yield from _faster_network(plan, gpu, goal, tell)
     yield from _fewer_steps(outcome, goal)
@@ -35,7 +36,8 @@ def remedies(outcome: Outcome, goal: Goal, tell: Tell) -> Iterator[dict[str, obj
 def fits(plan: Plan, gpu: Gpu, goal: Goal) -> bool:
     """Some way fits, even if the estimate is as wrong as it may be."""
     careful = replace(gpu, memory_bytes=gpu.memory_bytes * (1 - ESTIMATE_ERROR))
-    return any(not estimated(way, careful, goal).faults for way in possible(plan, goal.strategy))
+    ways = sorted(possible(plan, goal.strategy), key=lambda way: (way.micro_batch, way.checkpointing, -way.group))
+    return any(not estimated(way, careful, goal).faults for way in ways)  # those that need least memory come first
 
 
 def _another_strategy(plan: Plan, gpu: Gpu, goal: Goal, tell: Tell) -> Iterator[dict[str, object]]:
@@ -44,8 +46,12 @@ def _another_strategy(plan: Plan, gpu: Gpu, goal: Goal, tell: Tell) -> Iterator[
         yield {"change": "let the strategy be chosen (auto)", "options": ["--strategy", "auto"]}
 
 
-def _smaller_patch(plan: Plan, gpu: Gpu, goal: Goal, tell: Tell) -> Iterator[dict[str, object]]:
-    edge = max(plan.patch) - PATCH_STEP
+def _smaller_patch(outcome: Outcome, goal: Goal, tell: Tell) -> Iterator[dict[str, object]]:
+    """What is not state grows with the number of voxels: where to begin follows from the outcome."""
+    plan, gpu = outcome.plan, outcome.gpu
+    states = sum(state_bytes(plan).values())
+    room = max(0.05, ((1 - SPARE) * gpu.memory_bytes - states) / max(1.0, outcome.needed_bytes - states))
+    edge = min(max(plan.patch) - 1, int(max(plan.patch) * (1.2 * room) ** (1 / 3))) // PATCH_STEP * PATCH_STEP
     while edge >= PATCH_STEP:
         tell(f"trying patches of {edge}^3")
         if fits(replace(plan, patch=(edge, edge, edge)), gpu, goal):

@@ -1,8 +1,8 @@
 """Every way to run a plan - strategy, ranks to a copy, micro-batch, checkpointing - and those that fit, best first.
 
 All ways are estimated; the best is then simulated whole, and the next one if that refutes it. A way fits if its peak,
-with a reserve for what PyTorch's accounts do not show, leaves `SPARE` of the memory; if kernels do not wait for messages
-for more than `WAITING` of a step; and if the planned steps end in time.
+with a reserve for what PyTorch's accounts do not show, leaves `SPARE` of the memory; if kernels do not wait for
+messages for more than `WAITING` of a step; and if the planned steps end in time.
 """
 
 from __future__ import annotations
@@ -63,11 +63,10 @@ class Outcome:
 
 
 def search(wanted: Plan, gpu: Gpu, goal: Goal, tell: Tell = lambda _: None) -> list[Outcome]:
-    """All ways, best first: those that fit, fastest first, then the others. The first was simulated whole if it fits."""
+    """All ways: those that fit, fastest first, then the others. If the first fits, it was simulated whole."""
     found: list[Outcome] = []
-    ways = list(possible(wanted, goal.strategy))
-    for number, plan in enumerate(ways, start=1):
-        tell(f"estimating {number} of {len(ways)}: {described(plan)}")
+    for plan in possible(wanted, goal.strategy):
+        tell(f"estimating {described(plan)}")
         found.append(estimated(plan, gpu, goal))
     found.sort(key=_rank)
     for _ in range(SIMULATED):
@@ -129,7 +128,8 @@ def judged(outcome: Outcome, goal: Goal) -> Outcome:
         )
     elif outcome.timing.communication_share > WAITING:
         faults.append(
-            f"GPUs would wait for messages {outcome.timing.communication_share:.0%} of the time, more than {WAITING:.0%}"
+            f"GPUs would wait for messages {outcome.timing.communication_share:.0%} of the time, more than "
+            f"{WAITING:.0%}"
         )
     elif goal.days(outcome.timing.step_s) > goal.within_days:
         faults.append(
@@ -149,8 +149,8 @@ def too_large(plan: Plan, gpu: Gpu) -> str:
     whole = " with whole gradients between micro-steps" if plan.strategy == "fsdp" and plan.accumulation > 1 else ""
     return (
         f"impossible: {billions:.2f} billion parameters {copies}x {item} bytes (weight, gradient, AdamW's two moments"
-        f"{', average' if plan.averaged else ''}; float32){whole}{buckets} are {sum(states.values()) / GIB:.1f} GiB a GPU, "
-        f"and a {gpu.name} has {gpu.memory_bytes / GIB:.1f}"
+        f"{', average' if plan.averaged else ''}; float32){whole}{buckets} are {sum(states.values()) / GIB:.1f} GiB "
+        f"a GPU, and a {gpu.name} has {gpu.memory_bytes / GIB:.1f}"
     )
 
 

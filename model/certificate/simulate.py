@@ -3,9 +3,9 @@
     record = simulate(plan, memory_bytes=80e9).record
 
 The network, the loss, the sharding, the accumulation and the optimizer's step are the training's own functions. Only
-what they run on is pretended: `FakeTensorMode` gives shapes without data, PyTorch's `fake` backend answers for the other
-ranks, and `gpu.py` lets a CPU's tensors go a GPU's way. Two micro-steps, the first of which keeps its gradients back,
-and an update; the optimizer's state exists from the start, as it does from the second step on.
+what they run on is pretended: `FakeTensorMode` gives shapes without data, PyTorch's `fake` backend answers for the
+other ranks, and `gpu.py` lets a CPU's tensors go a GPU's way. Two micro-steps, the first of which keeps its gradients
+back, and an update; the optimizer's state exists from the start, as it does from the second step on.
 """
 
 from collections.abc import Iterator

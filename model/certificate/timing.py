@@ -1,16 +1,16 @@
 """From a record to seconds: a roofline of every kernel and message of the step.
 
 A kernel takes as long as its arithmetic at the rate of the units that do it, or its reading and writing at the rate of
-the memory, whichever is more. A message takes a ring's time on the slowest link it crosses, and a latency for every hop.
-Messages run beside kernels, but not all of them, so a part of what could be hidden is counted. Elementwise kernels are
-counted one by one, as they run without `compile`, which would join many of them: the estimate is then on the slow side.
+the memory, whichever is more. A message takes a ring's time on the slowest link it crosses, and a latency for every
+hop. Messages run beside kernels, but not all of them, so a part of what could be hidden is counted. Elementwise kernels
+are counted one by one, as they run without `compile`, which would join many of them: the estimate is on the slow side.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.certificate.plan import Plan
 from model.certificate.record import DEPTHWISE, Operation, Record
@@ -31,8 +31,9 @@ class Rates:
     hidden: float  # of the messages that have kernels to run beside
 
 
-# Planned: what careful runs reach at least. cuBLAS reaches 0.7 to 0.85 on the products of large blocks, cuDNN's dense 3-D
-# convolutions about half; depth-wise 3^3 kernels are the weakest point of every GPU. Fast: what good kernels could reach.
+# Assumptions, not measurements: no GPU was at hand. Planned is meant to be beaten by any careful run: large products
+# and dense convolutions a little above half of the tensor cores' peak, depth-wise 3^3 kernels, a weak point of every
+# GPU, a tenth of the vector units'. Fast is what good kernels could reach.
 PLANNED = Rates(products=0.55, depthwise=0.10, memory=0.75, links=0.7, hidden=0.8)
 FAST = Rates(products=0.8, depthwise=0.3, memory=0.9, links=0.9, hidden=1.0)
 
@@ -65,7 +66,7 @@ class Timing:
 
 
 def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
-    kernels: Counter[str] = Counter()
+    kernels: defaultdict[str, float] = defaultdict(float)
     flops: Counter[str] = Counter()
     traffic: dict[tuple[str, str], Traffic] = {}
     step_s = exposed_s = update_s = 0.0
@@ -87,15 +88,23 @@ def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timi
         update_s += (kernel_s + exposed) * (name == "update")
     mfu = plan.model_flops / (step_s * plan.ranks * gpu.flops)
     flops_by_part = {name: count for name, count in flops.most_common() if count}
-    return Timing(step_s, exposed_s, update_s, list(traffic.values()), flops_by_part, dict(kernels.most_common()), mfu)
+    return Timing(
+        step_s,
+        exposed_s,
+        update_s,
+        list(traffic.values()),
+        flops_by_part,
+        dict(sorted(kernels.items(), key=lambda item: -item[1])),
+        mfu,
+    )
 
 
 def stretches(record: Record, plan: Plan) -> Iterator[tuple[str, Sequence[Operation], int]]:
-    """The parts of a step and how often each happens: the first micro-step stands for all but the last."""
+    """The parts of a step and how often each happens: of two micro-steps, the first stands for all but the last."""
     ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
     for (name, start), end in zip(record.marks, ends, strict=True):
-        first_of_many = name == "micro-step 1" and plan.accumulation > 1
-        yield name, record.operations[start:end], plan.accumulation - 1 if first_of_many else 1
+        repeated = name == "micro-step 1" and len(record.marks) > 2
+        yield name, record.operations[start:end], plan.accumulation - 1 if repeated else 1
 
 
 def kernel_seconds(operation: Operation, gpu: Gpu, rates: Rates) -> float:
@@ -146,8 +155,10 @@ def place(module: str) -> str:
 
 
 def _sum(before: Traffic | None, message: Traffic, times: int) -> Traffic:
-    count, sent_bytes, seconds = (
-        (getattr(before, name) if before else 0) + times * getattr(message, name)
-        for name in ("count", "sent_bytes", "seconds")
+    before = before or Traffic(message.name, message.link, 0, 0.0, 0.0)
+    return replace(
+        before,
+        count=before.count + times * message.count,
+        sent_bytes=before.sent_bytes + times * message.sent_bytes,
+        seconds=before.seconds + times * message.seconds,
     )
-    return Traffic(message.name, message.link, int(count), sent_bytes, seconds)

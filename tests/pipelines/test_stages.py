@@ -11,8 +11,9 @@ from tests.conftest import REPOSITORY
 
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.output", "pipelines.parallel",
-    "pipelines.params", "pipelines.project", "pipelines.registry", "pipelines.tether", "pipelines.tracking", "model",
+    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.certified", "pipelines.output",
+    "pipelines.parallel", "pipelines.params", "pipelines.project", "pipelines.registry", "pipelines.tether",
+    "pipelines.tracking", "model", "model.certificate", "model.certificate.document", "model.hardware",
     "model.progress", "model.watch",
 }  # fmt: skip
 
