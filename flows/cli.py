@@ -179,6 +179,7 @@ def certify(
     from pipelines.certify import certify as prove
 
     content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, _progress)
+    _progress("")
     (show.as_json if json else show.certificate)(content)
     if not content["fits"]:
         raise ValueError(_refused(content))
@@ -318,8 +319,11 @@ def _log_to_terminal() -> None:
 
 
 def _progress(line: str) -> None:
-    """One line on stderr that is written over."""
-    print(f"\r\033[K{line}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
+    """On a terminal one line of stderr that is written over, and at the end empty."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _refused(content: dict[str, Any]) -> str:

@@ -126,12 +126,12 @@ def test_messages_are_those_of_the_strategy() -> None:
     assert sent["all-reduce", "node"].sent_bytes == pytest.approx(2 * half * whole, rel=0.1)
 
 
-@pytest.mark.parametrize("strategy", ["hsdp", "ddp"])
+@pytest.mark.parametrize("strategy", ["hsdp", "fsdp", "ddp"])
 def test_the_estimate_of_a_deep_network_agrees_with_its_simulation(strategy: str) -> None:
     """Memory to 3 %, on which the remedies count; time to 10 %."""
     network = replace(PRESETS["tiny"], depths=(2, 2, 6, 4))
     plan = replace(SHARDED, network=network, strategy=strategy, patch=(96, 96, 96), checkpointing="selective")
-    plan = replace(plan, ranks=16, group=8 if strategy == "hsdp" else 1, global_batch=64)
+    plan = replace(plan, ranks=16, group={"hsdp": 8, "fsdp": 16, "ddp": 1}[strategy], global_batch=64)
     record, found = simulate(plan, A100.memory_bytes), estimate(plan, A100)
     assert found.peak_bytes == pytest.approx(memory(record).peak_bytes, rel=0.03)
     assert found.timing.step_s == pytest.approx(timing(record, plan, A100).step_s, rel=0.1)
