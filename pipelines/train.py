@@ -115,9 +115,11 @@ def _run_ranks(ranks: int) -> str:
 
 def launch(settings: params.Params, ranks: int, node: int) -> Launch:
     """What is about to start, as a launch certificate would have it. `node`: ranks on this machine."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    gpu, memory_bytes = "", 0.0
+    if torch.cuda.is_available():
+        gpu, memory_bytes = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
     group = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
-    return Launch(ranks, group, gpu, certified.digest(settings.model, settings.train))
+    return Launch(ranks, group, gpu, memory_bytes, certified.digest(settings.model, settings.train))
 
 
 def grace_s() -> str:

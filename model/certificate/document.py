@@ -21,11 +21,12 @@ CODE = Path(__file__).parents[1]
 @dataclass(frozen=True)
 class Launch:
     """What is about to start. `group`: ranks that would share a copy of the weights in hsdp, those of a node unless
-    placement says otherwise. `gpu`: its name as the driver gives it, empty on CPUs."""
+    placement says otherwise. `gpu`: its name as the driver gives it, empty on CPUs; and the memory it has."""
 
     ranks: int
     group: int
     gpu: str
+    memory_bytes: float
     digest: str
 
 
@@ -76,6 +77,9 @@ def _fault(content: Mapping[str, Any], launch: Launch) -> str:
         return f"is for {content['ranks']} ranks, not {launch.ranks}"
     if content["gpu"]["family"] not in launch.gpu:
         return f"is for {content['gpu']['name']}, not {launch.gpu}"
+    if content["gpu"]["memory_bytes"] > launch.memory_bytes:
+        needed, there = content["gpu"]["memory_bytes"] / 1e9, launch.memory_bytes / 1e9
+        return f"is for GPUs of {needed:.0f} GB, not {there:.0f} GB"
     if content["strategy"] == "hsdp" and content["group"] != launch.group:
         return f"shares a copy among {content['group']} ranks, not {launch.group} (set MEDSEG_SHARD_RANKS)"
     return ""

@@ -22,7 +22,7 @@ from model.hardware import Gpu
 from model.parallelize import KEPT_SHARE
 
 BLOCK = re.compile(r"encoder\.stages\.(\d)\.blocks\.")
-MASTER_BYTES, MOMENT_BYTES, GATHERED_BYTES = 4, 8, 2  # of one parameter
+MASTER_BYTES, MOMENT_BYTES = 4, 8  # of one parameter
 GROUP = 4  # ranks that share the shallow network; what they share is in closed form
 
 
@@ -39,7 +39,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
-    by_block = plan.parameters * GATHERED_BYTES > KEPT_SHARE * gpu.memory_bytes
+    by_block = plan.parameters * plan.item_bytes > KEPT_SHARE * gpu.memory_bytes
     record = _shallow(_shallow_plan(plan), by_block)
     deep = _deepened(record, plan)
     growth = 1.0 if by_block else plan.parameters / _shallow_plan(plan).parameters
@@ -141,7 +141,7 @@ def _messages(plan: Plan, stretch: str) -> list[Operation]:
 
     messages = []
     if plan.strategy != "ddp":
-        messages.append(message("all-gather", GATHERED_BYTES, plan.group, 2 * units))
+        messages.append(message("all-gather", plan.item_bytes, plan.group, 2 * units))
     if plan.strategy == "hsdp" or (plan.strategy == "fsdp" and last):
         messages.append(message("reduce-scatter", MASTER_BYTES, plan.group))
     if plan.strategy == "ddp" and last:

@@ -33,6 +33,11 @@ class Plan:
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
+    def item_bytes(self) -> int:
+        """Of a number in what is computed with, and of a gathered weight."""
+        return 4 if self.precision == "float32" else 2
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches that a rank accumulates in a step."""
         return self.global_batch // (self.micro_batch * self.ranks)

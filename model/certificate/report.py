@@ -13,7 +13,7 @@ from model.certificate.plan import STRATEGIES, Plan
 from model.certificate.remedy import remedies
 from model.certificate.search import FRAGMENTED, GIB, OUTSIDE_BYTES, Goal, Outcome, Tell, described, search
 from model.certificate.timing import PLANNED
-from model.hardware import GPUS, Gpu
+from model.hardware import Gpu
 
 PUBLISHED_MFU = {
     "MPT, 6.66 billion parameters, FSDP, 32 A100": 0.516,
@@ -67,8 +67,7 @@ def figures(outcome: Outcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
         "channels": plan.channels,
         "classes": plan.classes,
         "parameters": plan.parameters,
-        "gpu": {"key": next(key for key, each in GPUS.items() if each.family == gpu.family and
-                            each.memory_bytes == gpu.memory_bytes), **asdict(gpu)},
+        "gpu": {"key": gpu.key, **asdict(gpu)},
         "simulated": outcome.memory is not None,
         "peak_memory_gib": outcome.peak_bytes / GIB,
         "spare_fraction": outcome.spare_fraction,

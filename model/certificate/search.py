@@ -90,7 +90,7 @@ def possible(wanted: Plan, strategy: str | None = None) -> Iterator[Plan]:
 
 
 def groups(strategy: str, ranks: int) -> list[int]:
-    """How many ranks may share a copy: whole nodes, or even parts of one."""
+    """How many ranks may share a copy: in hsdp those of one or several whole nodes."""
     if strategy == "ddp":
         return [1]
     if strategy == "fsdp":
@@ -159,8 +159,11 @@ def described(plan: Plan) -> str:
     return f"{plan.strategy}{copy}, micro-batch {plan.micro_batch}, checkpointing {plan.checkpointing}"
 
 
-def _rank(outcome: Outcome) -> tuple[bool, float, float]:
-    return bool(outcome.faults), outcome.timing.step_s, outcome.peak_bytes
+def _rank(outcome: Outcome) -> tuple[int, float, float]:
+    """What fits, by speed; what is only too slow, by speed; what is too large, by size."""
+    if outcome.spare_fraction < SPARE:
+        return 2, outcome.peak_bytes, outcome.timing.step_s
+    return int(bool(outcome.faults)), outcome.timing.step_s, outcome.peak_bytes
 
 
 NO_TIMING = Timing(inf, 0.0, 0.0, [], {}, {}, 0.0)  # of what does not fit by far

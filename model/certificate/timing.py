@@ -66,6 +66,8 @@ class Timing:
 
 
 def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
+    if plan.precision == "float32":
+        gpu = replace(gpu, flops=gpu.flops / 2)  # TF32
     kernels: defaultdict[str, float] = defaultdict(float)
     flops: Counter[str] = Counter()
     traffic: dict[tuple[str, str], Traffic] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,13 +138,13 @@ def test_the_estimate_of_a_deep_network_agrees_with_its_simulation(strategy: str
 
 
 def launch(**changes: Any) -> Launch:
-    return replace(Launch(ranks=32, group=8, gpu="NVIDIA A100-SXM4-80GB", digest="d"), **changes)
+    return replace(Launch(ranks=32, group=8, gpu="NVIDIA A100-SXM4-80GB", memory_bytes=85e9, digest="d"), **changes)
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     content = {"fits": True, "digest": "d", "ranks": 32, "strategy": "hsdp", "group": 8, "preset": "xl"}
-    document.write({**content, "gpu": {"key": "a100-80gb", "name": "A100-80GB", "family": "A100"}}, "", tmp_path)
+    document.write({**content, "gpu": {"key": A100.key, **asdict(A100)}}, "", tmp_path)
     return tmp_path
 
 
@@ -162,6 +162,7 @@ def test_a_launch_on_many_gpus_needs_its_certificate(tmp_path: Path, certificate
         ({"digest": "other"}, "is for other parameters or other code"),
         ({"ranks": 64}, "is for 32 ranks, not 64"),
         ({"group": 4}, "shares a copy among 8 ranks, not 4 (set MEDSEG_SHARD_RANKS)"),
+        ({"gpu": "NVIDIA A100-SXM4-40GB", "memory_bytes": 42e9}, "is for GPUs of 80 GB, not 42 GB"),
         ({"gpu": "NVIDIA H100 80GB HBM3"}, "is for A100-80GB, not NVIDIA H100 80GB HBM3"),
     ],
 )

@@ -100,14 +100,14 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
     settings = params.load("params.yaml")
     changes = {name.removeprefix("train."): value for name, value in content["to_set"].items()}
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
-    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", certified.digest(settings.model, settings.train))
+    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", 85e9, certified.digest(settings.model, settings.train))
     assert certified.require(launch) == "nano-a100-80gbx2.json"
     with pytest.raises(ValueError, match="is for other parameters or other code"):
         certified.require(replace(launch, digest="other"))
 
 
 def test_a_run_without_a_certificate_is_refused_or_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", "")
+    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", 85e9, "")
     with pytest.raises(ValueError, match="2 GPUs need a launch certificate"):
         certified.require(launch)
     monkeypatch.setenv("MEDSEG_UNCERTIFIED", "1")
@@ -119,7 +119,7 @@ def test_the_stage_asks_for_what_its_parameters_and_placement_say(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = params.load("params.yaml")
-    assert train.launch(settings, 4, 2) == Launch(4, 2, "", certified.digest(settings.model, settings.train))
+    assert train.launch(settings, 4, 2) == Launch(4, 2, "", 0.0, certified.digest(settings.model, settings.train))
     monkeypatch.setenv("MEDSEG_SHARD_RANKS", "4")
     assert train.launch(settings, 4, 2).group == 4
 
