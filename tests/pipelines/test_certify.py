@@ -51,10 +51,10 @@ def refused(wanted: Plan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
 
 def test_a_patch_too_large_is_refused_and_the_patch_that_is_told_fits() -> None:
     wanted = replace(WANTED, patch=(256, 256, 256))
-    told = refused(wanted, gpu_of(6), replace(GOAL, strategy="hsdp"))
+    told = refused(wanted, gpu_of(5), replace(GOAL, strategy="hsdp"))
     edge = int(told["--patch"][1])
     assert edge < 256
-    assert certificate(replace(wanted, patch=(edge,) * 3), gpu_of(6), replace(GOAL, strategy="hsdp"), COHORT)["fits"]
+    assert certificate(replace(wanted, patch=(edge,) * 3), gpu_of(5), replace(GOAL, strategy="hsdp"), COHORT)["fits"]
 
 
 def test_an_interconnect_too_slow_is_refused_and_the_one_that_is_told_fits() -> None:
