@@ -23,12 +23,14 @@ from model.certificate.search import Goal
 from model.config import ALIGNMENT, PRESETS
 from model.hardware import gpu as find_gpu
 from pipelines import certified, params, profiles, project
-from pipelines.labels import CONTRACTS
+from pipelines.labels import BY_NAME, CONTRACTS
 
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
 SCANS = 15_000
 WITHIN_DAYS = 28.0
-MOST_CHANNELS = {"brats": 4, "phantom": 4}  # of a scan of this source; the others have one
+# Of a scan of this source: 4 where it has or may have four contrasts; the others have one.
+MOST_CHANNELS = {"brats": 4, "phantom": 4, "bids": 4, "nnunet": 4}
+OWN_CONTRACTS = {"phantom", "bids", "nnunet"}  # what these annotate is known with the scans only: all structures
 
 
 def certify(
@@ -80,6 +82,8 @@ def parameters(preset: str) -> tuple[str, params.Params]:
 def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) -> Plan:
     source, patch = max(train.patch_size.items(), key=lambda item: prod(item[1]))
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
+    if OWN_CONTRACTS & set(settings.data.sources):
+        structures = set(BY_NAME)
     return Plan(
         network=PRESETS[preset],
         classes=len(structures) + 1,
@@ -92,14 +96,14 @@ def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) 
         micro_batch=train.micro_batch,
         global_batch=train.global_batch,
         precision=train.precision,
+        optimizer=train.optimizer,
         averaged=train.average_decay > 0,
         spacing_mm=params.by_source(settings.preprocess.spacing_mm, source),
     )
 
 
 def _used(contract: str, settings: params.Params) -> bool:
-    sources = settings.data.sources
-    return "phantom" in sources or contract.split("-")[0] in sources
+    return contract.split("-")[0] in settings.data.sources
 
 
 def _wishes(train: params.Train, patch: int | None, steps: int | None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Plan:
     micro_batch: int
     global_batch: int
     precision: str = "float16"
+    optimizer: str = "adamw"
     averaged: bool = False  # a running average of the weights is kept
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 

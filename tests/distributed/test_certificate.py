@@ -47,7 +47,9 @@ def measure(rank: int, job: Job) -> None:
     held = {WEIGHTS: held_bytes(parameters)}
     held[GRADIENTS] = held_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     update(state, fit.clip_norm)
-    held[OPTIMIZER] = held_bytes(tensor for moments in state.optimizer.state.values() for tensor in moments.values())
+    held[OPTIMIZER] = held_bytes(
+        tensor for moments in state.optimizers[0].state.values() for tensor in moments.values()
+    )
     (job.folder / f"{rank}.json").write_text(json.dumps(held))
     dist.destroy_process_group()
 
