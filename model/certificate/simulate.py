@@ -96,8 +96,9 @@ def fit_config(plan: Plan, micro_steps: int) -> FitConfig:
     """What of the training's settings changes memory or time; the others as a run might have them."""
     return FitConfig(
         seed=0, steps=1, global_batch=micro_steps * plan.micro_batch * plan.ranks, micro_batch=plan.micro_batch,
-        optimizer=plan.optimizer, learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0, beta2=0.99,
-        weight_decay=0.1, clip_norm=1.0, precision=plan.precision, average_decay=0.999 if plan.averaged else 0.0, validate_every=1,
+        optimizer=plan.optimizer, learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
+        beta2=0.99, weight_decay=0.1, clip_norm=1.0, precision=plan.precision, validate_every=1,
+        average_decay=0.999 if plan.averaged else 0.0,
     )  # fmt: skip
 
 
