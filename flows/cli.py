@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or failed with a reason in one line on stderr, 2 w
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -55,6 +56,14 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 
+
+class Strategy(StrEnum):
+    auto = "auto"
+    ddp = "ddp"
+    fsdp = "fsdp"
+    hsdp = "hsdp"
+
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)]
 Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]
@@ -69,9 +78,14 @@ def run(
         Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="wait for another run in this project to end")] = False,
+    uncertified: Annotated[
+        bool, typer.Option("--uncertified", help="train on many GPUs without a launch certificate; it is recorded")
+    ] = False,
 ) -> None:
     """The main job: every stale stage, from raw scans to a registered version."""
     _enter_project()
+    if uncertified:
+        os.environ["MEDSEG_UNCERTIFIED"] = "1"
     from flows import run as job
     from flows import show
 
@@ -144,6 +158,31 @@ def approve(
     from flows import approval
 
     print(approval.approve(run_id, signature).message)
+
+
+@app.command()
+def certify(
+    preset: Annotated[str, typer.Option(help="size of the network")],
+    gpus: Annotated[int, typer.Option(min=1, max=65536, help="how many")],
+    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200 or b200")],
+    patch: Annotated[int | None, typer.Option(min=8, help="voxels per axis; as in the parameters")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="the one to use; auto: the best")] = Strategy.auto,
+    network: Annotated[float | None, typer.Option(min=0.001, help="Gb/s a GPU between nodes; as sold with it")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="as in the parameters")] = None,
+    scans: Annotated[int, typer.Option(min=1, help="of the whole cohort")] = 15_000,
+    within_days: Annotated[float, typer.Option(min=0, help="what the run may take")] = 28.0,
+    json: Json = False,
+) -> None:
+    """The launch certificate: does a run fit in memory and in time? Simulated here, without a GPU."""
+    _enter_project()
+    from flows import show
+    from pipelines.certify import certify as prove
+
+    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, _progress)
+    _progress("")
+    (show.as_json if json else show.certificate)(content)
+    if not content["fits"]:
+        raise ValueError(_refused(content))
 
 
 @app.command()
@@ -306,6 +345,19 @@ def _log_to_terminal() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _progress(line: str) -> None:
+    """On a terminal one line of stderr that is written over, and at the end empty."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _refused(content: dict[str, Any]) -> str:
+    remedies = [f"{each['change']} ({' '.join(each['options'])})" for each in content["remedies"]]
+    return f"{'; '.join(content['faults'])}. What would fit: {', or '.join(remedies) or 'nothing near'}"
 
 
 def _addresses(addresses: dict[str, str]) -> str:

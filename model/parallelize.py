@@ -35,6 +35,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from model.decoder import RefineStep
+from model.embedding import ChannelGate, ConditionedConv
 from model.layers import Block
 from model.network import MedSegFormer
 
@@ -46,6 +48,7 @@ KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
 # What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.
 KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
+FULL_RESOLUTION = (ConditionedConv, ChannelGate, RefineStep)
 _REPLICATED: WeakSet[nn.Module] = WeakSet()  # networks whose shards have copies on other nodes
 
 
@@ -61,7 +64,8 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all; `world` 1 is the same code. `node` is how many ranks share a machine.
+    """This process among all; `world` 1 is the same code. `node` is how many ranks share a machine, or
+    with MEDSEG_SHARD_RANKS how many are to share a copy of the weights in hsdp.
 
     Two further groups carry what must not meet the gradients' messages: `control` (stop? save?) and `saving`, which is
     used by the thread that writes checkpoints.
@@ -83,6 +87,7 @@ def join(loader_workers: int = 0) -> Ranks:
     )
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", position) if cuda else torch.device("cpu")
+    node = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
     if cuda:
         torch.cuda.set_device(device)
     if world == 1:
@@ -100,14 +105,19 @@ def parallelize(network: MedSegFormer, config: ParallelConfig, ranks: Ranks, see
     parameters that the others hold. The weights depend on `seed` alone, not on the number of ranks.
     """
     strategy = choose(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
+    divide(network, strategy, config, ranks)
+    materialise(network, ranks.device, seed)
+    return DistributedDataParallel(network, static_graph=False) if strategy == "ddp" else network
+
+
+def divide(network: MedSegFormer, strategy: str, config: ParallelConfig, ranks: Ranks) -> None:
+    """All that is decided before the first weight exists."""
     checkpoint_activations(network, config.activation_checkpointing)
     if config.compile:
         for block in network.blocks():
             block.compile()
     if strategy in ("fsdp", "hsdp"):
         shard(network, strategy, PRECISIONS[config.precision], ranks)
-    materialise(network, ranks.device, seed)
-    return DistributedDataParallel(network, static_graph=False) if strategy == "ddp" else network
 
 
 def choose(strategy: str, parameters: int, ranks: Ranks) -> str:
@@ -136,14 +146,18 @@ def memory_bytes(ranks: Ranks) -> float:
 
 
 def checkpoint_activations(network: nn.Module, level: str) -> None:
-    """Recompute the blocks in the backward pass: all of them (`full`), or all but their matrix products."""
+    """Recompute in the backward pass: the blocks, whole (`full`) or all but their matrix products (`selective`), and
+    each step on full-resolution voxels, whose activations would be more than those of all blocks together."""
     if level == "none":
         return
-    options: dict[str, Any] = {"checkpoint_impl": CheckpointImpl.NO_REENTRANT}
-    if level == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-    wrapper = partial(checkpoint_wrapper, **options)
-    apply_activation_checkpointing(network, wrapper, check_fn=lambda module: isinstance(module, Block))
+    whole = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    products_kept = partial(whole, context_fn=partial(create_selective_checkpoint_contexts, _keep_products))
+    for kinds, wrapper in (((Block,), products_kept if level == "selective" else whole), (FULL_RESOLUTION, whole)):
+        apply_activation_checkpointing(network, wrapper, check_fn=partial(_is_one_of, kinds))
+
+
+def _is_one_of(kinds: tuple[type[nn.Module], ...], module: nn.Module) -> bool:
+    return isinstance(module, kinds)
 
 
 def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
@@ -184,7 +198,8 @@ def sync_gradients(network: nn.Module, now: bool) -> None:
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
     elif isinstance(network, FSDPModule):
-        network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
+        if not any(isinstance(block, FSDPModule) for block in network.modules() if block is not network):
+            network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
         if network in _REPLICATED:
             network.set_requires_all_reduce(now)
         else:

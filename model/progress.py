@@ -13,6 +13,7 @@ import torch
 
 from model.config import NetworkConfig, forward_flops
 from model.dataset import Batch
+from model.hardware import GPUS
 from model.metrics import mean
 from model.state import TrainState
 
@@ -23,8 +24,6 @@ Report = Callable[[int, dict[str, float]], None]
 REPORT_EVERY_S = 5.0
 WINDOW = 100  # steps
 MAX_SKIPPED = 20  # within the window. A loss scale settles within about 16 halvings; beyond that the run is broken
-# Dense peak of the tensor cores, FLOP/s in 16 bit: NVIDIA's data sheets. float32 runs on them as TF32, at half of it.
-GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
 
 
 class Feed:
@@ -119,8 +118,8 @@ def peak_flops(device: torch.device, precision: str) -> float:
     """FLOP/s of one rank's matrix products: from the data sheet of a GPU, measured in 0.1 s on a CPU."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        peak = next((value for key, value in GPU_PEAKS.items() if key in name), float("nan"))
-        return peak / 2 if precision == "float32" else peak
+        peak = next((gpu.flops for gpu in GPUS.values() if gpu.family in name), float("nan"))
+        return peak / 2 if precision == "float32" else peak  # float32 runs on the tensor cores as TF32, at half of it
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # float16 is emulated on CPU
     size, times = 1024, []
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)

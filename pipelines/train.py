@@ -29,6 +29,7 @@ import model
 from model import weights
 from model.augment import AugmentConfig
 from model.casefile import Case, open_cases
+from model.certificate.document import Launch
 from model.checkpoint import Checkpoints
 from model.config import PRESETS
 from model.dataset import SampleStream, StreamConfig
@@ -38,7 +39,7 @@ from model.state import TrainState
 from model.trainer import FitConfig, fit
 from model.watch import PREEMPTED, Watch
 from model.weights import Card
-from pipelines import params, project, tracking
+from pipelines import certified, params, project, tracking
 from pipelines import prepare as preparation
 from pipelines.labels import BY_NAME
 from pipelines.manifest import TRAIN, VALIDATION
@@ -57,19 +58,25 @@ MALLOC = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
+GPU_MALLOC = {
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True"
+}  # the certificate's reserve for fragmentation counts on it
+
 
 def main() -> None:
     settings = params.load()
     if "RANK" in os.environ:
         _train_rank(settings)
     else:
-        _launch(rank_count(settings.train), run_folder(settings))
+        ranks = rank_count(settings.train)
+        certified.require(launch(settings, ranks, ranks))
+        _launch(ranks, run_folder(settings))
 
 
 def _launch(ranks: int, folder: Path) -> None:
     """Start the ranks, as torchrun does, with its agent in this process; again if one of them dies."""
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-    for name, value in {"OMP_NUM_THREADS": str(threads), **MALLOC}.items():
+    for name, value in {"OMP_NUM_THREADS": str(threads), **MALLOC, **GPU_MALLOC}.items():
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGUSR2, _forward)
@@ -106,6 +113,15 @@ def _run_ranks(ranks: int) -> str:
     except SignalException:
         raise SystemExit(PREEMPTED) from None
     return ""
+
+
+def launch(settings: params.Params, ranks: int, node: int) -> Launch:
+    """What is about to start, as a launch certificate would have it. `node`: ranks on this machine."""
+    gpu, memory_bytes = "", 0.0
+    if torch.cuda.is_available():
+        gpu, memory_bytes = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+    group = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
+    return Launch(ranks, group, gpu, memory_bytes, certified.digest(settings.model, settings.train))
 
 
 def grace_s() -> str:
@@ -174,6 +190,7 @@ def _train_rank(settings: params.Params) -> None:
 
 
 def _train(settings: params.Params, ranks: Ranks) -> TrainState:
+    certificate = certified.require(launch(settings, ranks.world, ranks.node))
     job = prepare(settings)
     network = parallelize(job.network, job.parallel, ranks, settings.train.seed)
     folder = run_folder(settings)
@@ -181,7 +198,8 @@ def _train(settings: params.Params, ranks: Ranks) -> TrainState:
         _tell_of_unfinished_runs(folder)
     checkpoints = Checkpoints(folder, ranks, every_s=float(os.environ.get("MEDSEG_CHECKPOINT_S", "600")))
     watch = Watch(folder, ranks.rank, hang_s=float(os.environ.get("MEDSEG_HANG_S", "1800")))
-    curves = tracking.Curves(_flat(settings), folder / "mlflow-run") if ranks.rank == 0 else None
+    recorded = {**_flat(settings), "certificate": certificate}
+    curves = tracking.Curves(recorded, folder / "mlflow-run") if ranks.rank == 0 else None
     history = History(curves, settings.train.steps)
     state = fit(network, job.stream, job.validation, job.fit, ranks, history.report, checkpoints, watch)
     if state.step < settings.train.steps:

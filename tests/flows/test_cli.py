@@ -45,6 +45,10 @@ def test_wrong_use_exits_with_2(done: Project, arguments: tuple[str, ...]) -> No
     [
         (("profile", "use", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
         (("run", "--profile", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
+        (
+            ("certify", "--preset", "nano", "--gpus", "7", "--gpu", "a100-80gb"),
+            "medseg: a global batch of 2 cannot be shared by 7 ranks; choose another number of GPUs or strategy",
+        ),
     ],
 )
 def test_refusal_is_one_line_and_exits_with_1(done: Project, arguments: tuple[str, ...], line: str) -> None:

@@ -1,0 +1,58 @@
+"""A run as the certificate sees it: the network, its dearest batch, and how many ranks share the work in which way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from model.config import NetworkConfig, forward_flops, parameter_counts
+
+STRATEGIES = ("ddp", "fsdp", "hsdp")
+CHECKPOINTING = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`channels`, `classes` and `patch` (voxels, D H W) are those of the batch that costs most.
+
+    `group`: ranks that share one copy of the weights: 1 in ddp, all in fsdp, those of a node in hsdp.
+    """
+
+    network: NetworkConfig
+    classes: int
+    channels: int
+    patch: tuple[int, int, int]
+    ranks: int
+    group: int
+    strategy: str
+    checkpointing: str
+    micro_batch: int
+    global_batch: int
+    precision: str = "float16"
+    optimizer: str = "adamw"
+    averaged: bool = False  # a running average of the weights is kept
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a number in what is computed with, and of a gathered weight."""
+        return 4 if self.precision == "float32" else 2
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that a rank accumulates in a step."""
+        return self.global_batch // (self.micro_batch * self.ranks)
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter_counts(self.network, self.classes).values())
+
+    @property
+    def model_flops(self) -> int:
+        """Of a whole step, as MFU counts them: forward times three, no recomputation."""
+        forward = forward_flops(self.network, self.classes, self.patch, self.spacing_mm, self.channels)
+        return 3 * forward * self.global_batch
+
+    @property
+    def voxels(self) -> int:
+        return prod(self.patch)

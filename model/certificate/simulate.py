@@ -1,0 +1,126 @@
+"""A training step of one rank among many, on tensors without data and ranks that do not exist.
+
+    record = simulate(plan, memory_bytes=80e9).record
+
+The network, the loss, the sharding, the accumulation and the optimizer's step are the training's own functions. Only
+what they run on is pretended: `FakeTensorMode` gives shapes without data, PyTorch's `fake` backend answers for the
+other ranks, and `gpu.py` lets a CPU's tensors go a GPU's way. Two micro-steps, the first of which keeps its gradients
+back, and an update; the optimizer's state exists from the start, as it does from the second step on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from model.certificate.gpu import as_gpu
+from model.certificate.plan import Plan
+from model.certificate.record import Record, Recorder
+from model.dataset import Batch
+from model.network import MedSegFormer
+from model.parallelize import ParallelConfig, Ranks, bare, divide, materialise
+from model.state import TrainState
+from model.trainer import FitConfig, accumulate, new_state, update
+
+CPU = torch.device("cpu")
+MICRO_STEPS = 2  # simulated; those between the first and the last are like the first
+
+
+def simulate(plan: Plan, memory_bytes: float) -> Record:
+    """What one rank allocates, computes and sends in a step. `memory_bytes` is what the sharding believes to have."""
+    micro_steps = min(MICRO_STEPS, plan.accumulation)
+    ranks = Ranks(0, plan.ranks, CPU, plan.group)
+    with torch.device("meta"):
+        network = MedSegFormer(plan.network, plan.classes)
+    parallel = ParallelConfig(plan.strategy, plan.checkpointing, precision=plan.precision)
+    fit = fit_config(plan, micro_steps)
+    with pretended_ranks(plan.ranks), as_gpu(memory_bytes), Recorder() as recorder:
+        divide(network, plan.strategy, parallel, ranks)  # not in fake mode: the mesh needs real numbers
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            materialise(network, CPU, seed=0)
+            called = replicated(network) if plan.strategy == "ddp" else network
+            state = prepared(called, fit, recorder)
+            step(called, state, plan, fit, ranks, recorder)
+    return recorder.record
+
+
+def prepared(network: nn.Module, fit: FitConfig, recorder: Recorder) -> TrainState:
+    """The training's state, complete from the start; the recorder knows what is what."""
+    recorder.follow(bare(network))
+    state = new_state(network, fit)
+    network.train()
+    recorder.call("optimizer", state.tensors().values())
+    recorder.call("weights", bare(network).parameters())
+    return state
+
+
+def step(network: nn.Module, state: TrainState, plan: Plan, fit: FitConfig, ranks: Ranks, recorder: Recorder) -> None:
+    """The training's own step, each part of it marked."""
+    micro_steps = fit.global_batch // (fit.micro_batch * ranks.world)
+    feed: Any = marked(batch(plan), micro_steps, recorder)
+    watch: Any = SimpleNamespace(stop=False, profile=False)
+    accumulate(network, state, feed, micro_steps, fit, ranks, watch)
+    parameters = bare(network).parameters()
+    recorder.call("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
+    recorder.mark("update")
+    update(state, fit.clip_norm)
+
+
+def marked(batch: Batch, micro_steps: int, recorder: Recorder) -> Iterator[Batch]:
+    for number in range(1, micro_steps + 1):
+        recorder.mark(f"micro-step {number}")
+        yield batch
+
+
+def batch(plan: Plan) -> Batch:
+    """Some class is unannotated, as in every batch of a partially labelled cohort: the loss then costs most."""
+    size, count = plan.patch, plan.micro_batch
+    return Batch(
+        image=torch.zeros(count, plan.channels, *size),
+        modality=torch.ones(count, plan.channels, dtype=torch.long),
+        target=torch.zeros(count, *size, dtype=torch.long),
+        annotated=torch.tensor([[True] * (plan.classes - 1) + [False]] * count),
+        spacing_mm=plan.spacing_mm,
+        cases=("",) * count,
+    )
+
+
+def fit_config(plan: Plan, micro_steps: int) -> FitConfig:
+    """What of the training's settings changes memory or time; the others as a run might have them."""
+    return FitConfig(
+        seed=0, steps=1, global_batch=micro_steps * plan.micro_batch * plan.ranks, micro_batch=plan.micro_batch,
+        optimizer=plan.optimizer, learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
+        beta2=0.99, weight_decay=0.1, clip_norm=1.0, precision=plan.precision, validate_every=1,
+        average_decay=0.999 if plan.averaged else 0.0,
+    )  # fmt: skip
+
+
+@contextmanager
+def pretended_ranks(world: int) -> Iterator[None]:
+    """This process is rank 0; PyTorch's `fake` backend takes every message and sends none."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def replicated(network: nn.Module) -> nn.Module:
+    """DDP without its first meeting, which compares real numbers; its messages through a hook that can be watched."""
+    wrapped = DistributedDataParallel(network, init_sync=False)
+    wrapped.register_comm_hook(None, _average)
+    return wrapped
+
+
+def _average(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    dist.all_reduce(bucket.buffer())
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done

@@ -1,0 +1,166 @@
+"""From a record to seconds: a roofline of every kernel and message of the step.
+
+A kernel takes as long as its arithmetic at the rate of the units that do it, or its reading and writing at the rate of
+the memory, whichever is more. A message takes a ring's time on the slowest link it crosses, and a latency for every
+hop. Messages run beside kernels, but not all of them, so a part of what could be hidden is counted. Elementwise kernels
+are counted one by one, as they run without `compile`, which would join many of them: the estimate is on the slow side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from model.certificate.plan import Plan
+from model.certificate.record import DEPTHWISE, Operation, Record
+from model.hardware import GPUS_IN_A_NODE, Gpu
+
+LAUNCH_S = 4e-6  # of a kernel that has next to nothing to do
+HOP_S = {"node": 2e-6, "network": 6e-6}  # of one step of a ring
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Which share of a data sheet's figure is reached."""
+
+    products: float  # large matrix products and dense convolutions on the tensor cores
+    depthwise: float  # depth-wise convolutions, of the float32 units beside the tensor cores
+    memory: float
+    links: float
+    hidden: float  # of the messages that have kernels to run beside
+
+
+# Assumptions, not measurements: no GPU was at hand. Planned is meant to be beaten by any careful run: large products
+# and dense convolutions a little above half of the tensor cores' peak, depth-wise 3^3 kernels, a weak point of every
+# GPU, a tenth of the vector units'. Fast is what good kernels could reach.
+PLANNED = Rates(products=0.55, depthwise=0.10, memory=0.75, links=0.7, hidden=0.8)
+FAST = Rates(products=0.8, depthwise=0.3, memory=0.9, links=0.9, hidden=1.0)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One kind of message over one link, in a whole step of one rank."""
+
+    name: str  # all-gather | reduce-scatter | all-reduce
+    link: str  # node | network
+    count: int
+    sent_bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    step_s: float
+    exposed_s: float  # of the messages: not hidden behind kernels
+    update_s: float  # gradient norm and optimizer, once a step
+    traffic: list[Traffic]
+    flops_by_part: dict[str, int]  # of one rank in a step, recomputation included
+    kernel_seconds: dict[str, float]
+    mfu: float
+
+    @property
+    def communication_share(self) -> float:
+        """Of the step: the time in which kernels wait for messages."""
+        return self.exposed_s / self.step_s
+
+
+def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
+    if plan.precision == "float32":
+        gpu = replace(gpu, flops=gpu.flops / 2)  # TF32
+    kernels: defaultdict[str, float] = defaultdict(float)
+    flops: Counter[str] = Counter()
+    traffic: dict[tuple[str, str], Traffic] = {}
+    step_s = exposed_s = update_s = 0.0
+    for name, operations, times in stretches(record, plan):
+        kernel_s = message_s = 0.0
+        for operation in operations:
+            if operation.whole_bytes:
+                message = sent(operation, plan, gpu, rates)
+                message_s += message.seconds
+                traffic[message.name, message.link] = _sum(traffic.get((message.name, message.link)), message, times)
+                continue
+            seconds = kernel_seconds(operation, gpu, rates)
+            kernel_s += operation.times * seconds
+            kernels[kind(operation)] += times * operation.times * seconds
+            flops[part(operation)] += times * operation.times * operation.flops
+        exposed = max(message_s - rates.hidden * kernel_s, (1 - rates.hidden) * message_s)
+        step_s += times * (kernel_s + exposed)
+        exposed_s += times * exposed
+        update_s += (kernel_s + exposed) * (name == "update")
+    mfu = plan.model_flops / (step_s * plan.ranks * gpu.flops)
+    flops_by_part = {name: count for name, count in flops.most_common() if count}
+    return Timing(
+        step_s,
+        exposed_s,
+        update_s,
+        list(traffic.values()),
+        flops_by_part,
+        dict(sorted(kernels.items(), key=lambda item: -item[1])),
+        mfu,
+    )
+
+
+def stretches(record: Record, plan: Plan) -> Iterator[tuple[str, Sequence[Operation], int]]:
+    """The parts of a step and how often each happens: of two micro-steps, the first stands for all but the last."""
+    ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
+    for (name, start), end in zip(record.marks, ends, strict=True):
+        repeated = name == "micro-step 1" and len(record.marks) > 2
+        yield name, record.operations[start:end], plan.accumulation - 1 if repeated else 1
+
+
+def kernel_seconds(operation: Operation, gpu: Gpu, rates: Rates) -> float:
+    depthwise = operation.name.endswith(DEPTHWISE)
+    rate = gpu.vector_flops * rates.depthwise if depthwise else gpu.flops * rates.products
+    return max(operation.flops / rate, operation.moved_bytes / (gpu.memory_bytes_per_s * rates.memory), LAUNCH_S)
+
+
+def sent(operation: Operation, plan: Plan, gpu: Gpu, rates: Rates) -> Traffic:
+    """A message of `operation.times` blocks: what a rank sends, and how long a ring takes."""
+    replicated = operation.name == "all-reduce"
+    ranks = plan.ranks // plan.group if replicated else plan.group
+    within = (plan.ranks if replicated else plan.group) <= GPUS_IN_A_NODE
+    link = "node" if within else "network"
+    # A ring through whole nodes leaves each by all of its network cards; one through a GPU of each, by that GPU's own.
+    cards = GPUS_IN_A_NODE if not replicated or plan.group == 1 else 1
+    speed = gpu.node_link_bytes_per_s if within else min(gpu.node_link_bytes_per_s, cards * gpu.network_bytes_per_s)
+    rounds = 2 if replicated else 1
+    sent_bytes = rounds * operation.whole_bytes * (ranks - 1) / ranks
+    seconds = sent_bytes / (speed * rates.links) + rounds * (ranks - 1) * HOP_S[link]
+    times = operation.times
+    return Traffic(operation.name, link, times, times * sent_bytes, times * seconds)
+
+
+def kind(operation: Operation) -> str:
+    """What bounds a kernel."""
+    if operation.name.endswith(DEPTHWISE):
+        return "depth-wise convolutions"
+    if "convolution" in operation.name:
+        return "dense convolutions"
+    if operation.flops:
+        return "matrix products and attention"
+    return "optimizer" if operation.phase == "update" else "reading and writing memory"
+
+
+def part(operation: Operation) -> str:
+    """Where FLOPs are spent: the part of the network, and whether they are spent a second time."""
+    again = ", recomputed" if operation.phase == "recompute" else ""
+    return f"{place(operation.module)}, {operation.phase}" if not again else f"{place(operation.module)}{again}"
+
+
+def place(module: str) -> str:
+    """`encoder.stages.2.blocks.5.attention.query` is in `encoder stage 3`."""
+    names = module.split(".")
+    if names[:2] == ["encoder", "stages"] and len(names) > 2:
+        return f"encoder stage {int(names[2]) + 1}"
+    return names[0]
+
+
+def _sum(before: Traffic | None, message: Traffic, times: int) -> Traffic:
+    before = before or Traffic(message.name, message.link, 0, 0.0, 0.0)
+    return replace(
+        before,
+        count=before.count + times * message.count,
+        sent_bytes=before.sent_bytes + times * message.sent_bytes,
+        seconds=before.seconds + times * message.seconds,
+    )

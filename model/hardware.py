@@ -1,0 +1,68 @@
+"""What GPUs, their links and the machines around them can do: public specifications, as data. Imports no torch.
+
+A figure that a data sheet gives per machine is divided by its eight GPUs. Memory is taken in decimal gigabytes, as
+printed; what a driver then shows is some per cent more (79 GiB of an A100-80GB, counted here as 74.5 GiB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+GPUS_IN_A_NODE = 8
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU in its usual machine of eight. Links: bytes per second in each direction, per GPU."""
+
+    name: str
+    family: str  # as it stands in the name that the driver gives
+    memory_bytes: float
+    memory_bytes_per_s: float
+    flops: float  # FLOP/s of the tensor cores in 16 bit, dense
+    vector_flops: float  # FLOP/s in float32 beside the tensor cores
+    node_link_bytes_per_s: float  # NVLink, to the other GPUs of the machine
+    network_bytes_per_s: float  # InfiniBand, to other machines
+    watts: float  # the whole machine at its maximum, its share for one GPU
+    source: str
+
+    @property
+    def key(self) -> str:
+        return self.name.lower()
+
+
+_A100 = Gpu(
+    name="A100-80GB", family="A100", memory_bytes=80e9, memory_bytes_per_s=2039e9, flops=312e12, vector_flops=19.5e12,
+    node_link_bytes_per_s=300e9, network_bytes_per_s=25e9, watts=6500 / GPUS_IN_A_NODE,
+    source="NVIDIA A100 data sheet (SXM; NVLink 600 GB/s both ways); DGX A100 data sheet (8 x HDR 200 Gb/s, 6.5 kW)",
+)  # fmt: skip
+_H100 = Gpu(
+    name="H100", family="H100", memory_bytes=80e9, memory_bytes_per_s=3350e9, flops=989e12, vector_flops=67e12,
+    node_link_bytes_per_s=450e9, network_bytes_per_s=50e9, watts=10200 / GPUS_IN_A_NODE,
+    source="NVIDIA H100 data sheet (SXM, dense; NVLink 900 GB/s); DGX H100 data sheet (8 x 400 Gb/s, 10.2 kW)",
+)  # fmt: skip
+_GPUS = (
+    replace(
+        _A100, name="A100-40GB", memory_bytes=40e9, memory_bytes_per_s=1555e9,
+        source="NVIDIA A100 data sheet (SXM, 40 GB); DGX A100 data sheet (8 x HDR 200 Gb/s, 6.5 kW)",
+    ),
+    _A100,
+    _H100,
+    replace(
+        _H100, name="H200", family="H200", memory_bytes=141e9, memory_bytes_per_s=4800e9,
+        source="NVIDIA H200 data sheet (SXM, dense); DGX H200 data sheet (8 x 400 Gb/s, 10.2 kW)",
+    ),
+    Gpu(
+        name="B200", family="B200", memory_bytes=180e9, memory_bytes_per_s=8000e9, flops=2250e12, vector_flops=75e12,
+        node_link_bytes_per_s=900e9, network_bytes_per_s=50e9, watts=14300 / GPUS_IN_A_NODE,
+        source="NVIDIA DGX B200 data sheet (1,440 GB, 64 TB/s, 72 PFLOP/s FP8, NVLink 14.4 TB/s, 14.3 kW)",
+    ),
+)  # fmt: skip
+GPUS = {gpu.key: gpu for gpu in _GPUS}
+
+
+def gpu(name: str) -> Gpu:
+    """By the name on its data sheet, in any case. Raises ValueError with the known ones."""
+    if name.lower() not in GPUS:
+        raise ValueError(f"no GPU {name!r} in model/hardware.py; known: {', '.join(GPUS)}")
+    return GPUS[name.lower()]
