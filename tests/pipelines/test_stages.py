@@ -11,10 +11,10 @@ from tests.conftest import REPOSITORY
 
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.certified", "pipelines.cluster",
-    "pipelines.digests", "pipelines.output", "pipelines.parallel", "pipelines.params", "pipelines.project",
-    "pipelines.registry", "pipelines.schedule", "pipelines.tether", "pipelines.tracking", "model", "model.certificate",
-    "model.certificate.document", "model.hardware", "model.progress", "model.watch",
+    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.certified",
+    "pipelines.cluster", "pipelines.digests", "pipelines.output", "pipelines.parallel", "pipelines.params",
+    "pipelines.project", "pipelines.registry", "pipelines.schedule", "pipelines.tether", "pipelines.tracking",
+    "model", "model.certificate", "model.certificate.document", "model.hardware", "model.progress", "model.watch",
 }  # fmt: skip
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
