@@ -37,5 +37,4 @@ def changed() -> bool:
     listed = project.root() / project.INVENTORY
     if not listed.is_file():
         return True
-    now = inventory.take(project.root() / project.RAW, project.state() / "digests.sqlite")
-    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(now)
+    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(inventory.current())
