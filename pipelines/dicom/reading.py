@@ -101,6 +101,10 @@ def _guarded(path: Path, stop_before_pixels: bool) -> Dataset:
         return dataset
     except DicomError:
         raise
+    except RecursionError:
+        raise DicomError("sequences nest deeper than any scanner writes") from None
+    except (EOFError, OSError):
+        raise DicomError("ends in the middle of an element or sequence; truncated") from None
     except DAMAGE as error:
         raise DicomError(f"not a readable DICOM file ({type(error).__name__})") from None
 

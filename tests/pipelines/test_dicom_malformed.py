@@ -93,17 +93,17 @@ def magic_word_only(folder: Path) -> Path:
     return one_file(folder, bytes(128) + b"DICM")
 
 
-@damaged("SeriesInstanceUID is missing|SOPClassUID is missing")
+@damaged("SeriesInstanceUID is missing")
 def cut_in_the_header(folder: Path) -> Path:
     return one_file(folder, good_bytes(folder)[:420])
 
 
-@damaged("truncated|cannot be decoded|bytes where Rows x Columns needs")
+@damaged("pixel data has 660 bytes where Rows x Columns needs 960; truncated")
 def cut_in_the_pixels(folder: Path) -> Path:
     return rewritten(folder, lambda content: content[:-300])
 
 
-@damaged("not a DICOM file|not a readable DICOM file")
+@damaged("not a DICOM file")
 def bytes_swapped(folder: Path) -> Path:
     content = good_bytes(folder)
     content += b"\0" * (len(content) % 2)
@@ -115,13 +115,13 @@ def gzipped(folder: Path) -> Path:
     return one_file(folder, gzip.compress(good_bytes(folder)))
 
 
-@damaged("Rows cannot be read|Rows has|not a readable|Rows is")
+@damaged("Rows cannot be read")
 def wrong_vr(folder: Path) -> Path:
     before = b"\x28\x00\x10\x00US\x02\x00"
     return rewritten(folder, lambda content: content.replace(before, b"\x28\x00\x10\x00DS\x02\x00"))
 
 
-@damaged("ImagePositionPatient cannot be read|damaged|not a readable")
+@damaged("ImagePositionPatient cannot be read")
 def letters_for_a_number(folder: Path) -> Path:
     return rewritten(folder, lambda content: content.replace(b"-10.0\\-20.0\\", b"-10.0\\TWENTY"))
 
@@ -151,7 +151,7 @@ def no_rows(folder: Path) -> Path:
     return each_slice(folder, lambda dataset: setattr(dataset, "Rows", 0))
 
 
-@damaged("beyond 1073741824 voxels|without functional groups")
+@damaged("beyond 1073741824 voxels")
 def a_thousand_million_frames(folder: Path) -> Path:
     return each_slice(folder, lambda dataset: setattr(dataset, "NumberOfFrames", 1_000_000_000))
 
@@ -202,7 +202,7 @@ def a_slice_on_the_moon(folder: Path) -> Path:
     return each_slice(folder, lambda dataset: setattr(dataset, "ImagePositionPatient", [0, 0, 384_400_000_000]))
 
 
-@damaged("several slices at one place|lie at the place of another")
+@damaged("several slices at one place with different pixels")
 def all_slices_at_one_place(folder: Path) -> Path:
     return each_slice(folder, lambda dataset: setattr(dataset, "ImagePositionPatient", [0, 0, 0]))
 
@@ -252,7 +252,7 @@ def giant_pixel_length(folder: Path) -> Path:
     return rewritten(folder, giant)
 
 
-@damaged("not a readable DICOM file|nest deeper|damaged|crashed|cannot be read")
+@damaged("sequences nest deeper than any scanner writes")
 def nested_without_end(folder: Path) -> Path:
     content = good_bytes(folder)
     at = content.index(b"\x10\x00\x10\x00")
@@ -260,16 +260,14 @@ def nested_without_end(folder: Path) -> Path:
     return one_file(folder, content[:at] + nest + content[at:])
 
 
-@damaged(
-    "not a readable DICOM file|truncated|SeriesInstanceUID is missing|no pixel data|neither patient|Rows is missing"
-)
+@damaged("ends in the middle of an element or sequence")
 def sequence_that_never_ends(folder: Path) -> Path:
     content = good_bytes(folder)
     at = content.index(b"\x10\x00\x10\x00")
     return one_file(folder, content[:at] + b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + content[at:])
 
 
-@damaged("ImagePositionPatient is missing|several slices|is missing")
+@damaged("ImagePositionPatient is missing")
 def names_that_climb_out(folder: Path) -> Path:
     """Identifiers that would write elsewhere if they became file names."""
 
@@ -304,21 +302,21 @@ def folder_linked_from_outside(folder: Path) -> Path:
     return folder / "inner"
 
 
-@damaged("cannot be decoded|pixel data has|the series crashed its reader")
+@damaged("pixel data cannot be decoded|the series crashed its reader")
 def compressed_noise(folder: Path) -> Path:
     return each_slice(
         folder, lambda dataset: _encapsulated(dataset, JPEG2000Lossless, b"\xff\x4f\xff\x51" + noise(500))
     )
 
 
-@damaged("cannot be decoded|pixel data has|the series crashed its reader")
+@damaged("pixel data cannot be decoded|the series crashed its reader")
 def jpeg_noise(folder: Path) -> Path:
     return each_slice(
         folder, lambda dataset: _encapsulated(dataset, JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + noise(500))
     )
 
 
-@damaged("cannot be decoded|pixel data has")
+@damaged("pixel data cannot be decoded")
 def run_length_noise(folder: Path) -> Path:
     return each_slice(folder, lambda dataset: _encapsulated(dataset, RLELossless, noise(600)))
 
@@ -382,7 +380,7 @@ def pipe(folder: Path) -> Path:
     return folder / "x.dcm"
 
 
-@damaged("unreadable (")
+@damaged("unreadable (a link that leads to itself)")
 def link_to_itself(folder: Path) -> Path:
     folder.mkdir()
     (folder / "x.dcm").symlink_to(folder / "x.dcm")
@@ -439,5 +437,5 @@ def test_damage_is_quarantined_with_a_true_reason(reasons: dict[str, str], name:
     assert re.search(pattern, reasons[name]), reasons[name]
 
 
-def test_at_least_24_kinds_of_dicom_are_covered() -> None:
+def test_more_than_40_kinds_are_covered() -> None:
     assert len(DAMAGED) >= 40
