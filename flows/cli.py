@@ -242,9 +242,46 @@ def data_ls(json: Json = False) -> None:
 @data_app.command("check")
 def data_check(folder: Folder, json: Json = False) -> None:
     """What a folder holds, what would be quarantined, and why. Writes nothing."""
-    from pipelines import ingest
+    from pipelines import check
 
-    _show_scans(ingest.check(folder), json)
+    _show_scans(check.check(folder), json)
+
+
+@data_app.command("key")
+def data_key(
+    path: Annotated[Path, typer.Argument(metavar="NEWFILE", dir_okay=False, resolve_path=True)],
+) -> None:
+    """Make the secret key that patients' pseudonyms are made with, outside the project."""
+    from pipelines.dicom import key
+
+    print(f"export {key.VARIABLE}={key.create(path)}")
+
+
+@data_app.command("whereis")
+def data_whereis(pseudonym: str, json: Json = False) -> None:
+    """Which raw DICOM files a pseudonym stands for: of a patient, study, series, file or case. Needs the key."""
+    _enter_project()
+    from flows import show
+    from pipelines import whereis
+
+    paths = whereis.find(pseudonym)
+    if json:
+        show.as_json({"files": paths})
+    else:
+        print("\n".join(paths))
+
+
+@data_app.command("audit-phi")
+def data_audit_phi(json: Json = False) -> None:
+    """Search every byte of every output for what identifies a patient in the raw DICOM. Exit code 1 if any is found."""
+    _enter_project()
+    from flows import show
+    from pipelines import phi
+
+    result = phi.audit()
+    (show.as_json if json else show.audit)(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 @data_app.command("plan")

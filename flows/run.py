@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, server
-from pipelines import params, profiles
+from pipelines import params, profiles, rawdata
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -28,7 +28,11 @@ def run(profile: str | None, data: Path | None, wait: bool) -> dict[str, Any]:
             from flows.training import training  # seconds, while the server starts
 
             ready()
-            state = training(profile=profile, data=data, return_state=True)
+            if (
+                data
+            ):  # here and not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's
+                rawdata.link(data)
+            state = training(profile=profile, return_state=True)
             if not state.is_completed():
                 raise ValueError(state.message or f"the run ended as {state.name}")
             result = state.result()

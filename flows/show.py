@@ -108,6 +108,28 @@ def verification(found: dict[str, Any]) -> None:
     )
 
 
+def audit(result: dict[str, Any]) -> None:
+    """The audit's verdict, each file with the kinds of value found in it, and what the search did not cover."""
+    table(
+        {
+            "DICOM files read": result["dicom_files"],
+            "spellings searched for": result["values"],
+            "values left out by the rules": result["left_out"],
+            "files searched": f"{result['files']}, {result['bytes'] / 1e6:.1f} MB",
+        }
+    )
+    for entry in result["found"]:
+        where = "its name" if entry["in_name"] else "its content"
+        print(f"FOUND in {entry['file']} ({where}): {', '.join(entry['kinds'])}")
+    if result["unread"]:
+        print(f"{result['unread']} raw files could not be read; what they hold was not searched for")
+    for place in result["not_covered"]:
+        print(f"not searched: {place}")
+    print(
+        "nothing identifying found" if result["ok"] else f"{len(result['found'])} files hold what identifies a patient"
+    )
+
+
 def table(content: dict[str, Any]) -> None:
     """A flat or nested mapping as name and value."""
     console = Console()

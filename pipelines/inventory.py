@@ -1,7 +1,7 @@
 """List every raw file with its sha256 (DVC stage `inventory`).
 
 Reads   data/raw (a folder, or a link to one)
-Writes  data/inventory.parquet: path, bytes, sha256, problem
+Writes  data/inventory.parquet: path, bytes, sha256, problem; `hidden/PSEUDONYM` in place of a DICOM file's path
 Run     python -m pipelines inventory       # 15,000 unchanged files: a second; new ones at the disk's speed
 
 DVC could hash the folder itself, but stops the whole pipeline at one dangling link or unreadable file. Here such a file
@@ -13,25 +13,28 @@ inode in `.medseg/` so that an unchanged file is read once.
 import logging
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import params, project
+from pipelines.dicom import key
 from pipelines.digests import Digests, remembered
 from pipelines.output import replacing
+from pipelines.sources import readers
 
 log = logging.getLogger(__name__)
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()), ("problem", pa.string())])
 
 
 def main() -> None:
-    params.load()  # first stage: bad parameters stop here, before anything runs
+    params.load()  # first stage: bad parameters, or a missing key, stop here, before anything runs
     project.RAW.mkdir(parents=True, exist_ok=True)
-    table = take(project.RAW, project.state() / "digests.sqlite")
+    table = current()
     with replacing(project.INVENTORY) as temporary:
         pq.write_table(table, temporary)
     log.info(
@@ -39,14 +42,55 @@ def main() -> None:
     )
 
 
-def take(folder: Path, digests: Path) -> pa.Table:
-    """The inventory of `folder`, sorted by path (relative, POSIX). `digests`: the memory of known digests."""
-    with remembered(digests) as memory:
-        rows = [_row(folder, path, problem, memory) for path, problem in _walk(folder)]
+def current() -> pa.Table:
+    """The project's inventory as it would be written now. Raises ValueError if DICOM is asked for without a key."""
+    raw = project.root() / project.RAW
+    listed = take(raw, project.state() / "digests.sqlite")
+    return hide(listed, raw, params.load(project.root() / "params.yaml").data.sources)
+
+
+def hide(listed: pa.Table, folder: Path, requested: Sequence[str]) -> pa.Table:
+    """The inventory without paths that may name a patient, as hospitals' folders do.
+
+    With `dicom` among the sources every path that no other layout claims goes by its keyed pseudonym. Without it, files
+    that look like DICOM go by their content, since no stage reads them.
+    """
+    rows = listed.to_pylist()
+    if "dicom" in requested:
+        pseudonyms, open_paths = key.load(), claimed([row["path"] for row in rows], folder, requested)
+        for row in rows:
+            if row["path"] not in open_paths:
+                row["path"] = hidden(row["path"], pseudonyms)
+    else:
+        for row in rows:
+            if Path(row["path"]).suffix.lower() in DICOM_SUFFIXES or Path(row["path"]).name == "DICOMDIR":
+                row["path"] = f"hidden/{row['sha256'][:16] or 'unreadable'}"
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+def hidden(path: str, pseudonyms: key.Pseudonyms) -> str:
+    """What the inventory calls a path that may name a patient; `medseg data whereis` finds it again."""
+    return f"hidden/{pseudonyms.name('path', path)}"
+
+
+def claimed(paths: list[str], folder: Path, requested: Sequence[str] | None = None) -> set[str]:
+    """Paths that a layout other than DICOM names (of those `requested`), and the index files that its reader opens."""
+    chosen = [find for name, find in readers().items() if requested is None or name in requested]
+    scans = [scan for find in chosen for scan in find(paths, folder)]
+    named = {path for scan in scans for path in (*scan.images.values(), scan.label, scan.key) if path}
+    above = {parent.as_posix() for path in named for parent in PurePosixPath(path).parents}
+    indices = {path for path in paths if PurePosixPath(path).suffix in (".json", ".tsv", ".cfg")}
+    return named | {path for path in indices if PurePosixPath(path).parent.as_posix() in above}
+
+
+def take(folder: Path, digests: Path) -> pa.Table:
+    """The inventory of `folder`, sorted by path (relative, POSIX). `digests`: the memory of known digests."""
+    with remembered(digests) as memory:
+        rows = [_row(folder, path, problem, memory) for path, problem in walk(folder)]
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every file below, no folder twice; what cannot be read or entered is an entry with its problem."""
     refused: list[OSError] = []
     seen = set()

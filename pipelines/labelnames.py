@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.labels import BY_NAME, IGNORE, REGIONS, LabelContract
+from pipelines.labels import BY_NAME, IGNORE, REGIONS, STRUCTURES, LabelContract
 
 _SPELLINGS = {
     "tumor": "tumour", "tumors": "tumour", "tumours": "tumour", "cancer": "tumour", "neoplasm": "tumour",
@@ -35,7 +35,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "postcava": ("inferior_vena_cava",), "ivc": ("inferior_vena_cava",), "bladder": ("urinary_bladder",),
     "adrenal": ("adrenal_gland",), "gall bladder": ("gallbladder",), "prostate uterus": ("prostate",),
 }  # fmt: skip
-_PAIRED = {"kidney", "adrenal_gland", "lung"}
+PAIRED = {"kidney", "adrenal_gland", "lung"}
 
 
 def contract_by_name(labels: Mapping[str, Any], dataset: str) -> LabelContract:
@@ -60,6 +60,24 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str) -> LabelContract:
     overlap = any(isinstance(labels[name], list | tuple) for name in named)
     contract = _by_regions(named, meanings) if overlap else {named[name][0]: meanings[name] for name in named}
     return LabelContract({value: _single(value, contract[value]) for value in sorted(contract)}, ignore)
+
+
+def structure_of(code: str, name: str) -> str | None:
+    """The structure that a DICOM segment or region means, by its name, else by its SNOMED CT code; None if it has none.
+
+    The name goes first because codes are coarser: both parts of the hippocampus share one. A code decides only if a
+    single structure has it.
+    """
+    if len(meaning := _known(_words(name))) == 1:
+        return meaning[0]
+    coded = [structure.name for structure in STRUCTURES if structure.snomed[0] == code]
+    return coded[0] if len(coded) == 1 else None
+
+
+def side_of(name: str) -> str:
+    """`left` or `right` if the name says one of them, else nothing."""
+    sides = sorted(_words(name) & {"left", "right"})
+    return sides[0] if len(sides) == 1 else ""
 
 
 def _values(name: str, given: Any) -> list[int]:
@@ -92,12 +110,12 @@ def _known(words: frozenset[str]) -> tuple[str, ...]:
     if words in _BY_WORDS:
         return _BY_WORDS[words]
     one_side = _BY_WORDS.get(words - {"left", "right"}, ())
-    return one_side if set(one_side) & _PAIRED and len(words & {"left", "right"}) == 1 else ()
+    return one_side if set(one_side) & PAIRED and len(words & {"left", "right"}) == 1 else ()
 
 
 def _check_pairs(named: Mapping[str, list[int]], meanings: Mapping[str, tuple[str, ...]]) -> None:
     """A structure here is both organs of a pair: with one side only, the other would count as background."""
-    for structure in _PAIRED:
+    for structure in PAIRED:
         sides = {side for name in named if meanings[name] == (structure,) for side in _words(name) & {"left", "right"}}
         if len(sides) == 1:
             raise ValueError(f"{structure} is annotated on the {sides.pop()} only; the other side would be background")

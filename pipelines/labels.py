@@ -122,6 +122,7 @@ CONTRACTS = {
     "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}, nominal_frame=True),
     "brats": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 4: "tumour_enhancing"}),
     "kits": LabelContract({1: "kidney", 2: "kidney_tumour", 3: "kidney_cyst"}),
+    "dicom": LabelContract({structure.id: structure.name for structure in STRUCTURES}),  # the system's own ids
     "msd-hippocampus": LabelContract({1: "hippocampus_anterior", 2: "hippocampus_posterior"}),
 }
 

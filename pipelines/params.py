@@ -18,7 +18,7 @@ from pipelines.block import Block, Fraction
 from pipelines.bounds import Quality
 from pipelines.labels import BY_NAME
 
-LAYOUTS = ("msd", "acdc", "brats", "kits", "bids", "nnunet")
+LAYOUTS = ("msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom")
 
 Spacing = Annotated[float, Field(gt=0, le=100)]
 Spacing3 = tuple[Spacing, Spacing, Spacing]
@@ -60,7 +60,7 @@ def _check_by_source(key: str, table: dict[str, Any]) -> None:
 class Data(Block):
     """Which scans, and who is held out."""
 
-    sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "phantom"], ...] = Field(
+    sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom", "phantom"], ...] = Field(
         min_length=1, description="layouts to look for under data/raw; `phantom` makes its own scans"
     )
     split_seed: int = Field(ge=0, description="changes who is held out; keep it for the life of a study")
@@ -84,6 +84,30 @@ class Phantom(Block):
     cases_per_layout: int = Field(ge=1, le=1000, description="scans written in each of the BraTS, KiTS, ACDC layouts")
     size: int = Field(ge=16, le=256, description="voxels per in-plane axis")
     seed: int = Field(ge=0)
+
+
+class Deidentify(Block):
+    """DICOM series into volumes without identity; read only when `dicom` is among data.sources."""
+
+    clean_descriptors: bool = Field(
+        description="keep descriptions, cut down to words that cannot identify (PS3.15, 113105); false removes them"
+    )
+    retain_device: bool = Field(
+        description="keep serial number and station name (PS3.15, 113109), which tell scanners of one model apart"
+    )
+    deface: bool = Field(
+        description="take the face off head scans, by geometry; docs/deidentification.md has the limits"
+    )
+    min_slices: int = Field(ge=2, le=1000, description="a stack of fewer is no volume; 3 lets every real scan pass")
+    max_unevenness: Fraction = Field(
+        description="of the slice step: up to here uneven slices are resampled evenly, above the series is quarantined"
+    )
+    timeout_s: float = Field(
+        gt=0, le=86400, description="a series that takes longer is quarantined; 300 is 100 times usual"
+    )
+    memory_gib: float = Field(
+        gt=0, le=1024, description="a series that needs more is quarantined; 4 holds 1,000 slices 512^2"
+    )
 
 
 class Ingest(Block):
@@ -271,6 +295,7 @@ class Params(Block):
     """All of params.yaml."""
 
     data: Data
+    deidentify: Deidentify
     ingest: Ingest
     plan: Plan
     preprocess: Preprocess

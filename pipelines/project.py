@@ -31,6 +31,7 @@ def state() -> Path:
 
 RAW = Path("data/raw")
 PHANTOM = Path("data/phantom")
+DEIDENTIFIED = Path("data/deidentified")
 INVENTORY = Path("data/inventory.parquet")
 MANIFEST = Path("data/manifest.parquet")
 PLAN = Path("data/plan.json")

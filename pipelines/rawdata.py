@@ -52,8 +52,7 @@ def _differs(listed: Path) -> bool:
 
     from pipelines import inventory
 
-    now = inventory.take(project.root() / project.RAW, project.state() / "digests.sqlite")
-    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(now)
+    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(inventory.current())
 
 
 def _seen(folder: Path) -> str:

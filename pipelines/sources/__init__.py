@@ -22,6 +22,7 @@ class Scan:
     `patient`, `key`: the layout's own ids of patient and scan; they end in ingest, as pseudonyms.
     `images`: modality -> path relative to the raw folder, POSIX. `label`: likewise, or None if unlabelled.
     `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell.
+    `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of the contract.
     """
 
     source: str
@@ -31,6 +32,7 @@ class Scan:
     label: str | None
     contract: str
     problem: str = ""
+    annotated: tuple[str, ...] = ()
 
 
 Reader = Callable[[Sequence[str], Path], Iterator[Scan]]

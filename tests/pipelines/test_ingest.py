@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines import ingest, inventory, params
+from pipelines.dicom import key
 from pipelines.manifest import TEST, TRAIN, Row, usable
 from pipelines.sources import phantom
 from tests.conftest import save
@@ -187,6 +189,30 @@ def test_above_the_bound_the_stage_stops_with_the_list(cohort: Path) -> None:
     with pytest.raises(ValueError, match=r"1 of 10 scans are quarantined, above .*0.05(.|\n)*frame01.*truncated"):
         ingest._stop_above(examined(cohort), 0.05)
     ingest._stop_above(examined(cohort), 0.1)
+
+
+def test_what_is_set_aside_does_not_count_against_the_bound(cohort: Path) -> None:
+    rows = examined(cohort)
+    ingest._stop_above([*rows[1:], replace(rows[0], quarantined=f"{ingest.SET_ASIDE}a localiser")], 0.0)
+    with pytest.raises(ValueError, match="1 of 10"):
+        ingest._stop_above([*rows[1:], replace(rows[0], quarantined="a localiser")], 0.0)
+
+
+def test_with_dicom_only_paths_that_another_layout_claims_are_listed(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(key.VARIABLE, str(key.create(cohort.parents[2] / f"{cohort.parents[1].name}.key")))
+    (cohort / "Somebody, Some").mkdir()
+    (cohort / "Somebody, Some" / "scan.dcm").write_bytes(b"x")
+    (cohort / "Somebody, Some" / "letter").write_bytes(b"y")
+    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
+    shown = inventory.hide(listed, cohort, ("acdc", "dicom"))["path"].to_pylist()
+    assert sum(path.startswith("patient") for path in shown) == 20
+    assert sum(path.startswith("hidden/") for path in shown) == 2
+    assert len(shown) == 22
+    plain = inventory.hide(listed, cohort, ("acdc",))["path"].to_pylist()
+    assert [path for path in plain if "scan" in path] == []
+    assert "Somebody, Some/letter" in plain
 
 
 def splits(raw: Path, **changed: float) -> dict[str, str]:

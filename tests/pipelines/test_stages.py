@@ -19,7 +19,12 @@ WITHOUT_INFLUENCE = {
 
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
 READS_A_NAME_OF = {
-    "ingest": {"model.config"},  # through params: the bound of a patch size
+    "deidentify": {"model.config"},  # through params: the bound of a patch size
+    "ingest": {
+        "model.config",
+        "pipelines.dicom",
+        "pipelines.dicom.key",
+    },  # the latter through inventory, itself tracked
     "preprocess": {"model.config"},
     "train": {
         "pipelines.prepare",

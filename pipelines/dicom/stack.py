@@ -1,0 +1,207 @@
+"""Frames of one series -> stacks: slices in order, on one grid, with what was wrong and what was done about it.
+
+    split(frames)   one stack a volume: a series of two echoes or ten time points holds several
+    Stack.of(...)   sorted by position along the normal; corrected where that loses nothing, else DicomError
+    stack.correct   the same correction for the images and for a label drawn on the slices
+
+A stack whose slices lie unevenly is resampled, a tilted gantry's shear is undone in the slice's plane. What cannot be
+mended is refused with the reason: a missing slice is missing anatomy, and no interpolation brings it back.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+from scipy.ndimage import shift as shifted
+
+from pipelines.dicom.frames import Frame
+from pipelines.dicom.reading import DicomError
+
+EVEN_TOLERANCE = 0.01  # of the step; positions are rounded to 0.001-0.01 mm, steps are 0.5-10 mm
+SAME_PLACE_MM = 0.01
+TILT_TOLERANCE_DEG = 0.05
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices in order of `positions_mm` along the normal.
+
+    `frames[k]` is slice k; `step_mm` between slices of the corrected grid; `drift_mm` (n, 2): how far each slice lies
+    off the normal through the first, along row and column direction (gantry tilt); `notes`: what was corrected.
+    """
+
+    frames: list[Frame]
+    positions_mm: np.ndarray
+    step_mm: float
+    drift_mm: np.ndarray
+    uneven: bool
+    notes: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(frames: list[Frame], min_slices: int, max_unevenness: float) -> "Stack":
+        """Raises DicomError with the reason if the slices do not make a volume."""
+        if len(frames) < min_slices:
+            raise DicomError(f"{len(frames)} slices where at least {min_slices} make a volume")
+        normal = frames[0].normal
+        frames = sorted(frames, key=lambda frame: float(frame.position_mm @ normal))
+        places = np.array([frame.position_mm for frame in frames])
+        positions = places @ normal
+        steps = np.diff(positions)
+        _refuse_missing(steps)
+        step = float((positions[-1] - positions[0]) / (len(frames) - 1))
+        unevenness = float(np.abs(steps / step - 1).max())
+        if unevenness > max_unevenness:
+            raise DicomError(
+                f"slices lie {steps.min():.3g} to {steps.max():.3g} mm apart, uneven by {unevenness:.0%} of the step; "
+                f"above deidentify.max_unevenness {max_unevenness:g}"
+            )
+        notes = (
+            [f"slices uneven by {unevenness:.1%} of the step: resampled evenly"] if unevenness > EVEN_TOLERANCE else []
+        )
+        drift, tilt = _drift(places, positions, frames[0])
+        if tilt:
+            notes.append(f"gantry tilt of {tilt:.1f} degrees: sheared back in the slices' plane")
+        return Stack(frames, positions, step, drift, unevenness > EVEN_TOLERANCE, notes)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Of the corrected volume: voxel (column, row, slice) -> RAS millimetres."""
+        first, (row_mm, column_mm) = self.frames[0], self.frames[0].spacing_mm
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = first.row * column_mm, first.column * row_mm
+        affine[:3, 2] = first.normal * self.step_mm
+        low_column, low_row = self._margins()[0]
+        affine[:3, 3] = first.position_mm + low_column * affine[:3, 0] + low_row * affine[:3, 1]
+        return LPS_TO_RAS @ affine
+
+    def correct(self, slices: np.ndarray, order: int, fill: float) -> np.ndarray:
+        """Slices (n, rows, columns) as drawn -> the corrected grid; the very array if nothing is to be done.
+
+        `order`: 1 for images, 0 for label maps. `fill`: where the sheared slices show nothing.
+        """
+        if self.drift_mm.any():
+            slices = self._sheared_back(slices, order, fill)
+        return self._even(slices, order) if self.uneven else slices
+
+    def _margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Voxels that the drift adds: ((lowest column, row offset), (highest ...)), lowest <= 0 <= highest."""
+        row_mm, column_mm = self.frames[0].spacing_mm
+        voxels = self.drift_mm / (column_mm, row_mm)
+        low, high = np.floor(voxels.min(axis=0)).astype(int), np.ceil(voxels.max(axis=0)).astype(int)
+        return (min(0, int(low[0])), min(0, int(low[1]))), (max(0, int(high[0])), max(0, int(high[1])))
+
+    def _sheared_back(self, slices: np.ndarray, order: int, fill: float) -> np.ndarray:
+        row_mm, column_mm = self.frames[0].spacing_mm
+        (low_column, low_row), (high_column, high_row) = self._margins()
+        n, rows, columns = slices.shape
+        result = np.full((n, rows + high_row - low_row, columns + high_column - low_column), fill, slices.dtype)
+        result[:, -low_row : rows - low_row, -low_column : columns - low_column] = slices
+        for k, (along_row, along_column) in enumerate(self.drift_mm):
+            moved = (along_column / row_mm, along_row / column_mm)
+            result[k] = shifted(result[k], moved, order=order, mode="constant", cval=fill)
+        return result
+
+    def _even(self, slices: np.ndarray, order: int) -> np.ndarray:
+        wanted = self.positions_mm[0] + self.step_mm * np.arange(len(slices))
+        above = np.clip(np.searchsorted(self.positions_mm, wanted), 1, len(slices) - 1)
+        share = (wanted - self.positions_mm[above - 1]) / (self.positions_mm[above] - self.positions_mm[above - 1])
+        share = share.clip(0, 1)
+        if order == 0:
+            return slices[np.where(share < 0.5, above - 1, above)]
+        mixed = [(1 - s) * slices[k - 1] + s * slices[k] for s, k in zip(share, above, strict=True)]
+        return np.stack(mixed).astype(np.float32)
+
+
+def split(frames: list[Frame]) -> list[list[Frame]]:
+    """The frames of a series by volume. Raises DicomError if they do not lie on one grid, or cannot be told apart."""
+    if any(frame.localiser for frame in frames):
+        raise DicomError("a localiser")
+    first = frames[0]
+    _refuse_mixed(frames)
+    if _is_distinct(frames):
+        return [frames]
+    names = list(dict.fromkeys(name for frame in frames for name in frame.keys))
+    for chosen in [*combinations(names, 1), *combinations(names, 2)]:
+        parts = defaultdict(list)
+        for frame in frames:
+            parts[tuple(frame.keys.get(name, "") for name in chosen)].append(frame)
+        if len(parts) > 1 and all(_is_distinct(part) for part in parts.values()):
+            return [parts[value] for value in sorted(parts)]
+    repeated = len(frames) - len({_place(frame, first) for frame in frames})
+    raise DuplicatedError(f"{repeated} slices lie at the place of another, and no attribute tells them apart")
+
+
+class DuplicatedError(DicomError):
+    """Several frames at one place; the caller may find that their pixels are the same, too."""
+
+
+def without_copies(frames: list[Frame], digests: list[str]) -> list[Frame]:
+    """One frame of each place, if all there hold the same pixels (`digests`). Raises DuplicatedError otherwise."""
+    kept: dict[tuple[int, ...], tuple[Frame, str]] = {}
+    for frame, digest in zip(frames, digests, strict=True):
+        earlier = kept.setdefault(_place(frame, frames[0]), (frame, digest))
+        if earlier[1] != digest:
+            raise DuplicatedError(
+                "several slices at one place with different pixels, and no attribute tells them apart"
+            )
+    return [frame for frame, _ in kept.values()]
+
+
+def with_keys(stack: Stack, keys: dict[str, str]) -> Stack:
+    return replace(stack, keys=keys)
+
+
+def _refuse_mixed(frames: Iterable[Frame]) -> None:
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes)[:4])
+        raise DicomError(f"slices of {len(shapes)} sizes in one series: {listed}")
+    first = next(iter(frames))
+    for frame in frames:
+        if abs(frame.row @ first.row - 1) > 1e-4 or abs(frame.column @ first.column - 1) > 1e-4:
+            raise DicomError("slices of several orientations in one series")
+        if max(abs(one / other - 1) for one, other in zip(frame.spacing_mm, first.spacing_mm, strict=True)) > 1e-3:
+            raise DicomError("slices of several pixel spacings in one series")
+        if frame.inverted != first.inverted:
+            raise DicomError("MONOCHROME1 and MONOCHROME2 in one series")
+
+
+def _refuse_missing(steps: np.ndarray) -> None:
+    """A step of twice the usual, or of any whole multiple, is a gap."""
+    usual = float(np.median(steps))
+    if usual <= SAME_PLACE_MM:
+        raise DicomError("slices lie on top of each other")
+    gaps = [(k, round(step / usual)) for k, step in enumerate(steps) if step / usual > 1.5]
+    whole = [(k, n) for k, n in gaps if abs(steps[k] / usual - n) < 0.1 * n]
+    if gaps and len(whole) == len(gaps):
+        lost = sum(n - 1 for _, n in whole)
+        raise DicomError(
+            f"{lost} slices are missing, the first after slice {whole[0][0] + 1} of {len(steps) + 1} by position"
+        )
+
+
+def _drift(places: np.ndarray, positions: np.ndarray, first: Frame) -> tuple[np.ndarray, float]:
+    """(n, 2) drift along row and column direction, mm, and the tilt in degrees; both 0 if the slices are square."""
+    relative = places - places[0]
+    drift = np.stack([relative @ first.row, relative @ first.column], axis=1)
+    depth = positions - positions[0]
+    slope = (drift * depth[:, None]).sum(axis=0) / (depth @ depth)
+    off_line = float(np.abs(drift - depth[:, None] * slope).max())
+    tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    if off_line > max(0.5, min(first.spacing_mm)):
+        raise DicomError(f"slices are shifted sideways against each other by up to {off_line:.3g} mm, on no line")
+    if tilt < TILT_TOLERANCE_DEG or np.abs(drift).max() < 0.1 * min(first.spacing_mm):
+        return np.zeros_like(drift), 0.0
+    return drift, tilt
+
+
+def _is_distinct(frames: list[Frame]) -> bool:
+    return len({_place(frame, frames[0]) for frame in frames}) == len(frames)
+
+
+def _place(frame: Frame, first: Frame) -> tuple[int, ...]:
+    return (round(float(frame.position_mm @ first.normal) / SAME_PLACE_MM),)

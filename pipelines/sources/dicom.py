@@ -1,0 +1,82 @@
+"""DICOM, as stage `deidentify` leaves it: one JSON record a series, its volumes beside; all names are pseudonyms.
+
+Series of one study on one grid that show different things (T1, T1 after contrast, FLAIR, T2) make one scan of several
+channels; any other series is a scan of its own.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipelines.sources import Scan
+
+GRID_TOLERANCE_MM = 1e-2
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One usable volume: its record and the paths of its files."""
+
+    name: str
+    patient: str
+    study: str
+    volume: dict[str, Any]
+    image: str
+    label: str | None
+
+
+def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
+    usable: list[_Found] = []
+    for path in sorted(path for path in files if path.endswith(".json")):
+        series = json.loads((root / path).read_text())
+        folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
+        if reason := series["quarantined"] or (series["set_aside"] and f"set aside: {series['set_aside']}"):
+            yield _refused(stem, series["patient"] or stem, f"series {stem}: {reason}")
+        for k, volume in enumerate(series["volumes"], start=1):
+            name = f"{stem}-{k}"
+            if volume["quarantined"]:
+                yield _refused(name, series["patient"], f"series {name}: {volume['quarantined']}")
+                continue
+            label = (folder / volume["label"]).as_posix() if volume["label"] else None
+            image = (folder / volume["image"]).as_posix()
+            usable.append(_Found(name, series["patient"], series["study"], volume, image, label))
+    for group in _grouped(usable):
+        yield _scan(group)
+
+
+def _refused(name: str, patient: str, problem: str) -> Scan:
+    return Scan("dicom", patient, name, {}, None, "dicom", problem)
+
+
+def _grouped(found: list[_Found]) -> Iterator[list[_Found]]:
+    """Volumes of one study on one grid, each of another role, with at most one label among them."""
+    groups: list[list[_Found]] = []
+    for each in found:
+        for group in groups:
+            distinct = each.volume["role"] not in {other.volume["role"] for other in group}
+            labels = sum(other.label is not None for other in (*group, each))
+            if group[0].study == each.study and distinct and labels <= 1 and _same_grid(group[0].volume, each.volume):
+                group.append(each)
+                break
+        else:
+            groups.append([each])
+    yield from groups
+
+
+def _same_grid(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    if one["shape"] != other["shape"]:
+        return False
+    rows = zip(one["affine"], other["affine"], strict=True)
+    apart_mm = max(abs(a - b) for row, other_row in rows for a, b in zip(row, other_row, strict=True))
+    return apart_mm * max(one["shape"]) <= GRID_TOLERANCE_MM  # at the far corner, about
+
+
+def _scan(group: list[_Found]) -> Scan:
+    labelled = next((each for each in group if each.label), group[0])
+    images = {each.volume["role"]: each.image for each in group}
+    key = "+".join(sorted(each.name for each in group))
+    return Scan(
+        "dicom", group[0].patient, key, images, labelled.label, "dicom", annotated=tuple(labelled.volume["annotated"])
+    )
