@@ -80,7 +80,7 @@ def parameters(preset: str) -> tuple[str, params.Params]:
 
 
 def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) -> Plan:
-    source, patch = max(train.patch_size.items(), key=lambda item: prod(item[1]))
+    source, patch = _largest_patch(train)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):
         structures = set(BY_NAME)
@@ -98,8 +98,19 @@ def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) 
         precision=train.precision,
         optimizer=train.optimizer,
         averaged=train.average_decay > 0,
-        spacing_mm=params.by_source(settings.preprocess.spacing_mm, source),
+        spacing_mm=params.by_source(settings.preprocess.spacing_mm, source) or (1.0, 1.0, 1.0),
     )
+
+
+def _largest_patch(train: params.Train) -> tuple[str, tuple[int, int, int]]:
+    """Source and voxels. Raises ValueError where the plan is to decide: nothing can be proved of an unknown patch."""
+    stated = {source: patch for source, patch in train.patch_size.items() if patch}
+    if undecided := sorted(set(train.patch_size) - set(stated)):
+        raise ValueError(
+            f"train.patch_size.{undecided[0]} is auto, so its memory is not known yet; state it in the parameters "
+            "(`medseg data plan` shows what the plan decided)"
+        )
+    return max(stated.items(), key=lambda item: prod(item[1]))
 
 
 def _used(contract: str, settings: params.Params) -> bool:
