@@ -43,7 +43,7 @@ from model.network import MedSegFormer
 from model.parallelize import Ranks
 from model.trainer import fit
 from model.watch import Watch
-from pipelines.volume import resample
+from pipelines.resampling import resample
 
 REPOSITORY = Path(__file__).parents[1]
 PEERS = REPOSITORY / ".bench" / "bin" / "python"
