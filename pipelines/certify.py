@@ -22,7 +22,7 @@ from model.certificate.report import Cohort, certificate
 from model.certificate.search import Goal
 from model.config import ALIGNMENT, PRESETS
 from model.hardware import gpu as find_gpu
-from pipelines import certified, params, profiles, project
+from pipelines import certified, params, prepare, profiles, project
 from pipelines.labels import BY_NAME, CONTRACTS
 
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
@@ -80,7 +80,7 @@ def parameters(preset: str) -> tuple[str, params.Params]:
 
 
 def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) -> Plan:
-    source, patch = _largest_patch(train)
+    patch, spacing_mm = _largest_patch(settings, train)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):
         structures = set(BY_NAME)
@@ -98,19 +98,21 @@ def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) 
         precision=train.precision,
         optimizer=train.optimizer,
         averaged=train.average_decay > 0,
-        spacing_mm=params.by_source(settings.preprocess.spacing_mm, source) or (1.0, 1.0, 1.0),
+        spacing_mm=spacing_mm,
     )
 
 
-def _largest_patch(train: params.Train) -> tuple[str, tuple[int, int, int]]:
-    """Source and voxels. Raises ValueError where the plan is to decide: nothing can be proved of an unknown patch."""
-    stated = {source: patch for source, patch in train.patch_size.items() if patch}
-    if undecided := sorted(set(train.patch_size) - set(stated)):
-        raise ValueError(
-            f"train.patch_size.{undecided[0]} is auto, so its memory is not known yet; state it in the parameters "
-            "(`medseg data plan` shows what the plan decided)"
-        )
-    return max(stated.items(), key=lambda item: prod(item[1]))
+def _largest_patch(settings: params.Params, train: params.Train) -> tuple[params.Voxels3, params.Spacing3]:
+    """Voxels and spacing in mm; what params.yaml leaves to the plan (`auto`) is plan.json's. Refused if that is due."""
+    stated = [
+        (patch, params.by_source(settings.preprocess.spacing_mm, source)) for source, patch in train.patch_size.items()
+    ]
+    whole = [(patch, spacing_mm) for patch, spacing_mm in stated if patch is not None and spacing_mm is not None]
+    if len(whole) < len(stated):
+        for record in prepare.load(project.root() / project.PLAN).sources.values():
+            d, h, w = record.patch_size
+            whole.append(((d, h, w), record.spacing_mm))
+    return max(whole, key=lambda pair: prod(pair[0]))
 
 
 def _used(contract: str, settings: params.Params) -> bool:
