@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from model.certificate.plan import CHECKPOINTING, Plan
@@ -42,7 +43,7 @@ def section(name: str) -> str:
     header = " | ".join(f"{edge}^3" for edge in EDGES) + " |"
     lines = [f"## {name}", "", f"| GPUs | {header}", "|---:|" + "---|" * len(EDGES)]
     for ranks in GPUS:
-        cells = [cell(list(outcomes(name, ranks, edge))) for edge in EDGES]
+        cells = [cell(outcomes(name, ranks, edge)) for edge in EDGES]
         lines.append(f"| {ranks:,} | " + " | ".join(cells) + " |")
     lines += ["", f"| strategy | {header}", "|---|" + "---|" * len(EDGES)]
     for strategy in ("ddp", "fsdp", "hsdp"):
@@ -80,11 +81,21 @@ def reach(name: str, strategy: str, edge: int) -> str:
     return last or "never"
 
 
-def outcomes(name: str, ranks: int, edge: int) -> Iterator[Outcome]:
+@cache
+def outcomes(name: str, ranks: int, edge: int) -> list[Outcome]:
+    return list(_outcomes(name, ranks, edge))
+
+
+def _outcomes(name: str, ranks: int, edge: int) -> Iterator[Outcome]:
     for plan in ways(name, ranks):
-        low, high = (estimated(replace(plan, patch=(size,) * 3), GPU, GOAL) for size in SIMULATED)
+        low, high = (at(plan, size) for size in SIMULATED)
         # What is too large before the first voxel was not timed, and needs no line.
         yield judged(between(low, high, plan, edge), GOAL) if low.timing.mfu else high
+
+
+@cache
+def at(plan: Plan, size: int) -> Outcome:
+    return estimated(replace(plan, patch=(size,) * 3), GPU, GOAL)
 
 
 def ways(name: str, ranks: int) -> Iterator[Plan]:
