@@ -70,7 +70,7 @@ def working_bytes(record: Record, plan: Plan, growth: float) -> int:
     changes = [0] * (len(record.operations) + 2)
     for allocation in record.allocations:
         stays = second is not None and start < allocation.born < second and (allocation.died or second + 1) > second
-        if allocation.kind or (stays and allocation.operation != "gather"):
+        if allocation.kind or (stays and not allocation.sharding):
             continue  # state, which is in closed form
         block = BLOCK.match(allocation.module)
         kept = block and categorise(allocation, ends) == "activations"
