@@ -39,7 +39,7 @@ from pipelines.train import Job, prepare
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TIMED_STEPS = 10, 60  # the difference leaves out what a run costs once
-STAGES = ("inventory", "ingest", "plan", "preprocess")
+STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess")
 
 
 def main() -> None:

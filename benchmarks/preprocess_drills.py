@@ -47,7 +47,7 @@ def prepare(folder: Path, cases_per_layout: int = 30) -> Path:
     """A small project, ingested and planned."""
     project = copy_project(folder)
     set_params(project, **{"ingest.phantom.cases_per_layout": cases_per_layout, "ingest.phantom.size": 48})
-    for stage in ("inventory", "ingest", "plan"):
+    for stage in ("inventory", "deidentify", "ingest", "plan"):
         call(project, sys.executable, "-m", "pipelines", stage)
     return project
 

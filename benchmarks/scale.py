@@ -55,7 +55,7 @@ def main() -> int:
 def measure(folder: Path, scans: int) -> int:
     project = prepare(folder, scans)
     held = []
-    for stage in ("inventory", "ingest", "plan", "preprocess"):
+    for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
         step(project, f"dvc repro {stage}, all new", "dvc", "repro", "--single-item", stage)
     verify = ["medseg", "data", "verify"]
     step(project, "medseg data verify, first", *verify)

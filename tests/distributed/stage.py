@@ -16,7 +16,7 @@ def prepare(folder: Path, steps: int) -> Path:
     """A copy of the project, its phantoms preprocessed."""
     project = copy_project(folder)
     set_params(project, **{"train.steps": steps, "train.validate_every": 1000})
-    for stage in ("inventory", "ingest", "plan", "preprocess"):
+    for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
         call(project, sys.executable, "-m", "pipelines", stage)
     return project
 

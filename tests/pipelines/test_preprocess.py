@@ -12,7 +12,19 @@ import pytest
 from ruamel.yaml import YAML
 
 from model import casefile
-from pipelines import cases, forecast, ingest, inventory, manifest, plan, prepare, preprocess, project, schedule
+from pipelines import (
+    cases,
+    deidentify,
+    forecast,
+    ingest,
+    inventory,
+    manifest,
+    plan,
+    prepare,
+    preprocess,
+    project,
+    schedule,
+)
 from pipelines.forecast import case_bytes
 from tests.conftest import REPOSITORY, save
 
@@ -46,6 +58,7 @@ def state(**changed: Any) -> None:
 
 def ingest_again() -> None:
     inventory.main()
+    deidentify.main()
     ingest.main()
 
 
