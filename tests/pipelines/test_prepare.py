@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import casefile
-from model.casefile import Case, CaseRecord
 from pipelines import ingest, inventory, params
 from pipelines.manifest import Row
 from pipelines.prepare import CTScale, Preprocessing, SourceRecord, prepare, prepare_case
@@ -87,27 +85,6 @@ def test_the_foreground_index_points_at_its_structure(rows: list[Row]) -> None:
     assert len(case.foreground) == 15
     for structure, d, h, w in case.foreground:
         assert case.label[d, h, w] == structure
-
-
-def test_a_case_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    record = CaseRecord(
-        "acdc-1", "acdc", "train", ("CINE",), ("left_ventricle",), (10.0, 1.5, 1.5), {"origin": [0, 0, 0]}
-    )
-    label = rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
-    case = Case(record, rng.random((2, 4, 5, 6)).astype(np.float16), label, np.zeros((0, 4), np.int32))
-    casefile.write(tmp_path / "case.safetensors", case)
-    found = casefile.read(tmp_path / "case.safetensors")
-    assert found.record == record
-    for name in ("image", "label", "foreground"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(case, name))
-    assert isinstance(found.image, np.memmap)
-
-
-def test_a_damaged_case_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "case.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(ValueError, match="not a case file"):
-        casefile.read(tmp_path / "case.safetensors")
 
 
 def test_the_plan_survives_json() -> None:
