@@ -19,7 +19,7 @@ from model.decoder import Head
 from model.layers import Conv3d, Upsample
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
-# leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost half as much again and won nothing.
+# leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
 POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
