@@ -137,7 +137,7 @@ def evaluate(state: TrainState, job: Job, overlap: float, source: str | None) ->
     """As the evaluate stage does it, on one core."""
     rows = {row.case_id: row for row in manifest.read()}
     if state.average:
-        state.average.swap(state.network)
+        state.average.swap()
     device = torch.device("cpu")
     segmenter = Segmenter(state.network.eval(), job.card, overlap, device, torch.bfloat16)  # type: ignore[arg-type]
     scores: list[Score] = []

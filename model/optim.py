@@ -6,6 +6,7 @@ A sharded parameter is a DTensor. What is said here of every element is done on 
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,22 +22,35 @@ def optimizers(
     """`adamw`: one for all parameters. `muon`: Muon for the weight matrices, AdamW for the rest."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if kind == "adamw":
-        return [adamw(trained, learning_rate, beta2, weight_decay)]
+        return [AdamW(trained, learning_rate, beta2, weight_decay)]
     weights = matrices(network)
     taken = {id(parameter) for parameter, _ in weights}
     rest = [parameter for parameter in trained if id(parameter) not in taken]
-    return [adamw(rest, learning_rate, beta2, weight_decay), Muon(weights, learning_rate, weight_decay)]
+    return [AdamW(rest, learning_rate, beta2, weight_decay), Muon(weights, learning_rate, weight_decay)]
 
 
-def adamw(
-    parameters: Sequence[nn.Parameter], learning_rate: float, beta2: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms and other vectors."""
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
+class AdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) on this rank's shards; no decay on biases, norms and other vectors.
+
+    `shards`: what the optimizer knows of each parameter, sharing its memory; its state is as large.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], learning_rate: float, beta2: float, weight_decay: float
+    ) -> None:
+        self.shards = {parameter: local(parameter.data) for parameter in parameters}
+        groups = [
+            {"params": [self.shards[p] for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [self.shards[p] for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        super().__init__(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter, shard in self.shards.items():
+            shard.grad = None if parameter.grad is None else local(parameter.grad)
+        super().step()
+        for shard in self.shards.values():
+            shard.grad = None
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float, schedule: str) -> float:
@@ -84,28 +98,35 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self.average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        self._averaged = [local(each) for each in self.average.values()]
+        self._trained = [local(each.data) for each in network.parameters()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self) -> None:
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(*self._pairs(network), 1 - keep)
+        torch._foreach_lerp_(self._averaged, self._trained, 1 - keep)
 
     @torch.no_grad()
-    def swap(self, network: nn.Module) -> None:
+    def swap(self) -> None:
         """Exchange the weights and their average; a second call brings both back, to the bit."""
-        for averaged, trained in zip(*self._pairs(network), strict=True):
+        for averaged, trained in zip(self._averaged, self._trained, strict=True):
             kept = averaged.clone()
             averaged.copy_(trained)
             trained.copy_(kept)
-
-    def _pairs(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        return [local(each) for each in self.average.values()], [local(each.data) for each in network.parameters()]
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this rank holds; the tensor itself if it is not sharded. Shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(shard: Tensor, parameter: Tensor) -> Tensor:
+    """What this rank holds of a tensor, as the whole that it is a shard of; shares its memory."""
+    if not isinstance(parameter, DTensor) or isinstance(shard, DTensor):
+        return shard
+    mesh, placements, shape = parameter.device_mesh, parameter.placements, parameter.shape
+    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=parameter.stride())
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:

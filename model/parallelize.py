@@ -50,6 +50,7 @@ STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and run
 KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
 FULL_RESOLUTION = (ConditionedConv, ChannelGate, RefineStep)
 _REPLICATED: WeakSet[nn.Module] = WeakSet()  # networks whose shards have copies on other nodes
+_ONE_UNIT: WeakSet[nn.Module] = WeakSet()  # networks that stay gathered during a step
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def shard(network: MedSegFormer, strategy: str, gathered: torch.dtype, ranks: Ra
     for block in network.blocks() if let_go else ():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
+    if not let_go:
+        _ONE_UNIT.add(network)
     if strategy == "hsdp":
         _REPLICATED.add(network)
     # The network is never changed in place after its last layer, which is what the warning is about.
@@ -198,7 +201,7 @@ def sync_gradients(network: nn.Module, now: bool) -> None:
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
     elif isinstance(network, FSDPModule):
-        if not any(isinstance(block, FSDPModule) for block in network.modules() if block is not network):
+        if network in _ONE_UNIT:
             network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
         if network in _REPLICATED:
             network.set_requires_all_reduce(now)

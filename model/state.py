@@ -5,6 +5,7 @@ No random state: which patch comes next, and what is drawn inside the network, f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.muon import Muon
-from model.optim import LossScale, WeightAverage
+from model.optim import AdamW, LossScale, WeightAverage, sharded_like
 from model.parallelize import plain_name
 
 
@@ -30,7 +31,8 @@ class TrainState:
     curve: list[dict[str, float]] = field(default_factory=list)  # validation, a point each
 
     def __post_init__(self) -> None:
-        self._owner = {p: each for each in self.optimizers for group in each.param_groups for p in group["params"]}
+        self.parameters = list(self.network.parameters())  # a walk through all modules is worth keeping
+        self._owner = {parameter: each for each in self.optimizers for parameter in _parameters_of(each)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"tensors": self.tensors(), "numbers": self.numbers()}
@@ -41,9 +43,9 @@ class TrainState:
         for name, parameter in self.network.named_parameters():
             moments = self._moments(parameter)
             found[f"network.{plain_name(name)}"] = parameter.data
-            found[f"first_moment.{plain_name(name)}"] = moments["exp_avg"]
-            if "exp_avg_sq" in moments:
-                found[f"second_moment.{plain_name(name)}"] = moments["exp_avg_sq"]
+            for key, moment in (("exp_avg", "first_moment"), ("exp_avg_sq", "second_moment")):
+                if key in moments:
+                    found[f"{moment}.{plain_name(name)}"] = sharded_like(moments[key], parameter)
             if self.average:
                 found[f"average.{plain_name(name)}"] = self.average.average[name]
         return found
@@ -52,7 +54,7 @@ class TrainState:
         return {
             "step": self.step,
             "updates": next(
-                (int(m["step"]) for p in self.network.parameters() if "step" in (m := self._moments(p))), 0
+                (int(moments["step"]) for p in self.parameters if "step" in (moments := self._moments(p))), 0
             ),
             "average_updates": self.average.updates if self.average else 0,
             "loss_scale": self.scale.value,
@@ -68,7 +70,7 @@ class TrainState:
         self.scale.value, self.scale.good_steps = numbers["loss_scale"], numbers["loss_scale_good_steps"]
         if self.average:
             self.average.updates = numbers["average_updates"]
-        for parameter in self.network.parameters():
+        for parameter in self.parameters:
             if "step" in (moments := self._moments(parameter)):
                 moments["step"].fill_(numbers["updates"])
 
@@ -82,13 +84,22 @@ class TrainState:
         return max((point["validation_dice.mean"] for point in self.curve), default=float("-inf"))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """The optimizer's state of one parameter, as it would make it at its first step."""
-        owner = self._owner[parameter]
-        if not owner.state[parameter]:
+        """The optimizer's state of one parameter, as it would make it at its first step; none of a frozen one."""
+        owner = self._owner.get(parameter)
+        if owner is None:
+            return {}
+        known = owner.shards[parameter] if isinstance(owner, AdamW) else parameter
+        if not owner.state[known]:
             kept = ("exp_avg",) if isinstance(owner, Muon) else ("exp_avg", "exp_avg_sq")
-            owner.state[parameter] = {
-                name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in kept
+            owner.state[known] = {
+                name: torch.zeros_like(known, memory_format=torch.preserve_format) for name in kept
             }
             if not isinstance(owner, Muon):
-                owner.state[parameter]["step"] = torch.zeros((), device=parameter.device)
-        return owner.state[parameter]
+                owner.state[known]["step"] = torch.zeros((), device=parameter.device)
+        return owner.state[known]
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
+    if isinstance(optimizer, AdamW):
+        return optimizer.shards
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])

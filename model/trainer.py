@@ -146,7 +146,7 @@ def accumulate(
 
 def update(state: TrainState, clip_norm: float) -> float | None:
     """Clip and step; the norm. A gradient that is not finite skips the step (None): clipped, it would still poison."""
-    gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
+    gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
     norm = float(global_norm(gradients)) / state.scale.value
     finite = norm < float("inf")  # False for NaN too
     if finite:
@@ -156,9 +156,10 @@ def update(state: TrainState, clip_norm: float) -> float | None:
         for optimizer in state.optimizers:
             optimizer.step()
         if state.average:
-            state.average.update(state.network)
+            state.average.update()
     state.scale.update(finite)
-    state.network.zero_grad(set_to_none=True)
+    for parameter in state.parameters:
+        parameter.grad = None
     return norm if finite else None
 
 
@@ -181,7 +182,7 @@ def validate(
     if not cases:
         return False
     if state.average:
-        state.average.swap(state.network)
+        state.average.swap()
     network.eval()
     own = {}
     for number in range(ranks.rank, -(-len(cases) // ranks.world) * ranks.world, ranks.world):
@@ -191,7 +192,7 @@ def validate(
     reshard(network)
     network.train()
     if state.average:
-        state.average.swap(state.network)
+        state.average.swap()
     by_case = {number: scores for part in gather(own, ranks) for number, scores in part.items()}
     names = dict.fromkeys(name for number in sorted(by_case) for name in by_case[number])
     point = {

@@ -319,7 +319,7 @@ def test_the_average_of_constant_weights_is_those_weights() -> None:
     network = new_network()
     average = WeightAverage(network, 0.9)
     for _ in range(3):
-        average.update(network)
+        average.update()
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(average.average[name], tensor)
 
