@@ -33,9 +33,10 @@ from model.trainer import FitConfig, fit
 from model.watch import Watch
 from pipelines import manifest, params, project
 from pipelines.evaluate import Score, score_case, segment_case, summarise
+from pipelines.launcher import Job
 from pipelines.manifest import TEST
 from pipelines.segment import Segmenter
-from pipelines.train import Job, prepare
+from pipelines.train import prepare
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TIMED_STEPS = 10, 60  # the difference leaves out what a run costs once
@@ -121,7 +122,9 @@ def train(job: Job, steps: int, embedding: str | None) -> tuple[TrainState, floa
         checkpoints = Checkpoints(Path(folder), ALONE, every_s=float("inf"))
         start = time.process_time()
         # No validation: its best point would write a checkpoint, which is not what is measured here.
-        state = fit(network, job.stream, [], config, ALONE, progress(steps), checkpoints, Watch(Path(folder), 0))
+        state = fit(
+            network, job.task, job.stream, [], config, ALONE, progress(steps), checkpoints, Watch(Path(folder), 0)
+        )
     return state, time.process_time() - start
 
 

@@ -41,6 +41,7 @@ from model.config import PRESETS
 from model.dataset import SampleStream, StreamConfig
 from model.network import MedSegFormer
 from model.parallelize import Ranks
+from model.task import Segmentation
 from model.trainer import fit
 from model.watch import Watch
 from pipelines.resampling import resample
@@ -187,7 +188,8 @@ def loader(folder: Path) -> Iterator[Row]:
     ranks = Ranks(0, 1, torch.device("cpu"), loader_workers=1)
     checkpoints, watch = Checkpoints(job.folder, ranks, every_s=1e9), Watch(job.folder, 0)
     with torch.enable_grad():
-        fit(network, SampleStream([case], stream), [], fit_config(job), ranks, report, checkpoints, watch)
+        task = Segmentation(stream, "bfloat16")
+        fit(network, task, SampleStream([case], stream), [], fit_config(job), ranks, report, checkpoints, watch)
     waited: Any = np.mean(waits[1:])  # without the first report, which has the start of the loader's process
     yield Row("loader's wait, of a step", waited, "the step", 1.0, "0.03", "")
 

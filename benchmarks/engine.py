@@ -27,7 +27,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.network import KEEP_MEMORY
-from model import trainer
 from model.augment import AugmentConfig
 from model.casefile import Case, CaseRecord
 from model.checkpoint import Checkpoints
@@ -35,6 +34,7 @@ from model.config import PRESETS
 from model.dataset import SampleStream, StreamConfig
 from model.network import MedSegFormer
 from model.parallelize import ParallelConfig, Ranks, parallelize
+from model.task import Segmentation
 from model.trainer import FitConfig, fit
 from model.watch import Watch
 
@@ -101,12 +101,13 @@ def _work(rank: int, job: Job) -> None:
     network = parallelize(network, ParallelConfig(job.strategy, precision="bfloat16"), ranks)  # type: ignore[assignment]
     clock = Clock()
     network.register_forward_pre_hook(lambda *_: clock.start())
-    trainer.deep_supervision = clock.until_loss(trainer.deep_supervision)
+    task = Segmentation(stream(job).config, "bfloat16")
+    Segmentation.loss = clock.until_loss(Segmentation.loss)  # type: ignore[method-assign]
     torch.Tensor.backward = clock.adding(torch.Tensor.backward)  # type: ignore[method-assign]
     torch.optim.AdamW.step = clock.adding(torch.optim.AdamW.step)  # type: ignore[method-assign]
     checkpoints = TimedCheckpoints(job.folder / "run", ranks, every_s=0.5 if job.saves else 1e9)
     watch = TimedWatch(job.folder / "run", rank, clock)
-    fit(network, stream(job), [], fit_config(job), ranks, lambda step, values: None, checkpoints, watch)
+    fit(network, task, stream(job), [], fit_config(job), ranks, lambda step, values: None, checkpoints, watch)
     if rank == 0:
         result = {
             "step": median(clock.steps[WARM_UP:]),

@@ -27,6 +27,11 @@ app.add_typer(datacommands.app, name="data")
 app.add_typer(model_app, name="model")
 
 
+class TrainingStage(StrEnum):
+    train = "train"
+    pretrain = "pretrain"
+
+
 class Strategy(StrEnum):
     auto = "auto"
     ddp = "ddp"
@@ -139,6 +144,7 @@ def certify(
     steps: Annotated[int | None, typer.Option(min=1, help="as in the parameters")] = None,
     scans: Annotated[int, typer.Option(min=1, help="of the whole cohort")] = 15_000,
     within_days: Annotated[float, typer.Option(min=0, help="what the run may take")] = 28.0,
+    stage: Annotated[TrainingStage, typer.Option(help="of the pipeline")] = TrainingStage.train,
     json: Json = False,
 ) -> None:
     """The launch certificate: does a run fit in memory and in time? Simulated here, without a GPU."""
@@ -146,7 +152,9 @@ def certify(
     from flows import show
     from pipelines.certify import certify as prove
 
-    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, _progress)
+    content = prove(
+        preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, _progress
+    )
     _progress("")
     (show.as_json if json else show.certificate)(content)
     if not content["fits"]:
@@ -202,9 +210,9 @@ def profile_ls(json: Json = False) -> None:
 def model_summary(preset: str, json: Json = False) -> None:
     """Parameters by part, FLOPs, memory."""
     from flows import show
-    from model import config
+    from model import sizes
 
-    (show.as_json if json else show.table)(config.summary(preset))
+    (show.as_json if json else show.table)(sizes.summary(preset))
 
 
 def main() -> None:

@@ -79,13 +79,13 @@ def read(path: Path) -> Case:
         raise ValueError(f"{path} is not a case file ({type(error).__name__}); rerun preprocess") from None
 
 
-def open_cases(folder: Path, split: str) -> list[Case]:
-    """All labelled case files of a folder, by name. Raises ValueError if one belongs to another split."""
+def open_cases(folder: Path, split: str, labelled: bool = True) -> list[Case]:
+    """The case files of a folder, by name; all, or the labelled ones. ValueError if one belongs to another split."""
     cases = [read(path) for path in sorted(folder.glob("*.safetensors"))]
     for case in cases:
         if case.record.split != split:
             raise ValueError(f"{folder} holds {case.record.case_id} of split {case.record.split!r}; rerun preprocess")
-    return [case for case in cases if case.record.annotated]
+    return [case for case in cases if case.record.annotated or not labelled]
 
 
 def _array(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:

@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.distributed._state_dict_utils import _create_cpu_state_dict
 from torch.distributed.checkpoint import CheckpointException
 
-from model.optim import local
 from model.parallelize import Ranks
+from model.shards import local
 from model.state import TrainState
 
 log = logging.getLogger(__name__)

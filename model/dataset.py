@@ -146,7 +146,7 @@ def collate(
     for row, (record, (patch, _)) in enumerate(zip(records, patches, strict=True)):
         image[row, : len(patch)] = patch
         modality[row, : len(patch)] = torch.tensor([MODALITIES.index(name) for name in record.modalities])
-        for name in record.annotated:
+        for name in (name for name in record.annotated if name in config.structures):
             annotated[row, config.classes.index(config.structures[name]) + 1] = True
     table = torch.zeros(256, dtype=torch.long)
     table[list(config.classes)] = torch.arange(1, len(config.classes) + 1)

@@ -10,13 +10,15 @@ A attention heads, F features of one head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+
+from model.shards import part_of
 
 # CPU bfloat16 gradients of dense 3^3 convolutions were seen wrong when an axis has 1 or 2 voxels; 4 leaves a margin.
 SMALLEST_BFLOAT16_AXIS = 4
@@ -233,6 +235,17 @@ class Block(nn.Module):
         return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
 
 
+class BlockNetwork(nn.Module):
+    """A network that is divided at its blocks: the boundaries of activation checkpointing and of sharding."""
+
+    def blocks(self) -> Iterator[Block]:
+        """In order of use."""
+        return (module for module in self.modules() if isinstance(module, Block))
+
+    def init_weights(self) -> None:
+        initialise(self, residual_layers=2 * sum(1 for _ in self.blocks()))
+
+
 class VolumeNorm(nn.Module):
     """Group norm of a channels-first volume, also of a single voxel; statistics over the volume."""
 
@@ -273,7 +286,7 @@ def initialise(module: nn.Module, residual_layers: int) -> None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             fill_normal(child.weight, 1.0)
-        elif isinstance(child, nn.LayerNorm | HeadNorm | VolumeNorm | Upsample):
+        elif hasattr(child, "reset_parameters"):
             child.reset_parameters()
 
 
@@ -282,7 +295,6 @@ def fill_normal(parameter: Tensor, std: float) -> None:
     """Fill in place. A shard gets its part of the whole parameter's values: the same weights on any number of ranks."""
     if isinstance(parameter, DTensor):
         whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device).normal_(std=std)
-        part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.to_local().copy_(part.to_local())
+        parameter.to_local().copy_(part_of(whole, parameter).to_local())
     else:
         parameter.normal_(std=std)

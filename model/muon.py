@@ -8,15 +8,16 @@ for its step: every rank then computes the same whole update and keeps its part,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from model.decoder import Head
 from model.layers import Conv3d, Upsample
+from model.shards import part_of
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
@@ -45,13 +46,25 @@ def matrices(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
 
 
 class Muon(torch.optim.Optimizer):
-    """`weights` as `matrices` gives them. At the same `lr` its steps are as large as AdamW's (Liu et al. 2025)."""
+    """`weights` as `matrices` gives them; `scales`: the share of `lr` that each parameter gets.
+
+    At the same `lr` its steps are as large as AdamW's (Liu et al. 2025).
+    """
 
     def __init__(
-        self, weights: Iterable[tuple[nn.Parameter, int]], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        weights: Iterable[tuple[nn.Parameter, int]],
+        scales: Mapping[nn.Parameter, float],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
     ) -> None:
         self.leading = dict(weights)
-        super().__init__(list(self.leading), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in self.leading:
+            groups.setdefault(scales[parameter], []).append(parameter)
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__([{"params": members, "scale": scale} for scale, members in groups.items()], defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -61,7 +74,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * 0.2 * max(matrix.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, orthogonal(matrix).float(), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(_like(update.view(parameter.shape), parameter), alpha=rate)
+                    parameter.sub_(part_of(update.view(parameter.shape), parameter), alpha=rate)
 
     def _stacks(self, parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         """Matrices of one shape, so that they are orthogonalised together."""
@@ -115,10 +128,3 @@ def _through_gram(x: Tensor) -> Tensor:
         product = factor @ product
         gram = factor @ gram @ factor
     return product.bfloat16() @ x
-
-
-def _like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's part of `whole`, sharded as `parameter` is."""
-    if not isinstance(parameter, DTensor):
-        return whole
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -9,18 +9,16 @@ so the network can be built on the meta device, sharded, made real by `to_empty`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import NetworkConfig, spacings_after, strides
 from model.decoder import Decoder
 from model.embedding import PatchEmbedding
 from model.encoder import Encoder
-from model.layers import Block, initialise
+from model.layers import BlockNetwork
 
 
-class MedSegFormer(nn.Module):
+class MedSegFormer(BlockNetwork):
     def __init__(self, config: NetworkConfig, num_classes: int):
         super().__init__()
         self.config = config
@@ -48,10 +46,3 @@ class MedSegFormer(nn.Module):
         features = self.encoder(tokens_BDHWE, spacings_mm, steps[2:])
         logits = self.decoder((full, half), features, spacings_mm, steps, auxiliary)
         return logits if auxiliary else logits[0]
-
-    def init_weights(self) -> None:
-        initialise(self, residual_layers=2 * sum(1 for _ in self.blocks()))
-
-    def blocks(self) -> Iterator[Block]:
-        """The blocks in order of use: the boundaries of activation checkpointing and of sharding."""
-        return (module for module in self.modules() if isinstance(module, Block))

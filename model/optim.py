@@ -5,7 +5,8 @@ A sharded parameter is a DTensor. What is said here of every element is done on 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,36 +15,77 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.muon import Muon, matrices
+from model.shards import local, plain_name
+
+STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:blocks\.(\d+))?")
+LAST = 10**6  # the decoder, after every stage
 
 
 def optimizers(
-    network: nn.Module, kind: str, learning_rate: float, beta2: float, weight_decay: float
+    network: nn.Module,
+    kind: str,
+    learning_rate: float,
+    beta2: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
 ) -> list[torch.optim.Optimizer]:
-    """`adamw`: one for all parameters. `muon`: Muon for the weight matrices, AdamW for the rest."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if kind == "adamw":
-        return [AdamW(trained, learning_rate, beta2, weight_decay)]
-    weights = matrices(network)
-    taken = {id(parameter) for parameter, _ in weights}
-    rest = [parameter for parameter in trained if id(parameter) not in taken]
-    return [AdamW(rest, learning_rate, beta2, weight_decay), Muon(weights, learning_rate, weight_decay)]
+    """`adamw`: one for all parameters. `muon`: Muon for the weight matrices, AdamW for the rest.
+
+    Every group has a `scale` of the learning rate: 1, or less towards the input with a `layer_decay` below 1.
+    """
+    scales = layer_scales(network, layer_decay)
+    weights = matrices(network) if kind == "muon" else []
+    taken = {parameter for parameter, _ in weights}
+    rest = {parameter: scale for parameter, scale in scales.items() if parameter not in taken}
+    found: list[torch.optim.Optimizer] = [AdamW(rest, learning_rate, beta2, weight_decay)]
+    return [*found, Muon(weights, scales, learning_rate, weight_decay)] if weights else found
+
+
+def layer_scales(network: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Layer-wise decay of the learning rate (Clark et al. 2020): `decay` times less for each layer nearer to the input.
+
+    The embedding is the first layer, each block of the encoder is one, and all of the decoder is the last.
+    """
+    layers: list[tuple[nn.Parameter, tuple[int, int]]] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            layers.append((parameter, _layer(plain_name(name))))
+    order = {layer: number for number, layer in enumerate(sorted({layer for _, layer in layers}))}
+    return {parameter: decay ** (len(order) - 1 - order[layer]) for parameter, layer in layers}
+
+
+def _layer(name: str) -> tuple[int, int]:
+    """Sorts as the layers follow each other; what is beside the blocks of a stage belongs to its first."""
+    if name.startswith("embedding."):
+        return (-1, 0)
+    if found := STAGE.match(name):
+        return (int(found[1]), int(found[2] or 0))
+    return (LAST, 0)
 
 
 class AdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter 2019) on this rank's shards; no decay on biases, norms and other vectors.
 
-    `shards`: what the optimizer knows of each parameter, sharing its memory; its state is as large.
+    `scales`: the parameters, with the share of the learning rate that each gets. `shards`: what the optimizer knows of
+    each, sharing its memory; its state is as large.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], learning_rate: float, beta2: float, weight_decay: float
+        self, scales: Mapping[nn.Parameter, float], learning_rate: float, beta2: float, weight_decay: float
     ) -> None:
-        self.shards = {parameter: local(parameter.data) for parameter in parameters}
-        groups = [
-            {"params": [self.shards[p] for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [self.shards[p] for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        super().__init__(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
+        self.shards = {parameter: local(parameter.data) for parameter in scales}
+        groups: dict[tuple[float, bool], list[Tensor]] = {}
+        for parameter, scale in scales.items():
+            groups.setdefault((scale, parameter.ndim > 1), []).append(self.shards[parameter])
+        super().__init__(
+            [
+                {"params": members, "weight_decay": weight_decay if is_matrix else 0.0, "scale": scale}
+                for (scale, is_matrix), members in groups.items()
+            ],
+            lr=learning_rate,
+            betas=(0.9, beta2),
+            fused=True,
+        )
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for parameter, shard in self.shards.items():
@@ -114,19 +156,6 @@ class WeightAverage:
             kept = averaged.clone()
             averaged.copy_(trained)
             trained.copy_(kept)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds; the tensor itself if it is not sharded. Shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def sharded_like(shard: Tensor, parameter: Tensor) -> Tensor:
-    """What this rank holds of a tensor, as the whole that it is a shard of; shares its memory."""
-    if not isinstance(parameter, DTensor) or isinstance(shard, DTensor):
-        return shard
-    mesh, placements, shape = parameter.device_mesh, parameter.placements, parameter.shape
-    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=parameter.stride())
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -37,12 +38,13 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from model.decoder import RefineStep
 from model.embedding import ChannelGate, ConditionedConv
-from model.layers import Block
-from model.network import MedSegFormer
+from model.layers import Block, BlockNetwork
 
 # Depth-wise convolutions return gradients in the layout of their input; DDP copies them and says so at every run.
 warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view strides", UserWarning)
 
+S = TypeVar("S")
+T = TypeVar("T")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory stay gathered during a step
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
@@ -99,7 +101,7 @@ def join(loader_workers: int = 0) -> Ranks:
     )
 
 
-def parallelize(network: MedSegFormer, config: ParallelConfig, ranks: Ranks, seed: int = 0) -> nn.Module:
+def parallelize(network: BlockNetwork, config: ParallelConfig, ranks: Ranks, seed: int = 0) -> nn.Module:
     """Make a network that was built on the meta device real and ready to train. Returns what is to be called.
 
     Checkpointing wraps the blocks, compiling must see the wrapped blocks, and sharding must come last: it replaces the
@@ -111,7 +113,7 @@ def parallelize(network: MedSegFormer, config: ParallelConfig, ranks: Ranks, see
     return DistributedDataParallel(network, static_graph=False) if strategy == "ddp" else network
 
 
-def divide(network: MedSegFormer, strategy: str, config: ParallelConfig, ranks: Ranks) -> None:
+def divide(network: BlockNetwork, strategy: str, config: ParallelConfig, ranks: Ranks) -> None:
     """All that is decided before the first weight exists."""
     checkpoint_activations(network, config.activation_checkpointing)
     if config.compile:
@@ -165,7 +167,7 @@ def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def shard(network: MedSegFormer, strategy: str, gathered: torch.dtype, ranks: Ranks) -> None:
+def shard(network: BlockNetwork, strategy: str, gathered: torch.dtype, ranks: Ranks) -> None:
     """FSDP2, a block at a time; sums of gradients stay float32, whatever the weights are gathered in.
 
     Weights that may stay gathered during a step are one unit: one message to gather them, one to reduce gradients.
@@ -187,7 +189,7 @@ def shard(network: MedSegFormer, strategy: str, gathered: torch.dtype, ranks: Ra
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
 
 
-def materialise(network: MedSegFormer, device: torch.device, seed: int) -> None:
+def materialise(network: BlockNetwork, device: torch.device, seed: int) -> None:
     network.to_empty(device=device)
     torch.manual_seed(seed)
     network.init_weights()
@@ -221,10 +223,31 @@ def bare(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name without the marks of checkpointing and compiling: the same under every strategy."""
-    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
-
-
 def autocast(device: torch.device, precision: str) -> Any:
     return nullcontext() if precision == "float32" else torch.autocast(device.type, PRECISIONS[precision])
+
+
+def gather(own: T, ranks: Ranks) -> list[T]:
+    """What every rank has, in their order."""
+    if ranks.world == 1:
+        return [own]
+    everyone: list[Any] = [None] * ranks.world
+    dist.all_gather_object(everyone, own, group=ranks.control)
+    return everyone
+
+
+def each(function: Callable[[S], T], items: Sequence[S], ranks: Ranks) -> list[T]:
+    """`function` of every item, on every rank; each rank calls it for its share only."""
+    own = {number: function(item) for number, item in share(items, ranks)}
+    found = {number: result for part in gather(own, ranks) for number, result in part.items()}
+    return [found[number] for number in range(len(items))]
+
+
+def share(items: Sequence[S], ranks: Ranks) -> Iterator[tuple[int, S]]:
+    """This rank's items with their numbers.
+
+    Sharded ranks must make equally many forward passes: a rank that ends early is given items with numbers from
+    `len(items)` on, whose results do not count.
+    """
+    for number in range(ranks.rank, -(-len(items) // ranks.world) * ranks.world, ranks.world):
+        yield number, items[number % len(items)]

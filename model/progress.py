@@ -8,14 +8,16 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import nn
 
-from model.config import NetworkConfig, forward_flops
 from model.dataset import Batch
 from model.hardware import GPUS
 from model.metrics import mean
 from model.state import TrainState
+from model.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ MAX_SKIPPED = 20  # within the window. A loss scale settles within about 16 halv
 class Feed:
     """The loader's batches, with the time that training waited for them and the work that they are."""
 
-    def __init__(self, batches: Iterable[Batch], network: NetworkConfig | None, num_classes: int) -> None:
-        self.batches, self.network, self.num_classes = iter(batches), network, num_classes
+    def __init__(self, batches: Iterable[Batch], network: nn.Module, task: Task) -> None:
+        self.batches, self.network, self.task = iter(batches), network, task
+        self.work: dict[tuple[Any, ...], int] = {}  # FLOPs of a batch, by its sizes
         self.waited_s = 0.0
         self.voxels = self.flops = 0
 
@@ -42,10 +45,10 @@ class Feed:
         batch = next(self.batches)
         self.waited_s += time.perf_counter() - start
         self.voxels += batch.target.numel()
-        if self.network:
-            size, channels = tuple(batch.target.shape[1:]), batch.modality.shape[1]
-            forward = _forward_flops(self.network, self.num_classes, size, batch.spacing_mm, channels)
-            self.flops += 3 * forward * len(batch.target)  # the backward pass costs two forward passes
+        sizes = (*batch.image.shape, *batch.spacing_mm)
+        if sizes not in self.work:
+            self.work[sizes] = 3 * self.task.forward_flops(self.network, batch)  # backward costs two forward passes
+        self.flops += self.work[sizes]
         return batch
 
 
@@ -136,10 +139,3 @@ def memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-@lru_cache(maxsize=64)
-def _forward_flops(
-    network: NetworkConfig, classes: int, size: tuple[int, ...], spacing_mm: tuple[float, float, float], channels: int
-) -> int:
-    return forward_flops(network, classes, size, spacing_mm, channels)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.muon import Muon
-from model.optim import AdamW, LossScale, WeightAverage, sharded_like
-from model.parallelize import plain_name
+from model.optim import AdamW, LossScale, WeightAverage
+from model.shards import plain_name, sharded_like
 
 
 @dataclass
@@ -80,8 +80,8 @@ class TrainState:
             return {plain_name(name): tensor for name, tensor in self.average.average.items()}
         return {plain_name(name): parameter.data for name, parameter in self.network.named_parameters()}
 
-    def best(self) -> float:
-        return max((point["validation_dice.mean"] for point in self.curve), default=float("-inf"))
+    def best(self, score: str) -> float:
+        return max((point[score] for point in self.curve), default=float("-inf"))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The optimizer's state of one parameter, as it would make it at its first step; none of a frozen one."""
@@ -91,9 +91,7 @@ class TrainState:
         known = owner.shards[parameter] if isinstance(owner, AdamW) else parameter
         if not owner.state[known]:
             kept = ("exp_avg",) if isinstance(owner, Muon) else ("exp_avg", "exp_avg_sq")
-            owner.state[known] = {
-                name: torch.zeros_like(known, memory_format=torch.preserve_format) for name in kept
-            }
+            owner.state[known] = {name: torch.zeros_like(known, memory_format=torch.preserve_format) for name in kept}
             if not isinstance(owner, Muon):
                 owner.state[known]["step"] = torch.zeros((), device=parameter.device)
         return owner.state[known]

@@ -1,4 +1,4 @@
-"""The training loop: `fit` on one screen, a step in reading order.
+"""The training loop: `fit` on one screen, a step in reading order. What is learnt is the task's (model/task.py).
 
 One optimizer step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
 micro-batches, and gradients cross the network once. Each sample's loss is divided by the global batch, so the sum is
@@ -8,7 +8,6 @@ exactly the gradient of one big batch, whatever its samples annotate.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,21 +15,20 @@ from torch import nn
 
 from model.casefile import Case
 from model.checkpoint import Checkpoints
-from model.dataset import SampleStream, loader, validation_batch
-from model.losses import deep_supervision
-from model.metrics import dice, mean
-from model.optim import LossScale, WeightAverage, global_norm, learning_rate, local, optimizers
-from model.parallelize import Ranks, autocast, bare, reshard, sync_gradients
+from model.dataset import SampleStream, loader
+from model.metrics import mean
+from model.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
+from model.parallelize import Ranks, autocast, bare, gather, reshard, sync_gradients
 from model.progress import Feed, Progress, Report, peak_flops, skip
+from model.shards import local
 from model.state import TrainState
+from model.task import Task
 from model.watch import Watch
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """As params.yaml's `train` has them."""
+    """As params.yaml's `train` and `pretrain` have them."""
 
     seed: int
     steps: int
@@ -47,6 +45,7 @@ class FitConfig:
     precision: str
     average_decay: float
     validate_every: int
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class StepResult:
 
 def fit(
     network: nn.Module,
+    task: Task,
     stream: SampleStream,
     validation: Sequence[Case],
     config: FitConfig,
@@ -77,20 +77,22 @@ def fit(
     state = new_state(network, config)
     checkpoints.restore(state)
     accumulation = micro_steps(config, ranks.world)
-    feed = new_feed(network, stream, micro_batches(state.step, config.steps, accumulation, ranks), ranks)
+    feed = new_feed(network, task, stream, micro_batches(state.step, config.steps, accumulation, ranks), ranks)
     report = report if ranks.rank == 0 else _silent
     progress = Progress(state, config.steps, ranks.world, feed, peak_flops(ranks.device, config.precision), report)
     network.train()
+    if task.scored_before and state.step == 0:
+        validate(network, state, task, validation, config, ranks, report)
     with watch.watching():
         while state.step < config.steps:
             rate = set_learning_rate(state, config)
-            result = accumulate(network, state, feed, accumulation, config, ranks, watch, checkpoints.due())
+            result = accumulate(network, state, task, feed, accumulation, config, ranks, watch, checkpoints.due())
             norm = update(state, config.clip_norm)
             state.step += 1
             if norm is None:
                 skip(state, {case for own in gather(result.suspects, ranks) for case in own})
             progress.step_done(state, result.loss, norm, rate)
-            best = _is_due(state.step, config) and validate(network, state, validation, stream, config, ranks, report)
+            best = _is_due(state.step, config) and validate(network, state, task, validation, config, ranks, report)
             if best or result.save or result.stop:
                 progress.stalled_s += checkpoints.save(state, best)
             watch.profile_step(result.profile, state.step)
@@ -102,19 +104,21 @@ def fit(
 
 
 def new_state(network: nn.Module, config: FitConfig) -> TrainState:
-    steppers = optimizers(bare(network), config.optimizer, config.learning_rate, config.beta2, config.weight_decay)
+    steppers = optimizers(
+        bare(network), config.optimizer, config.learning_rate, config.beta2, config.weight_decay, config.layer_decay
+    )
     average = WeightAverage(bare(network), config.average_decay) if config.average_decay else None
     return TrainState(bare(network), steppers, average, LossScale(config.precision == "float16"))
 
 
-def new_feed(network: nn.Module, stream: SampleStream, indices: range, ranks: Ranks) -> Feed:
-    batches = loader(stream, indices, ranks.loader_workers, ranks.device)
-    return Feed(batches, getattr(bare(network), "config", None), len(stream.config.classes) + 1)
+def new_feed(network: nn.Module, task: Task, stream: SampleStream, indices: range, ranks: Ranks) -> Feed:
+    return Feed(loader(stream, indices, ranks.loader_workers, ranks.device), bare(network), task)
 
 
 def accumulate(
     network: nn.Module,
     state: TrainState,
+    task: Task,
     feed: Feed,
     accumulation: int,
     config: FitConfig,
@@ -132,8 +136,8 @@ def accumulate(
         sync_gradients(network, now=micro_step == accumulation - 1)
         torch.manual_seed(config.seed + batch.index)  # stochastic depth, too, follows from the index alone
         with autocast(ranks.device, config.precision):
-            outputs = network(batch.image, batch.modality, batch.spacing_mm, auxiliary=True)
-        loss_B = deep_supervision(outputs, batch.target, batch.annotated)
+            outputs = task.forward(network, batch)
+        loss_B = task.loss(outputs, batch)
         (loss_B.sum() * weight).backward()
         cases += batch.cases
         losses.append(loss_B.detach())
@@ -167,58 +171,31 @@ def update(state: TrainState, clip_norm: float) -> float | None:
 def validate(
     network: nn.Module,
     state: TrainState,
+    task: Task,
     cases: Sequence[Case],
-    stream: SampleStream,
     config: FitConfig,
     ranks: Ranks,
     report: Report,
 ) -> bool:
-    """Dice by structure over one patch of each validation case, a point of the curve. True if it is the best so far.
-
-    The ranks share the cases. Sharded ranks must make equally many forward passes, so some repeat one that is not
-    counted.
-    """
-    cases = [case for case in cases if len(case.foreground)]
-    if not cases:
-        return False
+    """The task's scores, a point of the curve: of each name the mean over cases. True if it is the best so far."""
     if state.average:
         state.average.swap()
     network.eval()
-    own = {}
-    for number in range(ranks.rank, -(-len(cases) // ranks.world) * ranks.world, ranks.world):
-        scores = _score(bare(network), cases[number % len(cases)], stream, config, ranks)
-        if number < len(cases):
-            own[number] = scores
+    by_case = task.score(bare(network), cases, ranks)
     reshard(network)
     network.train()
     if state.average:
         state.average.swap()
-    by_case = {number: scores for part in gather(own, ranks) for number, scores in part.items()}
-    names = dict.fromkeys(name for number in sorted(by_case) for name in by_case[number])
-    point = {
-        f"validation_dice.{name}": mean([by_case[n][name] for n in sorted(by_case) if name in by_case[n]])
-        for name in names
-    }
-    point["validation_dice.mean"] = mean(list(point.values()))
-    best = point["validation_dice.mean"] > state.best()
+    if not by_case:
+        return False
+    names = dict.fromkeys(name for scores in by_case for name in scores)
+    point = {name: mean([scores[name] for scores in by_case if name in scores]) for name in names}
+    for kind in dict.fromkeys(name.partition(".")[0] for name in names):
+        point[f"{kind}.mean"] = mean([value for name, value in point.items() if name.startswith(f"{kind}.")])
+    best = point[task.decides] > state.best(task.decides)
     state.curve.append({"step": state.step, **point})
     report(state.step, point)
     return best
-
-
-def _score(network: nn.Module, case: Case, stream: SampleStream, config: FitConfig, ranks: Ranks) -> dict[str, float]:
-    names = {identifier: name for name, identifier in stream.config.structures.items()}
-    batch = validation_batch(case, stream.config).to(ranks.device)
-    with autocast(ranks.device, config.precision):
-        logits = network(batch.image, batch.modality, batch.spacing_mm)
-    allowed = batch.annotated[:, :, None, None, None]
-    predicted = logits.float().masked_fill(~allowed, float("-inf")).argmax(1).cpu().numpy()
-    target, annotated = batch.target.cpu().numpy(), batch.annotated[0].tolist()
-    return {
-        names[identifier]: dice(target == index, predicted == index)
-        for index, identifier in enumerate(stream.config.classes, start=1)
-        if annotated[index]
-    }
 
 
 def micro_steps(config: FitConfig, world: int) -> int:
@@ -226,7 +203,7 @@ def micro_steps(config: FitConfig, world: int) -> int:
     share = config.micro_batch * world
     if config.global_batch % share:
         raise ValueError(
-            f"train.global_batch {config.global_batch} cannot be shared by {world} ranks of train.micro_batch "
+            f"global_batch {config.global_batch} cannot be shared by {world} ranks of micro_batch "
             f"{config.micro_batch}; it must be a multiple of {share}, or start fewer ranks (MEDSEG_RANKS)"
         )
     return config.global_batch // share
@@ -249,17 +226,8 @@ def set_learning_rate(state: TrainState, config: FitConfig) -> float:
     )
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
     return rate
-
-
-def gather(own: T, ranks: Ranks) -> list[T]:
-    """What every rank has, in their order."""
-    if ranks.world == 1:
-        return [own]
-    everyone: list[Any] = [None] * ranks.world
-    dist.all_gather_object(everyone, own, group=ranks.control)
-    return everyone
 
 
 def _sum_over_ranks(own: Sequence[float], ranks: Ranks) -> list[float]:

@@ -2,6 +2,7 @@
 
     models/train/model.safetensors                    or, above 4 GiB,
     models/train/model-00001-of-00007.safetensors ... and model.safetensors.index.json
+    models/pretrain/encoder.safetensors               likewise: embedding and encoder
 
 A tensor at a time is whole in memory, and only on rank 0: 6.7 billion parameters never lie in one process.
 """
@@ -16,14 +17,16 @@ from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.config import NetworkConfig
 from model.network import MedSegFormer
+from model.shards import local, part_of, plain_name
 
 SHARD_BYTES = 4 * 2**30
-INDEX = "model.safetensors.index.json"
+MODEL, ENCODER = "model", "encoder"  # how the files' names begin
+PRETRAINED = ("embedding.", "encoder.")  # the tensors that fine-tuning starts from
 _KEY = "medsegformer"
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -47,15 +50,32 @@ class Card:
     identity: dict[str, str]
 
 
-def export(folder: Path | None, state: dict[str, Tensor], card: Card) -> None:
-    """Write `model.safetensors`, or shards of at most 4 GiB and their index, tensor by tensor.
+@dataclass(frozen=True)
+class EncoderCard:
+    """What a pretrained encoder says about itself.
+
+    `network`, `preprocessing`, `identity`: as in Card. `recipe`: the parameters of the stage. `modalities`: those it
+    has seen. `scans`: their number by source.
+    """
+
+    preset: str
+    network: dict[str, Any]
+    preprocessing: dict[str, Any]
+    recipe: dict[str, Any]
+    modalities: tuple[str, ...]
+    scans: dict[str, int]
+    identity: dict[str, str]
+
+
+def export(folder: Path | None, state: dict[str, Tensor], card: Card | EncoderCard, stem: str = MODEL) -> None:
+    """Write `STEM.safetensors`, or shards of at most 4 GiB and their index, tensor by tensor.
 
     Every rank calls this with the same names; those without a `folder` only lend their parts. A tensor is whole in one
     process, on rank 0, for the moment of its writing.
     """
     names = sorted(state)
     groups = _groups({name: state[name].numel() * state[name].element_size() for name in names})
-    files = _file_names(len(groups))
+    files = _file_names(stem, len(groups))
     for file, group in zip(files, groups, strict=True):
         whole = (_whole(state[name]) for name in group)
         if folder is None:
@@ -67,24 +87,24 @@ def export(folder: Path | None, state: dict[str, Tensor], card: Card) -> None:
         weight_map = {name: file for file, group in zip(files, groups, strict=True) for name in group}
         total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
+        (folder / _index(stem)).write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
-def files(folder: Path) -> list[Path]:
+def files(folder: Path, stem: str = MODEL) -> list[Path]:
     """The weights files of a folder, one or several shards. Raises ValueError if one is missing."""
-    if not (folder / INDEX).exists():
-        names = ["model.safetensors"]
+    if not (index := folder / _index(stem)).exists():
+        names = [f"{stem}.safetensors"]
     else:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} holds no {missing[0]}; run the train stage again, or fetch it")
+        raise ValueError(f"{folder} holds no {missing[0]}; run stage {folder.name} again, or fetch it")
     return [folder / name for name in names]
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, stem: str = MODEL) -> str:
     """sha256 of the weights: of the file, or of the shards' digests, each on a line, in order."""
     sums = []
-    for path in files(folder):
+    for path in files(folder, stem):
         with path.open("rb") as file:
             sums.append(hashlib.file_digest(file, "sha256").hexdigest())
     return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
@@ -103,10 +123,14 @@ def _groups(sizes: dict[str, int]) -> list[list[str]]:
     return groups
 
 
-def _file_names(count: int) -> list[str]:
+def _file_names(stem: str, count: int) -> list[str]:
     if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(stem: str) -> str:
+    return f"{stem}.safetensors.index.json"
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -114,7 +138,7 @@ def _whole(tensor: Tensor) -> Tensor:
     return whole.detach().cpu().contiguous()
 
 
-def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: Card) -> None:
+def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: Card | EncoderCard) -> None:
     """The safetensors format: the header's length, a JSON header, then the tensors' bytes one after another."""
     header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(vars(card), sort_keys=True)}}
     end = 0
@@ -129,13 +153,22 @@ def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: C
 
 def read_card(folder: Path) -> Card:
     """The card alone, without reading a tensor. Raises ValueError if there is none."""
-    path = files(folder)[0]
-    try:
-        record = json.loads(_read_header(path)[0]["__metadata__"][_KEY])
-    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{path} is not a MedSegFormer weights file ({type(error).__name__})") from None
+    record = _record(files(folder)[0])
     patches = {source: tuple(patch) for source, patch in record["patch_size"].items()}
     return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
+
+
+def read_encoder_card(folder: Path) -> EncoderCard:
+    """Of a pretrained encoder. Raises ValueError if there is none."""
+    record = _record(files(folder, ENCODER)[0])
+    return EncoderCard(**{**record, "modalities": tuple(record["modalities"])})
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_read_header(path)[0]["__metadata__"][_KEY]))
+    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{path} is not a MedSegFormer weights file ({type(error).__name__})") from None
 
 
 def load(folder: Path) -> tuple[MedSegFormer, Card]:
@@ -152,6 +185,35 @@ def load(folder: Path) -> tuple[MedSegFormer, Card]:
     return network.requires_grad_(False).eval(), card
 
 
+@torch.no_grad()
+def load_encoder(network: nn.Module, folder: Path) -> None:
+    """Copy pretrained weights into a network's embedding and encoder, sharded or not; the rest stays as it is.
+
+    Strict: a tensor that is missing, left over or of another shape is named in a ValueError, and nothing is copied.
+    """
+    own = {plain_name(name): parameter for name, parameter in network.named_parameters()}
+    own = {name: parameter for name, parameter in own.items() if name.startswith(PRETRAINED)}
+    shapes: dict[str, list[int]] = {}
+    for path in files(folder, ENCODER):
+        header = _read_header(path)[0]
+        shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    faults = [f"{name} is missing" for name in own.keys() - shapes.keys()]
+    faults += [f"{name} is unknown to this network" for name in shapes.keys() - own.keys()]
+    faults += [
+        f"{name} is {shapes[name]}, not {list(parameter.shape)}"
+        for name, parameter in own.items()
+        if name in shapes and shapes[name] != list(parameter.shape)
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise ValueError(
+            f"the encoder in {folder} does not fit this network: {shown}. Pretrain with the preset that is trained, or "
+            "set pretrain.steps to 0"
+        )
+    for name, tensor in _tensors(folder, ENCODER):
+        local(own[name].data).copy_(local(part_of(tensor, own[name])))
+
+
 def stamp(source: Path, target: Path, identity: dict[str, str]) -> None:
     """Copy the weights of a folder into another one, with the run identity written into their cards."""
     card = json.dumps({**vars(read_card(source)), "identity": identity}, sort_keys=True)
@@ -163,12 +225,12 @@ def stamp(source: Path, target: Path, identity: dict[str, str]) -> None:
             _write_header(copy, header)
             original.seek(start)
             shutil.copyfileobj(original, copy, 2**24)
-    if (source / INDEX).exists():
-        shutil.copy(source / INDEX, target / INDEX)
+    if (source / _index(MODEL)).exists():
+        shutil.copy(source / _index(MODEL), target / _index(MODEL))
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in files(folder):
+def _tensors(folder: Path, stem: str = MODEL) -> Iterator[tuple[str, Tensor]]:
+    for path in files(folder, stem):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)

@@ -12,7 +12,7 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
-STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess", "train", "evaluate", "register")
+STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess", "pretrain", "train", "evaluate", "register")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from model.certificate import document
 from model.certificate.document import Launch
 from pipelines import params, project
+from pipelines.recipe import Optimisation
 
 UNCERTIFIED = "uncertified, on request"
 
@@ -17,9 +18,9 @@ def folder() -> Path:
     return project.state() / "certificates"
 
 
-def digest(model: params.Model, train: params.Train) -> str:
+def digest(model: params.Model, recipe: Optimisation) -> str:
     """What a certificate is bound to: these two blocks, and the code of the network and of its training."""
-    return document.digest({"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")})
+    return document.digest({"model": model.model_dump(mode="json"), recipe.block: recipe.model_dump(mode="json")})
 
 
 def require(launch: Launch) -> str:

@@ -22,8 +22,9 @@ from model.certificate.report import Cohort, certificate
 from model.certificate.search import Goal
 from model.config import ALIGNMENT, PRESETS
 from model.hardware import gpu as find_gpu
-from pipelines import certified, params, prepare, profiles, project
+from pipelines import bysource, certified, params, prepare, profiles, project
 from pipelines.labels import BY_NAME, CONTRACTS
+from pipelines.recipe import Optimisation
 
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
 SCANS = 15_000
@@ -43,14 +44,18 @@ def certify(
     steps: int | None = None,
     scans: int = SCANS,
     within_days: float = WITHIN_DAYS,
+    stage: str = "train",
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The certificate's content, written if the run fits. Raises ValueError for impossible wishes."""
     source, settings = parameters(preset)
+    recipe: Optimisation = settings.pretrain if stage == "pretrain" else settings.train
+    if not (steps or recipe.steps):
+        raise ValueError(f"pretrain.steps 0 in {source} skips pretraining: nothing to certify; set it, or give --steps")
     kind = find_gpu(gpu)
     if network_gbit is not None:
         kind = replace(kind, network_bytes_per_s=network_gbit * 1e9 / 8)
-    wished = settings.train.model_copy(update=_wishes(settings.train, patch, steps))
+    wished = recipe.model_copy(update=_wishes(recipe, patch, steps))
     goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
     cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
     torch.set_num_threads(1)
@@ -59,7 +64,7 @@ def certify(
     content |= {
         "preset": preset,
         "parameters_from": source,
-        "to_set": _differences(settings, chosen),
+        "to_set": _differences(recipe, chosen),
         "digest": certified.digest(settings.model.model_copy(update={"preset": preset}), chosen),
     }
     if content["fits"]:
@@ -79,8 +84,8 @@ def parameters(preset: str) -> tuple[str, params.Params]:
     return "params.yaml", own
 
 
-def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) -> Plan:
-    patch, spacing_mm = _largest_patch(settings, train)
+def plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> Plan:
+    patch, spacing_mm = _largest_patch(settings, recipe)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):
         structures = set(BY_NAME)
@@ -92,20 +97,22 @@ def plan(settings: params.Params, train: params.Train, preset: str, ranks: int) 
         ranks=ranks,
         group=ranks,
         strategy="fsdp",
-        checkpointing=train.activation_checkpointing,
-        micro_batch=train.micro_batch,
-        global_batch=train.global_batch,
-        precision=train.precision,
-        optimizer=train.optimizer,
-        averaged=train.average_decay > 0,
+        checkpointing=recipe.activation_checkpointing,
+        micro_batch=recipe.micro_batch,
+        global_batch=recipe.global_batch,
+        precision=recipe.precision,
+        optimizer=recipe.optimizer,
+        averaged=recipe.average_decay > 0,
         spacing_mm=spacing_mm,
+        stage=recipe.block,
     )
 
 
-def _largest_patch(settings: params.Params, train: params.Train) -> tuple[params.Voxels3, params.Spacing3]:
+def _largest_patch(settings: params.Params, recipe: Optimisation) -> tuple[bysource.Voxels3, bysource.Spacing3]:
     """Voxels and spacing in mm; what params.yaml leaves to the plan (`auto`) is plan.json's. Refused if that is due."""
     stated = [
-        (patch, params.by_source(settings.preprocess.spacing_mm, source)) for source, patch in train.patch_size.items()
+        (patch, bysource.by_source(settings.preprocess.spacing_mm, source))
+        for source, patch in recipe.patch_size.items()
     ]
     whole = [(patch, spacing_mm) for patch, spacing_mm in stated if patch is not None and spacing_mm is not None]
     if len(whole) < len(stated):
@@ -119,22 +126,22 @@ def _used(contract: str, settings: params.Params) -> bool:
     return contract.split("-")[0] in settings.data.sources
 
 
-def _wishes(train: params.Train, patch: int | None, steps: int | None) -> dict[str, Any]:
+def _wishes(recipe: Optimisation, patch: int | None, steps: int | None) -> dict[str, Any]:
     wishes: dict[str, Any] = {"steps": steps} if steps else {}
     if patch is not None:
         if patch % ALIGNMENT:
             raise ValueError(
                 f"--patch {patch} must be divisible by {ALIGNMENT}; nearest: {round(patch / ALIGNMENT) * ALIGNMENT}"
             )
-        wishes["patch_size"] = {**train.patch_size, "default": (patch, patch, patch)}
+        wishes["patch_size"] = {**recipe.patch_size, "default": (patch, patch, patch)}
     return wishes
 
 
-def _differences(settings: params.Params, chosen: params.Train) -> dict[str, Any]:
+def _differences(recipe: Optimisation, chosen: Optimisation) -> dict[str, Any]:
     """What must be set in the parameters for the certificate to hold for them."""
     names = (*CHOSEN, "steps", "patch_size")
     return {
-        f"train.{name}": getattr(chosen, name)
+        f"{recipe.block}.{name}": getattr(chosen, name)
         for name in names
-        if getattr(chosen, name) != getattr(settings.train, name)
+        if getattr(chosen, name) != getattr(recipe, name)
     }

@@ -7,54 +7,21 @@ the same hashes on a laptop and on a cluster (docs/pipeline.md lists the variabl
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from model.config import ALIGNMENT
 from pipelines.block import Block, Fraction
 from pipelines.bounds import Quality
+from pipelines.bysource import OR_AUTO, Spacing3, check_by_source
 from pipelines.labels import BY_NAME
-
-LAYOUTS = ("msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom")
-
-Spacing = Annotated[float, Field(gt=0, le=100)]
-Spacing3 = tuple[Spacing, Spacing, Spacing]
-Voxels = Annotated[int, Field(ge=8, le=1024)]
-Voxels3 = tuple[Voxels, Voxels, Voxels]
-T = TypeVar("T")
-
-
-def _or_auto(value: Any) -> Any:
-    """`auto` -> None: the plan decides. A list becomes the tuple that strict validation asks for from here on."""
-    if value == "auto":
-        return None
-    return tuple(value) if isinstance(value, list) else value
-
-
-_OR_AUTO = BeforeValidator(_or_auto)
+from pipelines.recipe import Pretrain, Train
 
 
 class ParamsError(ValueError):
     """params.yaml cannot be used; the message names each key, its value, the bound and the remedy."""
-
-
-def by_source(table: dict[str, T], source: str) -> T:
-    """The entry for `source`, for its layout (`phantom-acdc` is of layout `acdc`), or the default."""
-    for key in (source, source.removeprefix("phantom-")):
-        if key in table:
-            return table[key]
-    return table["default"]
-
-
-def _check_by_source(key: str, table: dict[str, Any]) -> None:
-    if "default" not in table:
-        raise ValueError(f"{key} has no entry `default`; add `default: ...` beside {sorted(table)}")
-    unknown = sorted(set(table) - {"default", *LAYOUTS})
-    if unknown:
-        raise ValueError(f"{key}: unknown source {unknown[0]!r}; use `default` or one of {', '.join(LAYOUTS)}")
 
 
 class Data(Block):
@@ -141,14 +108,14 @@ class Plan(Block):
 
 
 class Preprocess(Block):
-    spacing_mm: dict[str, Annotated[Spacing3 | None, _OR_AUTO]] = Field(
+    spacing_mm: dict[str, Annotated[Spacing3 | None, OR_AUTO]] = Field(
         default={"default": None}, description="common spacing (D, H, W) by source, with a `default`; `auto`: planned"
     )
-    normalisation: dict[str, Annotated[Literal["window", "z_score"] | None, _OR_AUTO]] = Field(
+    normalisation: dict[str, Annotated[Literal["window", "z_score"] | None, OR_AUTO]] = Field(
         default={"default": None},
         description="by source; window: CT clipped and standardised by the cohort; z_score: each scan by its own",
     )
-    ct_scale_hu: Annotated[tuple[float, float, float, float] | None, _OR_AUTO] = Field(
+    ct_scale_hu: Annotated[tuple[float, float, float, float] | None, OR_AUTO] = Field(
         default=None, description="low, high, mean, deviation of the CT window in HU; `auto`: the training cohort's"
     )
     foreground_points: int = Field(
@@ -164,8 +131,8 @@ class Preprocess(Block):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Preprocess":
-        _check_by_source("preprocess.spacing_mm", self.spacing_mm)
-        _check_by_source("preprocess.normalisation", self.normalisation)
+        check_by_source("preprocess.spacing_mm", self.spacing_mm)
+        check_by_source("preprocess.normalisation", self.normalisation)
         if self.ct_scale_hu is not None:
             low, high, _, deviation = self.ct_scale_hu
             if low >= high or deviation <= 0:
@@ -177,94 +144,6 @@ class Preprocess(Block):
 
 class Model(Block):
     preset: Literal["nano", "tiny", "small", "base", "large", "xl"] = Field(description="size of the network")
-
-
-class Augment(Block):
-    """Strengths of augmentation, as model.augment.AugmentConfig has them; 0 turns a step off."""
-
-    spatial_probability: Fraction = Field(
-        description="share of patches that are rotated, scaled and deformed; the rest are plain, sharper crops"
-    )
-    rotation_rad: float = Field(ge=0, le=3.15, description="about each axis, radians")
-    scale: float = Field(ge=0, le=1, description="zoom between 1 / (1 + scale) and 1 + scale")
-    elastic_mm: float = Field(ge=0, le=20, description="deviation of the control points, mm")
-    elastic_cell_mm: float = Field(gt=0, le=200, description="distance between control points, mm")
-    elastic_probability: Fraction
-    flip_probability: Fraction = Field(description="of each of flip_axes; 0, since left and right are different organs")
-    flip_axes: tuple[Literal[0, 1, 2], ...] = Field(description="0 head-foot, 1 front-back, 2 left-right")
-    intensity_shift: float = Field(ge=0, le=5, description="in standard deviations of the image")
-    intensity_scale: float = Field(ge=0, lt=1)
-    gamma: float = Field(ge=0, le=5)
-    noise: float = Field(ge=0, le=5, description="upper bound of the deviation, in standard deviations of the image")
-    blur_mm: float = Field(ge=0, le=10, description="upper bound of the Gaussian's deviation; 1 mm is a soft kernel's")
-    blur_probability: Fraction = Field(description="of a channel; 0 until a recipe is measured with it")
-    low_resolution: float = Field(ge=0, le=4, description="voxels become up to 1 + this times as long, and back")
-    low_resolution_probability: Fraction = Field(description="of a channel; 0 until a recipe is measured with it")
-
-
-class Train(Block):
-    """The optimisation. One optimiser step sees `global_batch` patches on any number of ranks."""
-
-    seed: int = Field(ge=0)
-    steps: int = Field(ge=1, le=10_000_000, description="optimiser steps")
-    global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
-    micro_batch: int = Field(ge=1, le=1024, description="patches that share one forward pass; of one source")
-    patch_size: dict[str, Annotated[Voxels3 | None, _OR_AUTO]] = Field(
-        default={"default": None}, description="voxels (D, H, W) by source, with a `default`; `auto`: planned"
-    )
-    optimizer: Literal["adamw", "muon"] = Field(
-        description="muon: orthogonal steps for weight matrices, AdamW for the rest; fewer steps, each dearer (tiny); "
-        "adamw: at scale"
-    )
-    learning_rate: float = Field(gt=0, le=1, description="peak; 1e-4 for xl, 3e-3 for nano and tiny")
-    final_learning_rate: float = Field(ge=0, le=1, description="at the last step")
-    schedule: Literal["cosine", "trapezoid"] = Field(
-        description="after warm-up: half a cosine; or constant up to the middle, then linear"
-    )
-    warmup_steps: int = Field(ge=0, description="linear warm-up")
-    beta2: float = Field(ge=0, lt=1, description="AdamW's memory of squared gradients; 0.99 suits some thousand steps")
-    weight_decay: float = Field(ge=0, le=1)
-    clip_norm: float = Field(gt=0, description="gradients are clipped to this global norm")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(description="autocast; float16 scales the loss")
-    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
-        description="how ranks share the network; auto: replicated where it fits, else sharded in a node, else over all"
-    )
-    activation_checkpointing: Literal["none", "selective", "full"] = Field(
-        description="recompute blocks in the backward pass: none, all but their matrix products, all; time for memory"
-    )
-    compile: bool = Field(description="torch.compile of each block; pays on GPUs, needs a C++ compiler on CPU")
-    foreground_fraction: Fraction = Field(description="share of patches centred on an annotated structure")
-    source_balance: Fraction = Field(description="0: a source is drawn by its number of cases; 1: all sources equally")
-    average_decay: float = Field(ge=0, lt=1, description="weight averaging (EMA) per step; 0 turns it off")
-    validate_every: int = Field(ge=1, description="steps between two points of the validation curve")
-    augment: Augment
-
-    @model_validator(mode="after")
-    def _possible(self) -> "Train":
-        _check_by_source("train.patch_size", self.patch_size)
-        for source, patch in self.patch_size.items():
-            if patch is not None and any(size % ALIGNMENT for size in patch):
-                nearest = [max(1, round(size / ALIGNMENT)) * ALIGNMENT for size in patch]
-                raise ValueError(
-                    f"train.patch_size.{source} {list(patch)} must be divisible by the network's stride {ALIGNMENT} on "
-                    f"every axis; nearest valid: {nearest}"
-                )
-        if self.global_batch % self.micro_batch:
-            multiple = max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch
-            raise ValueError(
-                f"train.global_batch {self.global_batch} must be a multiple of train.micro_batch {self.micro_batch}: "
-                f"accumulation cannot divide it; nearest valid: {multiple}"
-            )
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"train.warmup_steps {self.warmup_steps} must be below train.steps {self.steps}; a tenth is usual"
-            )
-        if self.final_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"train.final_learning_rate {self.final_learning_rate:g} must not exceed train.learning_rate "
-                f"{self.learning_rate:g}; a hundredth of it is usual"
-            )
-        return self
 
 
 class Evaluate(Block):
@@ -300,10 +179,20 @@ class Params(Block):
     plan: Plan
     preprocess: Preprocess
     model: Model
+    pretrain: Pretrain
     train: Train
     evaluate: Evaluate
     register_: Register = Field(alias="register")
     promote: Promote
+
+    @model_validator(mode="after")
+    def _frozen_after_pretraining(self) -> "Params":
+        if self.train.freeze_encoder and not self.pretrain.steps:
+            raise ValueError(
+                "train.freeze_encoder true would keep a random encoder, since pretrain.steps 0 skips pretraining; set "
+                "pretrain.steps above 0, or train.freeze_encoder to false"
+            )
+        return self
 
 
 def load(path: Path | str = "params.yaml") -> Params:

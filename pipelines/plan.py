@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import decisions, fingerprint, manifest, params, project, schedule
+from pipelines import bysource, decisions, fingerprint, manifest, params, project, schedule
 from pipelines.decisions import Decision, decide
 from pipelines.fingerprint import ScanStatistics
 from pipelines.forecast import GIB
@@ -92,13 +92,13 @@ def _decisions(
     """Spacing, patch and normalisation of one source; the patch follows from the spacing that holds."""
     shapes = [_content_shape(row, statistics) for row in rows]
     spacings = [row.spacing_mm for row in rows]
-    stated = params.by_source(settings.preprocess.spacing_mm, source)
+    stated = bysource.by_source(settings.preprocess.spacing_mm, source)
     spacing = decide(*decisions.spacing(spacings, shapes, settings.plan.anisotropy), stated, "preprocess.spacing_mm")
     at_target = np.median(np.array(shapes) * np.array(spacings) / np.array(spacing.value), axis=0).tolist()
-    stated = params.by_source(settings.train.patch_size, source)
+    stated = bysource.by_source(settings.train.patch_size, source)
     patch = decide(*decisions.patch(at_target, spacing.value, settings.plan.patch_voxels), stated, "train.patch_size")
     modalities = sorted({modality for row in rows for modality in row.modalities})
-    named = params.by_source(settings.preprocess.normalisation, source)
+    named = bysource.by_source(settings.preprocess.normalisation, source)
     normalisation = decide(*decisions.normalisation(modalities), named, "preprocess.normalisation")
     return {"spacing_mm": spacing, "patch_size": patch, "normalisation": normalisation}
 

@@ -59,19 +59,21 @@ class Curves:
     register stage makes a new run if this one could not be kept.
     """
 
-    def __init__(self, parameters: dict[str, Any], run_file: Path) -> None:
+    def __init__(self, stage: str, parameters: dict[str, Any], run_file: Path) -> None:
+        self.stage = stage
         self.queue: queue.Queue[tuple[int, float, dict[str, float]] | None] = queue.Queue()
         self.parameters, self.run_file = parameters, run_file
         self.tags: dict[str, str] = {}
+        self.pictures: Path | None = None
         self.thread = threading.Thread(target=self._write_all, name="mlflow", daemon=True)
         self.thread.start()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.queue.put((step, time.time(), values))
 
-    def finish(self, tags: dict[str, str]) -> None:
-        """Write what is queued, tag the run and end it; waits at most a minute."""
-        self.tags = tags
+    def finish(self, tags: dict[str, str], pictures: Path | None = None) -> None:
+        """Write what is queued, tag the run, add a folder of pictures and end it; waits at most a minute."""
+        self.tags, self.pictures = tags, pictures
         self.queue.put(None)
         self.thread.join(timeout=60)
 
@@ -82,6 +84,8 @@ class Curves:
                 time.sleep(FLUSH_EVERY_S)
             for name, value in self.tags.items():
                 client.set_tag(run_id, name, value)
+            if self.pictures:
+                client.log_artifacts(run_id, str(self.pictures), self.stage)
             client.set_terminated(run_id)
         except Exception as error:  # any store or network error; see the class's docstring
             log.warning("MLflow: curves are not kept (%s: %s)", type(error).__name__, str(error).splitlines()[0])
@@ -94,7 +98,7 @@ class Curves:
             run_id = self.run_file.read_text()
             client.update_run(run_id, "RUNNING")
             return client, run_id
-        run = client.create_run(experiment.experiment_id, tags={"stage": "train"})
+        run = client.create_run(experiment.experiment_id, tags={"stage": self.stage})
         for name, value in self.parameters.items():
             client.log_param(run.info.run_id, name, value)
         self.run_file.write_text(run.info.run_id)
@@ -143,24 +147,26 @@ def make_candidate(name: str, version: str) -> None:
         client.set_registered_model_alias(name, CANDIDATE, version)
 
 
-def identity() -> dict[str, str]:
-    """What a result can be traced to: commit, and digests of the pipeline's lock, the manifest and the parameters."""
+def identity(stage: str = "register") -> dict[str, str]:
+    """What a result of `stage` can be traced to: commit, and digests of the pipeline's lock, manifest, parameters."""
     return {
         "git_commit": git_commit(),
-        "dvc_lock_sha256": upstream_lock_sha256(),
+        "dvc_lock_sha256": upstream_lock_sha256(stage),
         "manifest_sha256": manifest.digest(),
         "params_sha256": sha256(Path("params.yaml")),
     }
 
 
-def upstream_lock_sha256() -> str:
-    """sha256 of dvc.lock's entries upstream of `register`: that stage's own entry is written after it has run."""
+def upstream_lock_sha256(stage: str) -> str:
+    """sha256 of dvc.lock's entries of the stages before `stage`: its own entry is written after it has run."""
     lock = project.root() / "dvc.lock"
     if not lock.is_file():
         return ""
+    declared = list(YAML(typ="safe", pure=True).load((project.root() / "dvc.yaml").read_text())["stages"])
+    before = declared[: declared.index(stage)] if stage in declared else declared
     stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"]
-    stages.pop("register", None)
-    return hashlib.sha256(repr(sorted((name, _plain(entry)) for name, entry in stages.items())).encode()).hexdigest()
+    entries = sorted((name, _plain(entry)) for name, entry in stages.items() if name in before)
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

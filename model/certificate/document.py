@@ -41,7 +41,8 @@ def digest(blocks: Mapping[str, Any]) -> str:
 def write(content: Mapping[str, Any], page: str, folder: Path) -> Path:
     """NAME.json and NAME.html in `folder`; the JSON file's path. Whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{content['preset']}-{content['gpu']['key']}x{content['ranks']}.json"
+    pretraining = "-pretrain" if content["stage"] == "pretrain" else ""
+    target = folder / f"{content['preset']}-{content['gpu']['key']}x{content['ranks']}{pretraining}.json"
     for path, text in ((target.with_suffix(".html"), page), (target, json.dumps(content, indent=1) + "\n")):
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_text(text)
@@ -96,6 +97,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _remedy(launch: Launch) -> str:
     key = next((key for key, gpu in GPUS.items() if gpu.family in launch.gpu), "GPU")
     return (
-        f"make one with `medseg certify --gpus {launch.ranks} --gpu {key}`, or start with --uncertified "
-        "(MEDSEG_UNCERTIFIED=1), which is recorded"
+        f"make one with `medseg certify --gpus {launch.ranks} --gpu {key}` (with --stage pretrain for that stage), or "
+        "start with --uncertified (MEDSEG_UNCERTIFIED=1), which is recorded"
     )

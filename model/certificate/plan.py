@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from model.config import NetworkConfig, forward_flops, parameter_counts
+from model.config import NetworkConfig
+from model.sizes import forward_flops, parameter_counts, pretraining_flops, pretraining_parameters
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 CHECKPOINTING = ("none", "selective", "full")
@@ -15,7 +16,8 @@ CHECKPOINTING = ("none", "selective", "full")
 class Plan:
     """`channels`, `classes` and `patch` (voxels, D H W) are those of the batch that costs most.
 
-    `group`: ranks that share one copy of the weights: 1 in ddp, all in fsdp, those of a node in hsdp.
+    `stage`: train, or pretrain, whose network has a light decoder and no classes. `group`: ranks that share one copy of
+    the weights: 1 in ddp, all in fsdp, those of a node in hsdp.
     """
 
     network: NetworkConfig
@@ -32,6 +34,7 @@ class Plan:
     optimizer: str = "adamw"
     averaged: bool = False  # a running average of the weights is kept
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stage: str = "train"
 
     @property
     def item_bytes(self) -> int:
@@ -45,12 +48,17 @@ class Plan:
 
     @property
     def parameters(self) -> int:
+        if self.stage == "pretrain":
+            return pretraining_parameters(self.network)
         return sum(parameter_counts(self.network, self.classes).values())
 
     @property
     def model_flops(self) -> int:
         """Of a whole step, as MFU counts them: forward times three, no recomputation."""
-        forward = forward_flops(self.network, self.classes, self.patch, self.spacing_mm, self.channels)
+        if self.stage == "pretrain":
+            forward = pretraining_flops(self.network, self.patch, self.spacing_mm, self.channels)
+        else:
+            forward = forward_flops(self.network, self.classes, self.patch, self.spacing_mm, self.channels)
         return 3 * forward * self.global_batch
 
     @property

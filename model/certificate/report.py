@@ -55,6 +55,7 @@ def figures(outcome: Outcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
     return {
         "fits": not outcome.faults,
         "faults": list(outcome.faults),
+        "stage": plan.stage,
         "strategy": plan.strategy,
         "group": plan.group,
         "ranks": plan.ranks,

@@ -20,13 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model.augment import AugmentConfig
 from model.certificate.gpu import as_gpu
 from model.certificate.plan import Plan
 from model.certificate.record import Record, Recorder
-from model.dataset import Batch
+from model.dataset import Batch, StreamConfig
 from model.network import MedSegFormer
 from model.parallelize import ParallelConfig, Ranks, bare, divide, materialise
+from model.pretraining import MaskedAutoencoder, MaskedModelling
 from model.state import TrainState
+from model.task import Segmentation, Task
 from model.trainer import FitConfig, accumulate, new_state, update
 
 CPU = torch.device("cpu")
@@ -38,7 +41,7 @@ def simulate(plan: Plan, memory_bytes: float) -> Record:
     micro_steps = min(MICRO_STEPS, plan.accumulation)
     ranks = Ranks(0, plan.ranks, CPU, plan.group)
     with torch.device("meta"):
-        network = MedSegFormer(plan.network, plan.classes)
+        network = build(plan)
     parallel = ParallelConfig(plan.strategy, plan.checkpointing, precision=plan.precision)
     fit = fit_config(plan, micro_steps)
     with pretended_ranks(plan.ranks), as_gpu(memory_bytes), Recorder() as recorder:
@@ -49,6 +52,19 @@ def simulate(plan: Plan, memory_bytes: float) -> Record:
             state = prepared(called, fit, recorder)
             step(called, state, plan, fit, ranks, recorder)
     return recorder.record
+
+
+def build(plan: Plan) -> MedSegFormer | MaskedAutoencoder:
+    """The network of the plan's stage, where the caller wants it."""
+    return MaskedAutoencoder(plan.network) if plan.stage == "pretrain" else MedSegFormer(plan.network, plan.classes)
+
+
+def task(plan: Plan) -> Task:
+    """What is learnt, on made-up batches. How much is hidden changes neither memory nor time."""
+    stream = StreamConfig((), {}, {}, plan.micro_batch, 0, 0.0, 0.0, AugmentConfig())
+    if plan.stage == "pretrain":
+        return MaskedModelling(stream, plan.precision, mask_stride=16, mask_fraction=0.5)
+    return Segmentation(stream, plan.precision)
 
 
 def prepared(network: nn.Module, fit: FitConfig, recorder: Recorder) -> TrainState:
@@ -66,7 +82,7 @@ def step(network: nn.Module, state: TrainState, plan: Plan, fit: FitConfig, rank
     micro_steps = fit.global_batch // (fit.micro_batch * ranks.world)
     feed: Any = marked(batch(plan), micro_steps, recorder)
     watch: Any = SimpleNamespace(stop=False, profile=False)
-    accumulate(network, state, feed, micro_steps, fit, ranks, watch)
+    accumulate(network, state, task(plan), feed, micro_steps, fit, ranks, watch)
     parameters = bare(network).parameters()
     recorder.call("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
     recorder.mark("update")

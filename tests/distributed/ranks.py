@@ -23,7 +23,7 @@ from model.state import TrainState
 from model.trainer import FitConfig, fit
 from model.watch import Watch
 from model.weights import Card
-from tests.model.test_trainer import CASES, FIT, STREAM
+from tests.model.test_trainer import CASES, FIT, STREAM, TASK
 
 # A gradient that is zero but for rounding moves an AdamW weight by up to the learning rate: it bounds the agreement.
 CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, learning_rate=5e-5)
@@ -86,6 +86,7 @@ def train(
 
     state = fit(
         called,
+        replace(TASK, precision=job.config.precision),
         SampleStream(job.cases, replace(STREAM, micro_batch=job.config.micro_batch)),
         job.cases[:2],
         job.config,

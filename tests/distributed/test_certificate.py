@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.certificate.plan import Plan
-from model.certificate.simulate import batch, fit_config, simulate
+from model.certificate.simulate import batch, fit_config, simulate, task
 from model.config import PRESETS
 from model.network import MedSegFormer
-from model.optim import local
 from model.parallelize import ParallelConfig, bare, parallelize
+from model.shards import local
 from model.trainer import accumulate, new_state, update
 from tests.distributed.ranks import Job, meet, run
 
@@ -42,7 +42,7 @@ def measure(rank: int, job: Job) -> None:
     state = new_state(called, fit)
     feed: Any = iter([batch(wanted)])
     watch: Any = SimpleNamespace(stop=False, profile=False)
-    accumulate(called, state, feed, 1, fit, ranks, watch)
+    accumulate(called, state, task(wanted), feed, 1, fit, ranks, watch)
     parameters = list(bare(called).parameters())
     held = {WEIGHTS: held_bytes(parameters)}
     held[GRADIENTS] = held_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)

@@ -20,11 +20,10 @@ from model.certificate.flops import COUNTS
 from model.certificate.gpu import as_gpu
 from model.certificate.memory import CATEGORIES, memory, saved_bytes
 from model.certificate.plan import Plan
-from model.certificate.simulate import CPU, batch, fit_config, simulate
+from model.certificate.simulate import CPU, batch, build, fit_config, simulate, task
 from model.certificate.timing import timing
 from model.config import PRESETS
 from model.hardware import gpu
-from model.losses import deep_supervision
 from model.network import MedSegFormer
 from model.parallelize import Ranks, autocast, checkpoint_activations
 from model.trainer import accumulate, new_state
@@ -37,17 +36,25 @@ ALONE = Plan(
 SHARDED = replace(ALONE, ranks=4, group=2, strategy="hsdp", global_batch=16, precision="float16")
 
 
-def real_network(plan: Plan) -> MedSegFormer:
+def real_network(plan: Plan) -> Any:
     torch.manual_seed(0)
-    network = MedSegFormer(plan.network, plan.classes).train()
+    network = build(plan).train()
     checkpoint_activations(network, plan.checkpointing)
     return network
 
 
-@pytest.mark.parametrize(("preset", "precision"), [("nano", "float32"), ("nano", "bfloat16"), ("tiny", "float32")])
-def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "precision", "stage"),
+    [
+        ("nano", "float32", "train"),
+        ("nano", "bfloat16", "train"),
+        ("tiny", "float32", "train"),
+        ("nano", "bfloat16", "pretrain"),
+    ],
+)
+def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, precision: str, stage: str) -> None:
     """To 5 %; under CUDA's autocast rules, too, which `as_gpu` gives real tensors as well."""
-    plan = replace(ALONE, network=PRESETS[preset], precision=precision)
+    plan = replace(ALONE, network=PRESETS[preset], precision=precision, stage=stage)
     network, patches = real_network(plan), batch(plan)
     known = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     known |= {each.untyped_storage().data_ptr() for each in (patches.image, patches.target, patches.modality)}
@@ -63,14 +70,14 @@ def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, preci
 
     with as_gpu(0), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with autocast(CPU, precision):
-            outputs = network(patches.image, patches.modality, plan.spacing_mm, auxiliary=True)
-        deep_supervision(outputs, patches.target, patches.annotated)
+            outputs = task(plan).forward(network, patches)
+        task(plan).loss(outputs, patches)
     assert saved_bytes(simulate(plan, 0)) == pytest.approx(sum(saved.values()), rel=0.05)
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
-def test_flops_are_those_that_pytorch_counts_in_a_real_step(checkpointing: str) -> None:
-    plan = replace(ALONE, checkpointing=checkpointing)
+@pytest.mark.parametrize(("checkpointing", "stage"), [("none", "train"), ("full", "train"), ("none", "pretrain")])
+def test_flops_are_those_that_pytorch_counts_in_a_real_step(checkpointing: str, stage: str) -> None:
+    plan = replace(ALONE, checkpointing=checkpointing, stage=stage)
     network = real_network(plan)
     with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
         step_for_real(network, plan)
@@ -90,11 +97,11 @@ def test_flops_of_a_convolution_backward_are_twice_its_forward_whatever_its_grou
         assert (theirs.get_total_flops() == 3 * forward) == (groups == 1)
 
 
-def step_for_real(network: MedSegFormer, plan: Plan) -> None:
+def step_for_real(network: Any, plan: Plan) -> None:
     fit = fit_config(plan, 1)
     watch: Any = SimpleNamespace(stop=False, profile=False)
     feed: Any = iter([batch(plan)])
-    accumulate(network, new_state(network, fit), feed, 1, fit, Ranks(0, 1, CPU), watch)
+    accumulate(network, new_state(network, fit), task(plan), feed, 1, fit, Ranks(0, 1, CPU), watch)
 
 
 def test_every_byte_has_a_category_and_the_peak_is_their_sum() -> None:

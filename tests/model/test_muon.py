@@ -35,7 +35,7 @@ def test_a_step_is_as_large_as_one_of_adamw() -> None:
     weight = torch.nn.Parameter(torch.randn(48, 80))
     before = weight.detach().clone()
     weight.grad = 1e-6 * torch.randn(48, 80)
-    Muon([(weight, 1)], lr=0.1, weight_decay=0.0).step()
+    Muon([(weight, 1)], {weight: 1.0}, lr=0.1, weight_decay=0.0).step()
     root_mean_square = (weight - before).square().mean().sqrt() / 0.1
     assert 0.15 < root_mean_square < 0.3  # AdamW: 0.2 to 0.4 in practice
 
@@ -43,7 +43,7 @@ def test_a_step_is_as_large_as_one_of_adamw() -> None:
 def test_weight_decay_shrinks_what_has_no_gradient_to_follow() -> None:
     weight = torch.nn.Parameter(torch.ones(16, 16))
     weight.grad = torch.zeros(16, 16)
-    Muon([(weight, 1)], lr=0.1, weight_decay=0.5).step()
+    Muon([(weight, 1)], {weight: 1.0}, lr=0.1, weight_decay=0.5).step()
     torch.testing.assert_close(weight.detach(), torch.full((16, 16), 0.95))
 
 

@@ -20,17 +20,14 @@ from model.config import (
     MODALITIES,
     PRESETS,
     NetworkConfig,
-    attention_and_projection_share,
-    forward_flops,
-    parameter_counts,
     pooled_grid,
-    presets_table,
     spacings_after,
     strides,
 )
 from model.layers import Block, Conv3d, pool
 from model.losses import deep_supervision
 from model.network import MedSegFormer
+from model.sizes import attention_and_projection_share, forward_flops, parameter_counts, presets_table
 from tests.conftest import REPOSITORY
 
 CUBIC = (1.0, 1.0, 1.0)

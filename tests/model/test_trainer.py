@@ -20,6 +20,7 @@ from model.optim import LossScale, WeightAverage, learning_rate
 from model.parallelize import Ranks
 from model.progress import Feed
 from model.state import TrainState
+from model.task import Segmentation
 from model.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
 from model.watch import Watch
 
@@ -41,6 +42,7 @@ FIT = FitConfig(
     average_decay=0.9, validate_every=2,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
+TASK = Segmentation(STREAM, "float32")
 
 
 def make_case(number: int, source: str, modalities: tuple[str, ...], structures: dict[str, int]) -> Case:
@@ -81,13 +83,14 @@ def train(
         if reported is not None:
             reported.append((step, values))
 
-    return fit(new_network(), stream, validation, config, ALONE, report, checkpoints, watch)
+    return fit(new_network(), TASK, stream, validation, config, ALONE, report, checkpoints, watch)
 
 
 def first_step(network: MedSegFormer, batches: Iterator[Batch], accumulation: int, config: FitConfig) -> StepResult:
     """Gradients of one step, left in the network."""
     state = new_state(network, config)
-    return accumulate(network, state, Feed(batches, None, 4), accumulation, config, ALONE, Watch(Path(), 0))
+    feed = Feed(batches, network, TASK)
+    return accumulate(network, state, TASK, feed, accumulation, config, ALONE, Watch(Path(), 0))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -128,7 +131,7 @@ def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
 
 
 def test_ranks_that_cannot_share_the_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.global_batch 4 cannot be shared by 3 ranks"):
+    with pytest.raises(ValueError, match=r"global_batch 4 cannot be shared by 3 ranks"):
         micro_steps(FIT, 3)
 
 
@@ -249,7 +252,7 @@ def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precis
     checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
     stream = SampleStream(CASES, replace(STREAM, micro_batch=1))
     with pytest.raises(InterruptedRunError):
-        fit(new_network(), stream, CASES[:1], config, ALONE, interrupt, checkpoints, watch)
+        fit(new_network(), TASK, stream, CASES[:1], config, ALONE, interrupt, checkpoints, watch)
     checkpoints.wait()
     assert (folder / "latest").read_text() == "step-0000003"
     rest = train(folder, config, validation=CASES[:1])

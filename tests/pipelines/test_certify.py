@@ -12,7 +12,7 @@ from model.certificate.report import Cohort, certificate
 from model.certificate.search import GIB, Goal
 from model.config import PRESETS
 from model.hardware import Gpu, gpu
-from pipelines import certified, params, train
+from pipelines import certified, launcher, params
 from pipelines.certify import certify
 from tests.conftest import REPOSITORY
 
@@ -119,9 +119,11 @@ def test_the_stage_asks_for_what_its_parameters_and_placement_say(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = params.load("params.yaml")
-    assert train.launch(settings, 4, 2) == Launch(4, 2, "", 0.0, certified.digest(settings.model, settings.train))
+    assert launcher.launch("train", settings, 4, 2) == Launch(
+        4, 2, "", 0.0, certified.digest(settings.model, settings.train)
+    )
     monkeypatch.setenv("MEDSEG_SHARD_RANKS", "4")
-    assert train.launch(settings, 4, 2).group == 4
+    assert launcher.launch("train", settings, 4, 2).group == 4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from model.augment import AugmentConfig
-from pipelines import params
+from pipelines import params, recipe
 from pipelines.params import ParamsError
 from tests.conftest import REPOSITORY
 
@@ -119,7 +119,7 @@ def test_parameters_are_frozen() -> None:
 
 
 def test_the_augment_block_has_the_fields_of_the_augmentation() -> None:
-    assert set(params.Augment.model_fields) == {field.name for field in dataclasses.fields(AugmentConfig)}
+    assert set(recipe.Augment.model_fields) == {field.name for field in dataclasses.fields(AugmentConfig)}
 
 
 def test_bad_parameters_stop_the_first_stage_before_anything_is_written(tmp_path: Path) -> None:

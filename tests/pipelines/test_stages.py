@@ -11,12 +11,14 @@ from tests.conftest import REPOSITORY
 
 # What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
 WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.certified",
-    "pipelines.cluster", "pipelines.digests", "pipelines.output", "pipelines.parallel", "pipelines.params",
-    "pipelines.project", "pipelines.registry", "pipelines.schedule", "pipelines.tether", "pipelines.tracking",
+    "pipelines", "pipelines.__main__", "pipelines.block", "pipelines.bounds", "pipelines.bysource",
+    "pipelines.certified", "pipelines.cluster", "pipelines.digests", "pipelines.output", "pipelines.parallel",
+    "pipelines.params", "pipelines.project", "pipelines.recipe", "pipelines.registry", "pipelines.schedule",
+    "pipelines.tether", "pipelines.tracking",
     "model", "model.certificate", "model.certificate.document", "model.hardware", "model.progress", "model.watch",
 }  # fmt: skip
 
+LOADED = {f"pipelines.{name}" for name in ("prepare", "manifest", "nifti", "resampling", "volume")}  # names, `load`
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
 READS_A_NAME_OF = {
     "deidentify": {"model.config"},  # through params: the bound of a patch size
@@ -26,13 +28,8 @@ READS_A_NAME_OF = {
         "pipelines.dicom.key",
     },  # the latter through inventory, itself tracked
     "preprocess": {"model.config"},
-    "train": {
-        "pipelines.prepare",
-        "pipelines.manifest",
-        "pipelines.nifti",
-        "pipelines.resampling",
-        "pipelines.volume",
-    },  # load, names of splits
+    "pretrain": LOADED,
+    "train": LOADED,
 }
 
 

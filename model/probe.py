@@ -1,0 +1,123 @@
+"""A linear probe: how well a linear map of frozen features segments. Cheap, and it needs no training loop.
+
+Linear discriminant analysis (Fisher 1936) of the features of each token and the class at its middle: in closed form,
+from a few labelled training cases of a source; then Dice on the labelled validation cases. A random encoder is the
+measure: what it reaches comes from the form of the network alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.casefile import Case
+from model.config import strides
+from model.dataset import Batch, StreamConfig, validation_batch
+from model.metrics import dice
+from model.parallelize import Ranks, autocast, each, share
+
+CASES = 24  # of a source, at most; more change its Dice by little
+RIDGE = 1e-3  # of the mean variance of a feature
+
+Features = Callable[[Case], tuple[Batch, Tensor]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`stream`: with the classes of the labelled cases. `cases`: labelled training cases."""
+
+    stream: StreamConfig
+    cases: tuple[Case, ...]
+
+    def score(self, network: Any, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
+        """`probe_dice.STRUCTURE` of each labelled case, on every rank; only sources with labels to learn from."""
+        features = partial(_features, network, self.stream, ranks.device, precision)
+        found: list[dict[str, float]] = []
+        for source in sorted({case.record.source for case in self.cases}):
+            known = [case for case in self.cases if case.record.source == source][:CASES]
+            asked = [case for case in cases if case.record.source == source and len(case.foreground)]
+            if asked:
+                weight = self._fit(features, known, ranks)
+                found += each(partial(self._dice, features, weight), asked, ranks)
+        return found
+
+    def _fit(self, features: Features, cases: Sequence[Case], ranks: Ranks) -> Tensor:
+        """(E + 1, K), float64; the last row is for the feature that is always 1."""
+        products: Tensor | None = None
+        for number, case in share(cases, ranks):
+            batch, tokens_BDHWE = features(case)
+            rows = _with_one(tokens_BDHWE.flatten(0, 3))
+            classes = F.one_hot(_at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten(), len(self.stream.classes) + 1)
+            own = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
+            own = own if number < len(cases) else torch.zeros_like(own)
+            products = own if products is None else products + own
+        assert products is not None
+        if ranks.world > 1:
+            dist.all_reduce(products, group=ranks.control)
+        return discriminant(products)
+
+    def _dice(self, features: Features, weight: Tensor, case: Case) -> dict[str, float]:
+        names = {identifier: name for name, identifier in self.stream.structures.items()}
+        batch, tokens_BDHWE = features(case)
+        scores_BKDHW = (_with_one(tokens_BDHWE) @ weight).permute(0, 4, 1, 2, 3)
+        size = tokens_BDHWE.shape[1:4]
+        whole = [n * step for n, step in zip(size, _token_stride(batch), strict=True)]
+        voxels = F.interpolate(scores_BKDHW, size=whole, mode="trilinear", align_corners=False)
+        d, h, w = batch.target.shape[1:]
+        predicted, target = voxels[:, :, :d, :h, :w].argmax(1).numpy(), batch.target.cpu().numpy()
+        return {
+            f"probe_dice.{names[identifier]}": dice(target == index, predicted == index)
+            for index, identifier in enumerate(self.stream.classes, start=1)
+            if batch.annotated[0, index]
+        }
+
+
+def discriminant(products: Tensor) -> Tensor:
+    """The linear function of a row that is largest for its class, if classes are normal with one covariance.
+
+    `products` (E + 1, E + 1 + K): sums over rows x of x x' and of x y', where x ends with 1 and y is one-hot. Returns
+    (E + 1, K). A class without rows is never the largest.
+    """
+    size = len(products) - 1
+    gram, sums, counts = products[:size, :size], products[:size, size + 1 :], products[size, size + 1 :]
+    means = sums / counts.clamp(min=1)
+    within = (gram - (means * counts) @ means.T) / counts.sum()
+    within += RIDGE * within.diagonal().mean() * torch.eye(size, dtype=within.dtype)
+    slopes = torch.linalg.solve(within, means)
+    offsets = (counts / counts.sum()).log() - 0.5 * (means * slopes).sum(0)
+    return torch.cat([slopes, offsets.unsqueeze(0)])
+
+
+def _features(
+    network: Any, stream: StreamConfig, device: torch.device, precision: str, case: Case
+) -> tuple[Batch, Tensor]:
+    """A plain patch of a case, and its tokens' features (1, D, H, W, E) as float64 on the CPU."""
+    batch = validation_batch(case, stream).to(device)
+    with autocast(device, precision):
+        tokens_BDHWE = network(batch.image, batch.modality, batch.spacing_mm)
+    return batch, tokens_BDHWE.double().cpu()
+
+
+def _at_tokens(batch: Batch, size: Sequence[int]) -> Tensor:
+    """The class of the voxel in the middle of each token."""
+    target_BDHW = batch.target.cpu()
+    for axis, (count, step) in enumerate(zip(size, _token_stride(batch), strict=True)):
+        middle = (torch.arange(count) * step + step // 2).clamp(max=target_BDHW.shape[1 + axis] - 1)
+        target_BDHW = target_BDHW.index_select(1 + axis, middle)
+    return target_BDHW
+
+
+def _token_stride(batch: Batch) -> list[int]:
+    return [prod(step[axis] for step in strides(batch.spacing_mm)[:2]) for axis in range(3)]
+
+
+def _with_one(rows: Tensor) -> Tensor:
+    return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)

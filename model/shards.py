@@ -1,0 +1,31 @@
+"""A tensor that is cut over ranks (a DTensor) and this rank's part of it; both are plain tensors on one rank."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds; the tensor itself if it is not sharded. Shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(shard: Tensor, parameter: Tensor) -> Tensor:
+    """What this rank holds of a tensor, as the whole that it is a shard of; shares its memory."""
+    if not isinstance(parameter, DTensor) or isinstance(shard, DTensor):
+        return shard
+    mesh, placements, shape = parameter.device_mesh, parameter.placements, parameter.shape
+    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=parameter.stride())
+
+
+def part_of(whole: Tensor, parameter: Tensor) -> Any:
+    """`whole` sharded as `parameter` is, without a message: every rank has all of it and keeps its part."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the marks of checkpointing and compiling: the same under every strategy."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")

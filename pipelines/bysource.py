@@ -1,0 +1,39 @@
+"""Parameters that are stated by source: types, lookup, and the check that there is a default."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+LAYOUTS = ("msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom")
+
+Spacing = Annotated[float, Field(gt=0, le=100)]
+Spacing3 = tuple[Spacing, Spacing, Spacing]
+Voxels = Annotated[int, Field(ge=8, le=1024)]
+Voxels3 = tuple[Voxels, Voxels, Voxels]
+T = TypeVar("T")
+
+
+def _or_auto(value: Any) -> Any:
+    """`auto` -> None: the plan decides. A list becomes the tuple that strict validation asks for from here on."""
+    if value == "auto":
+        return None
+    return tuple(value) if isinstance(value, list) else value
+
+
+OR_AUTO = BeforeValidator(_or_auto)
+
+
+def by_source(table: dict[str, T], source: str) -> T:
+    """The entry for `source`, for its layout (`phantom-acdc` is of layout `acdc`), or the default."""
+    for key in (source, source.removeprefix("phantom-")):
+        if key in table:
+            return table[key]
+    return table["default"]
+
+
+def check_by_source(key: str, table: dict[str, Any]) -> None:
+    if "default" not in table:
+        raise ValueError(f"{key} has no entry `default`; add `default: ...` beside {sorted(table)}")
+    unknown = sorted(set(table) - {"default", *LAYOUTS})
+    if unknown:
+        raise ValueError(f"{key}: unknown source {unknown[0]!r}; use `default` or one of {', '.join(LAYOUTS)}")
