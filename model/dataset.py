@@ -121,9 +121,10 @@ class RawStream(Dataset[RawBatch]):
 
 
 def validation_batch(case: Case, config: StreamConfig) -> Batch:
-    """One plain patch around the middle of the case's foreground."""
+    """One plain patch around the middle of the case's foreground, or of an unlabelled case."""
     shape = config.patch_size[case.record.source]
-    centre = tuple(case.foreground[:, 1:].mean(axis=0))
+    middle = [size / 2 for size in case.label.shape]
+    centre = tuple(case.foreground[:, 1:].mean(axis=0)) if len(case.foreground) else middle
     plain = draw(PLAIN_CROP, case.image.shape[0], shape, case.record.spacing_mm, np.random.default_rng(0))
     return finish(RawBatch((read_region(case.image, case.label, centre, shape, plain),), (case.record,)), config)
 

@@ -22,7 +22,8 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
-from model.weights import read_card
+from model.weights import read_card, read_encoder_card
+from pipelines import manifest
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
@@ -43,7 +44,9 @@ def copy_project(target: Path) -> Path:
     set_params(
         target, **{"ingest.phantom.cases_per_layout": 12, "ingest.phantom.size": 24, "promote.floors.default": 0.0}
     )
-    set_params(target, **{"train.patch_size.default": [16, 16, 16], "train.patch_size.acdc": [8, 24, 24]})
+    for stage in ("pretrain", "train"):
+        set_params(target, **{f"{stage}.patch_size": {"default": [16, 16, 16], "acdc": [8, 24, 24]}})
+    set_params(target, **{"pretrain.steps": 8, "pretrain.warmup_steps": 2, "pretrain.validate_every": 4})
     for command in (
         ["init", "-q"],
         ["add", "."],
@@ -169,6 +172,62 @@ def test_held_out_case_files_are_not_needed_to_train(project: Path, tmp_path: Pa
     finally:
         shutil.move(aside, project / "data/cases/test")
     assert (project / "models/train/model.safetensors").read_bytes() == before
+
+
+AUDIT = """
+import os, sys
+log = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def opened(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        os.write(log, (os.path.realpath(arguments[0]) + "\\n").encode())
+sys.addaudithook(opened)
+"""
+
+
+def test_pretraining_opens_no_file_of_a_held_out_patient(project: Path, tmp_path: Path) -> None:
+    """Every file that any process of the stage opens is written down; then the held-out cases are spoilt."""
+    (tmp_path / "sitecustomize.py").write_text(AUDIT)
+    held_out = {row.patient for row in manifest.read(project / "data/manifest.parquet") if row.split == "test"}
+    rows = [row for row in manifest.read(project / "data/manifest.parquet") if row.patient in held_out]
+    files = {str((project / file.path).resolve()) for row in rows for file in row.files}
+    files |= {str(path.resolve()) for path in (project / "data/cases/test").iterdir()}
+    encoder = project / "models/pretrain/encoder.safetensors"
+    before, kept = encoder.read_bytes(), {path: path.read_bytes() for path in (project / "data/cases/test").iterdir()}
+    environment = {**os.environ, "AUDIT_LOG": str(tmp_path / "opened"), "PYTHONPATH": f"{tmp_path}:{project}"}
+    for path in kept:
+        path.write_bytes(b"spoilt")
+    try:
+        command = [sys.executable, "-m", "pipelines", "pretrain"]
+        subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    opened = set((tmp_path / "opened").read_text().splitlines())
+    assert len(files) >= 2 * len(rows) > 0
+    assert opened >= {str(path.resolve()) for path in (project / "data/cases/train").iterdir()}
+    assert not opened & files
+    assert encoder.read_bytes() == before
+
+
+def test_pretraining_leaves_an_encoder_with_its_identity_and_pictures_in_the_report_and_in_mlflow(
+    project: Path,
+) -> None:
+    card = read_encoder_card(project / "models/pretrain")
+    assert set(card.identity) == {"git_commit", "dvc_lock_sha256", "manifest_sha256", "params_sha256"}
+    assert all(card.identity.values())
+    assert sum(card.scans.values()) == len(list((project / "data/cases/train").iterdir()))
+    pictures = {f"{name}.png" for name in card.modalities}
+    assert {path.name for path in (project / "reports/pretrain").glob("*.png")} == pictures
+    metrics = json.loads((project / "reports/pretrain/metrics.json").read_text())
+    assert metrics["loss_over_baseline"] == pytest.approx(1 - metrics["validation_explained.mean"], abs=1e-5)
+    assert {"probe_dice.mean", "random_probe_dice.mean"} <= set(metrics)
+    assert {path.name for path in (project / ".medseg/mlartifacts").glob("*/artifacts/pretrain/*.png")} == pictures
+
+
+def test_a_changed_pretraining_concerns_what_follows_and_nothing_before(project: Path) -> None:
+    set_params(project, **{"pretrain.mask_fraction": 0.7})
+    stages = status(project)["stages"]
+    assert [name for name, state in stages.items() if state == "stale"] == ["pretrain", "train", "evaluate", "register"]
 
 
 def test_curves_of_the_run_are_in_mlflow(project: Path) -> None:

@@ -17,16 +17,21 @@ from model.checkpoint import Checkpoints
 from model.config import PRESETS
 from model.dataset import SampleStream
 from model.network import MedSegFormer
-from model.parallelize import ParallelConfig, Ranks, parallelize
+from model.parallelize import ParallelConfig, Ranks, bare, parallelize
+from model.pretraining import MaskedAutoencoder
+from model.probe import Probe
 from model.progress import Report
 from model.state import TrainState
 from model.trainer import FitConfig, fit
 from model.watch import Watch
 from model.weights import Card
+from tests.model.test_pretraining import TASK as MASKED
+from tests.model.test_pretraining import UNLABELLED
 from tests.model.test_trainer import CASES, FIT, STREAM, TASK
 
 # A gradient that is zero but for rounding moves an AdamW weight by up to the learning rate: it bounds the agreement.
 CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, learning_rate=5e-5)
+PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
 CARD = Card("nano", {}, (), {}, {}, {}, {})
 
 
@@ -42,6 +47,8 @@ class Job:
     cases: tuple[Case, ...] = tuple(CASES)
     checkpoints: Path | None = None
     every_s: float = 1e9
+    pretraining: bool = False
+    encoder: Path | None = None  # to start from
     block_by_block: bool = False  # as a network too large to stay gathered is sharded
 
 
@@ -75,8 +82,11 @@ def train(
     job: Job, ranks: Ranks, on_report: Report = lambda step, values: None
 ) -> tuple[TrainState, list[tuple[int, dict[str, float]]]]:
     with torch.device("meta"):
-        network = MedSegFormer(PRESETS["nano"], num_classes=4)
+        network = MaskedAutoencoder(PRESETS["nano"]) if job.pretraining else MedSegFormer(PRESETS["nano"], 4)
     called = parallelize(network, job.parallel, ranks, seed=0)
+    if job.encoder:
+        weights.load_encoder(bare(called), job.encoder)
+    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.config.micro_batch)
     folder = job.checkpoints or job.folder / "checkpoints"
     reported: list[tuple[int, dict[str, float]]] = []
 
@@ -86,8 +96,8 @@ def train(
 
     state = fit(
         called,
-        replace(TASK, precision=job.config.precision),
-        SampleStream(job.cases, replace(STREAM, micro_batch=job.config.micro_batch)),
+        replace(PRETRAINING if job.pretraining else TASK, precision=job.config.precision),
+        SampleStream(job.cases, stream),
         job.cases[:2],
         job.config,
         ranks,

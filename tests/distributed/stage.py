@@ -15,7 +15,7 @@ from tests.test_pipeline import call, copy_project, set_params
 def prepare(folder: Path, steps: int) -> Path:
     """A copy of the project, its phantoms preprocessed."""
     project = copy_project(folder)
-    set_params(project, **{"train.steps": steps, "train.validate_every": 1000})
+    set_params(project, **{"pretrain.steps": 0, "train.steps": steps, "train.validate_every": 1000})
     for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
         call(project, sys.executable, "-m", "pipelines", stage)
     return project

@@ -151,7 +151,7 @@ def launch(**changes: Any) -> Launch:
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     content = {"fits": True, "digest": "d", "ranks": 32, "strategy": "hsdp", "group": 8, "preset": "xl"}
-    document.write({**content, "gpu": {"key": A100.key, **asdict(A100)}}, "", tmp_path)
+    document.write({**content, "stage": "train", "gpu": {"key": A100.key, **asdict(A100)}}, "", tmp_path)
     return tmp_path
 
 
