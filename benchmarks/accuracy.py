@@ -31,6 +31,7 @@ from model.progress import Report
 from model.state import TrainState
 from model.trainer import FitConfig, fit
 from model.watch import Watch
+from model.weights import load_encoder
 from pipelines import manifest, params, project
 from pipelines.evaluate import Score, score_case, segment_case, summarise
 from pipelines.launcher import Job
@@ -108,8 +109,8 @@ def of_source(job: Job, source: str | None) -> Job:
     return replace(job, stream=stream, validation=[case for case in job.validation if case.record.source == source])
 
 
-def train(job: Job, steps: int, embedding: str | None) -> tuple[TrainState, float]:
-    """The trained state, and the CPU seconds of this process for it."""
+def train(job: Job, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
+    """The trained state, and the CPU seconds of this process for it; `watched`: those of its curve are counted too."""
     torch.manual_seed(job.fit.seed)
     network = job.network
     if embedding:
@@ -117,13 +118,23 @@ def train(job: Job, steps: int, embedding: str | None) -> tuple[TrainState, floa
             network.embedding = EMBEDDINGS[embedding](network.config)  # type: ignore[assignment]
     network.to_empty(device="cpu")
     network.init_weights()
+    if job.encoder:
+        load_encoder(network, job.encoder)
+    validation = job.validation if watched else []  # its best point writes a checkpoint
     config: FitConfig = replace(job.fit, steps=steps, warmup_steps=min(job.fit.warmup_steps, steps - 1))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), ALONE, every_s=float("inf"))
         start = time.process_time()
-        # No validation: its best point would write a checkpoint, which is not what is measured here.
         state = fit(
-            network, job.task, job.stream, [], config, ALONE, progress(steps), checkpoints, Watch(Path(folder), 0)
+            network,
+            job.task,
+            job.stream,
+            validation,
+            config,
+            ALONE,
+            progress(steps),
+            checkpoints,
+            Watch(Path(folder), 0),
         )
     return state, time.process_time() - start
 

@@ -1,13 +1,13 @@
 """What the training engine costs beside the arithmetic: its share of a step, a checkpoint's stall, sharding's price.
 
-Run     python -m benchmarks.engine [--preset tiny] [--steps 30]      # about 4 min; needs two idle cores
-Prints  for two patches: the share of a step that is not forward, backward and optimizer, with a loader process on the
+Run     python -m benchmarks.engine [--preset tiny] [--steps 16] [--rounds 3]      # about 10 min; needs two idle cores
+Prints  a line a patch: the share of a step that is not forward, backward and optimizer, with a loader process on the
         other core and with the patches made in the rank itself; how long training stands still for an asynchronous
-        checkpoint, as a share of a step; throughput of two ranks over twice that of one rank, each on one core,
-        replicated (DDP) and sharded (FSDP).
+        checkpoint, as a share of a step; throughput of two ranks over twice that of one, each on one core: ranks that
+        share nothing (what the machine gives), replicated (DDP) and sharded (FSDP).
 
-Everything is the engine itself (`model.trainer.fit`) on made-up cases, in bfloat16; only ratios of times of this run
-are printed. The peer of the sharded run is the same engine on one rank.
+Everything is the engine itself (`model.trainer.fit`) on made-up cases, in bfloat16. The peer of the sharded run is the
+same engine on one rank. Ratios are of measurements of one round, which follow each other; medians of rounds are printed.
 """
 
 import argparse
@@ -53,46 +53,57 @@ class Job:
     strategy: str = "auto"
     saves: bool = False
     loaders: int = 0
+    apart: bool = False  # two runs of one rank each, at the same time
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
         command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
-    print(f"| {arguments.preset}, patches | engine | engine, patches made in the rank | stall | DDP | FSDP |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(f"| {arguments.preset}, patches | engine | engine, patches made in the rank | stall | apart | DDP | FSDP |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for patch, micro_batch in (((64, 64, 64), 2), ((40, 56, 40), 1)):
         job = Job(Path(), arguments.preset, patch, micro_batch, arguments.steps, world=1)
-        one = measure(job)
-        fed = measure(replace(job, loaders=1))
-        saving = measure(replace(job, saves=True))
-        ddp, fsdp = (measure(replace(job, world=2, strategy=strategy)) for strategy in ("ddp", "fsdp"))
-        cells = [
-            f"{micro_batch} x {' x '.join(map(str, patch))}",
-            f"{fed['engine'] / fed['step']:.1%}",
-            f"{one['engine'] / one['step']:.1%}",
-            f"{saving['stall'] / saving['step']:.1%}",
-            *(f"{one['step'] / both['step']:.0%}" for both in (ddp, fsdp)),
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        rounds = [one_round(job) for _ in range(arguments.rounds)]
+        cells = [f"{median(values):.1%}" for values in zip(*rounds, strict=True)]
+        print("| " + " | ".join([f"{micro_batch} x {' x '.join(map(str, patch))}", *cells]) + " |", flush=True)
+
+
+def one_round(job: Job) -> list[float]:
+    one = measure(job)
+    fed = measure(replace(job, loaders=1))
+    saving = measure(replace(job, saves=True))
+    apart = measure(replace(job, apart=True))
+    both = [measure(replace(job, world=2, strategy=strategy)) for strategy in ("ddp", "fsdp")]
+    return [
+        fed["engine"] / fed["step"],
+        one["engine"] / one["step"],
+        saving["stall"] / saving["step"],
+        *(one["step"] / each["step"] for each in (apart, *both)),
+    ]
 
 
 def measure(job: Job) -> dict[str, float]:
     """Medians over the steps of rank 0, in seconds: a whole step, the engine's part of it, a checkpoint's stall."""
     with tempfile.TemporaryDirectory() as scratch:
         job = replace(job, folder=Path(scratch))
-        mp.start_processes(_work, (job,), nprocs=job.world, start_method="spawn")
-        return torch.load(job.folder / "times.pt", weights_only=True)
+        mp.start_processes(_work, (job,), nprocs=2 if job.apart else job.world, start_method="spawn")
+        folder = job.folder / "0" if job.apart else job.folder
+        return torch.load(folder / "times.pt", weights_only=True)
 
 
 def _work(rank: int, job: Job) -> None:
     torch.set_num_threads(1)
     if not job.loaders:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    if job.apart:
+        job, rank = replace(job, folder=job.folder / str(rank)), 0
+        job.folder.mkdir()
     dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
     groups = [dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2)]
     ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, job.loaders, *groups)

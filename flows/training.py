@@ -33,7 +33,7 @@ Profile = Annotated[str, AfterValidator(_known_profile), WithJsonSchema({"type":
 def training(
     profile: Profile | None = None, data: Path | None = None, wait: bool = False
 ) -> dict[str, Any] | State[Any]:
-    """From folders of scans to a registered model: inventory, ingest, plan, preprocess, train, evaluate, register.
+    """From folders of scans to a registered model: each stage of dvc.yaml that is stale.
 
     Args:
         profile: whole parameter file to put in place of params.yaml; empty: as it is

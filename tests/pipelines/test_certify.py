@@ -49,6 +49,7 @@ def refused(wanted: Plan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
     return {each["options"][0]: each["options"] for each in content["remedies"]}
 
 
+@pytest.mark.slow
 def test_a_patch_too_large_is_refused_and_the_patch_that_is_told_fits() -> None:
     wanted = replace(WANTED, patch=(256, 256, 256))
     told = refused(wanted, gpu_of(5), replace(GOAL, strategy="hsdp"))
@@ -66,6 +67,7 @@ def test_an_interconnect_too_slow_is_refused_and_the_one_that_is_told_fits() -> 
     assert certificate(wanted, replace(A100, network_bytes_per_s=gbits * 1e9 / 8), goal, COHORT)["fits"]
 
 
+@pytest.mark.slow
 def test_a_preset_that_does_not_fit_is_refused_and_the_strategy_that_is_told_fits() -> None:
     wanted = replace(WANTED, network=PRESETS["large"], patch=(32, 32, 32))
     small = gpu_of(24)
@@ -104,6 +106,19 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
     assert certified.require(launch) == "nano-a100-80gbx2.json"
     with pytest.raises(ValueError, match="is for other parameters or other code"):
         certified.require(replace(launch, digest="other"))
+
+
+def test_pretraining_has_a_certificate_of_its_own(project: Path) -> None:
+    content = certify("nano", 2, "a100-80gb", stage="pretrain")
+    assert content["fits"]
+    assert Path(content["file"]).name == "nano-a100-80gbx2-pretrain.json"
+    settings = params.load("params.yaml")
+    changes = {name.removeprefix("pretrain."): value for name, value in content["to_set"].items()}
+    settings = settings.model_copy(update={"pretrain": settings.pretrain.model_copy(update=changes)})
+    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", 85e9, certified.digest(settings.model, settings.pretrain))
+    assert certified.require(launch) == "nano-a100-80gbx2-pretrain.json"
+    with pytest.raises(ValueError, match="is for other parameters or other code"):
+        certified.require(replace(launch, digest=certified.digest(settings.model, settings.train)))
 
 
 def test_a_run_without_a_certificate_is_refused_or_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
