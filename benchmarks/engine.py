@@ -7,7 +7,8 @@ Prints  a line a patch: the share of a step that is not forward, backward and op
         share nothing (what the machine gives), replicated (DDP) and sharded (FSDP).
 
 Everything is the engine itself (`model.trainer.fit`) on made-up cases, in bfloat16. The peer of the sharded run is the
-same engine on one rank. Ratios are of measurements of one round, which follow each other; medians of rounds are printed.
+same engine on one rank. A ratio is of measurements of one round, which follow each other; its median over rounds is
+printed.
 """
 
 import argparse

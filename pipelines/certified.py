@@ -3,6 +3,8 @@
 Certificates lie in `.medseg/certificates`. MEDSEG_UNCERTIFIED=1 starts without one, and that is recorded with the run.
 """
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -20,7 +22,16 @@ def folder() -> Path:
 
 def digest(model: params.Model, recipe: Optimisation) -> str:
     """What a certificate is bound to: these two blocks, and the code of the network and of its training."""
-    return document.digest({"model": model.model_dump(mode="json"), recipe.block: recipe.model_dump(mode="json")})
+    return document.digest(_blocks(model, recipe))
+
+
+def parameters_sha256(model: params.Model, recipe: Optimisation) -> str:
+    """Of these two blocks alone."""
+    return hashlib.sha256(json.dumps(_blocks(model, recipe), sort_keys=True).encode()).hexdigest()
+
+
+def _blocks(model: params.Model, recipe: Optimisation) -> dict[str, object]:
+    return {"model": model.model_dump(mode="json"), recipe.block: recipe.model_dump(mode="json")}
 
 
 def require(launch: Launch) -> str:

@@ -26,7 +26,7 @@ from model.pretraining import MaskedAutoencoder, MaskedModelling
 from model.probe import Probe
 from model.state import TrainState
 from model.weights import ENCODER, EncoderCard
-from pipelines import launcher, params, project, reconstruction, tracking
+from pipelines import certified, launcher, manifest, params, project, reconstruction, tracking
 from pipelines import prepare as preparation
 from pipelines.labels import BY_NAME
 from pipelines.launcher import Job, Stage
@@ -117,14 +117,26 @@ def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) ->
     if ranks.rank != 0:
         weights.export(None, tensors, job.card, ENCODER)
         return {}
-    card = replace(job.card, identity=tracking.identity("pretrain"))
+    card = replace(job.card, identity=_identity(settings))
     with replacing(project.PRETRAINED) as folder:
         folder.mkdir()
         weights.export(folder, tensors, card, ENCODER)
         launcher.write_history(folder / "history.csv", state.curve)
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
-    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER)}
+    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": tracking.git_commit()}
+
+
+def _identity(settings: params.Params) -> dict[str, str]:
+    """What the encoder came from, in terms of content alone, so that doing it again gives the same file.
+
+    The commit and the run are MLflow's: its run has the tag `encoder_sha256`.
+    """
+    return {
+        "dvc_lock_sha256": tracking.upstream_lock_sha256("pretrain"),
+        "manifest_sha256": manifest.digest(),
+        "params_sha256": certified.parameters_sha256(settings.model, settings.pretrain),
+    }
 
 
 def _paint(job: Job, state: TrainState, ranks: Ranks) -> list[reconstruction.Picture]:

@@ -147,11 +147,11 @@ def make_candidate(name: str, version: str) -> None:
         client.set_registered_model_alias(name, CANDIDATE, version)
 
 
-def identity(stage: str = "register") -> dict[str, str]:
-    """What a result of `stage` can be traced to: commit, and digests of the pipeline's lock, manifest, parameters."""
+def identity() -> dict[str, str]:
+    """What a result can be traced to: commit, and digests of the pipeline's lock, the manifest and the parameters."""
     return {
         "git_commit": git_commit(),
-        "dvc_lock_sha256": upstream_lock_sha256(stage),
+        "dvc_lock_sha256": upstream_lock_sha256("register"),
         "manifest_sha256": manifest.digest(),
         "params_sha256": sha256(Path("params.yaml")),
     }

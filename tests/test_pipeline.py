@@ -213,7 +213,7 @@ def test_pretraining_leaves_an_encoder_with_its_identity_and_pictures_in_the_rep
     project: Path,
 ) -> None:
     card = read_encoder_card(project / "models/pretrain")
-    assert set(card.identity) == {"git_commit", "dvc_lock_sha256", "manifest_sha256", "params_sha256"}
+    assert set(card.identity) == {"dvc_lock_sha256", "manifest_sha256", "params_sha256"}
     assert all(card.identity.values())
     assert sum(card.scans.values()) == len(list((project / "data/cases/train").iterdir()))
     pictures = {f"{name}.png" for name in card.modalities}
