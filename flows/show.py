@@ -30,11 +30,21 @@ def run_summary(result: dict[str, Any]) -> None:
     version = result["version"] or "VERSION"
     for what, where in (
         ("pictures", "reports/evaluate/montage.png (best, median and worst scan)"),
+        *_pretraining(),
         ("segment", f"medseg predict SCAN.nii.gz OUT.nii.gz --model models:/{result['name']}/{version}"),
         ("release", f"medseg promote {version} --to clinical-candidate"),
         ("curves, runs", "medseg ui"),
     ):
         console.print(f"  {what:<13} {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _pretraining() -> list[tuple[str, str]]:
+    """Where its report lies, unless it was skipped."""
+    from pipelines import project
+
+    page = project.PRETRAINING_REPORT / "index.html"
+    there = (project.root() / page).is_file()
+    return [("pretraining", f"{page} (what the encoder made of hidden parts)")] if there else []
 
 
 def status(status: dict[str, Any]) -> None:

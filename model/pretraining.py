@@ -192,6 +192,10 @@ class MaskedModelling:
         """How many downsamplings lead to the grid of cells."""
         return self.mask_stride.bit_length() - 1
 
+    def cell(self, spacing_mm: Sequence[float]) -> list[int]:
+        """Voxels of a cell along each axis."""
+        return [prod(step[axis] for step in strides(spacing_mm)[: self.level]) for axis in range(3)]
+
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Voxels by cell, (B, C, d, h, w, n) with mean 0 and deviation 1; which cells have something to predict.
 
@@ -204,8 +208,7 @@ class MaskedModelling:
 
     def by_cell(self, volume_BCDHW: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """(B, C, d, h, w, n): the n voxels of each whole cell."""
-        edges = [prod(step[axis] for step in strides(spacing_mm)[: self.level]) for axis in range(3)]
-        for axis, edge in enumerate(edges):
+        for axis, edge in enumerate(self.cell(spacing_mm)):
             volume_BCDHW = volume_BCDHW.unfold(2 + axis, edge, edge)
         return volume_BCDHW.flatten(5)
 

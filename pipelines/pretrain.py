@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -81,6 +82,8 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
         mask_fraction=settings.pretrain.mask_fraction,
         probe=_probe(training, config),
     )
+    for case in training:
+        _check_cells(task, case.record.source, config.patch_size[case.record.source], case.record.spacing_mm)
     validation = open_cases(cases / VALIDATION, VALIDATION, labelled=False)
     return Job(
         network=network,
@@ -99,6 +102,19 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
             identity={},
         ),
     )
+
+
+def _check_cells(
+    task: MaskedModelling, source: str, patch: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> None:
+    """A patch must hold two cells: one to see, one to hide."""
+    cell = task.cell(spacing_mm)
+    if prod(n // edge for n, edge in zip(patch, cell, strict=True)) < 2:
+        raise ValueError(
+            f"pretrain.mask_stride {task.mask_stride}: a patch of {source}, {' x '.join(map(str, patch))} voxels, holds "
+            f"fewer than two cells of {' x '.join(map(str, cell))}; lower mask_stride, or enlarge "
+            f"pretrain.patch_size.{source}"
+        )
 
 
 def _probe(training: Sequence[Case], config: StreamConfig) -> Probe | None:

@@ -14,7 +14,7 @@ from model.augment import AugmentConfig
 from model.casefile import Case, CaseRecord
 from model.certificate.flops import COUNTS
 from model.checkpoint import Checkpoints
-from model.config import PRESETS
+from model.config import PRESETS, strides
 from model.dataset import Batch, SampleStream, StreamConfig, validation_batch
 from model.network import MedSegFormer
 from model.optim import layer_scales
@@ -71,17 +71,13 @@ def test_what_is_hidden_cannot_be_seen_at_any_scale(spacing_mm: tuple[float, flo
     network = new_network().eval()
     batch = batch_of(torch.randn(1, 2, 16, 32, 32), spacing_mm)
     first, cells = TASK.forward(network, batch)
-    hidden = spread(TASK.masked_tokens(cells, batch), ((1, 1, 1),), batch.image.shape[2:])
-    level = spread(cells, (strides_to_voxels(batch),), batch.image.shape[2:])
-    other = replace(batch, image=torch.where(level.unsqueeze(1), 100 * torch.randn(1, 2, 16, 32, 32), batch.image))
-    assert hidden.any()
-    assert not torch.equal(other.image, batch.image)
+    tokens = TASK.masked_tokens(cells, batch)
+    hidden = spread(tokens, strides(spacing_mm)[:2], batch.image.shape[2:]).unsqueeze(1)
+    other = replace(batch, image=torch.where(hidden, 100 * torch.randn_like(batch.image), batch.image))
+    assert 0.4 < hidden.float().mean() < 0.6
     torch.testing.assert_close(TASK.forward(network, other)[0], first)
-
-
-def strides_to_voxels(batch: Batch) -> list[int]:
-    shape = TASK.by_cell(batch.image, batch.spacing_mm).shape[2:5]
-    return [-(-n // cells) for n, cells in zip(batch.image.shape[2:], shape, strict=True)]
+    seen = replace(batch, image=torch.where(hidden, batch.image, 100 * torch.randn_like(batch.image)))
+    assert not torch.allclose(TASK.forward(network, seen)[0], first)
 
 
 def test_which_cells_are_hidden_follows_from_seed_and_sample_number() -> None:

@@ -57,6 +57,12 @@ def test_a_held_out_case_in_the_wrong_folder_is_refused(settings: params.Params)
         pretrain.prepare(settings)
 
 
+def test_cells_larger_than_a_patch_are_refused_with_the_remedy(settings: params.Params) -> None:
+    large = settings.model_copy(update={"pretrain": settings.pretrain.model_copy(update={"mask_stride": 32})})
+    with pytest.raises(ValueError, match=r"mask_stride 32: a patch of acdc, .* fewer than two cells of .* enlarge pre"):
+        pretrain.prepare(large)
+
+
 def test_skipped_by_a_parameter_it_leaves_outputs_that_say_so(settings: params.Params) -> None:
     stale = Path("models/pretrain/encoder.safetensors")
     stale.parent.mkdir(parents=True)
