@@ -111,8 +111,8 @@ def _check_cells(
     cell = task.cell(spacing_mm)
     if prod(n // edge for n, edge in zip(patch, cell, strict=True)) < 2:
         raise ValueError(
-            f"pretrain.mask_stride {task.mask_stride}: a patch of {source}, {' x '.join(map(str, patch))} voxels, holds "
-            f"fewer than two cells of {' x '.join(map(str, cell))}; lower mask_stride, or enlarge "
+            f"pretrain.mask_stride {task.mask_stride}: a patch of {source}, {' x '.join(map(str, patch))} voxels, "
+            f"holds fewer than two cells of {' x '.join(map(str, cell))}; lower mask_stride, or enlarge "
             f"pretrain.patch_size.{source}"
         )
 

@@ -86,13 +86,13 @@ def test_xl_cannot_be_replicated_and_the_arithmetic_says_why() -> None:
 
 
 def test_too_many_steps_are_refused_with_the_number_that_fits() -> None:
-    goal = Goal(steps=10**9, within_days=1.0)
+    goal = Goal(steps=10**9, within_days=1.0, strategy="hsdp")
     told = refused(WANTED, A100, goal)
     assert certificate(WANTED, A100, replace(goal, steps=int(told["--steps"][1])), COHORT)["fits"]
 
 
 def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) -> None:
-    content = certify("nano", 2, "a100-80gb")
+    content = certify("nano", 2, "a100-80gb", strategy="ddp")
     assert {"fits", "strategy", "peak_memory_gib", "spare_fraction", "step_time_s", "days"} <= set(content)
     assert content["fits"]
     assert json.loads(Path(content["file"]).read_text())["digest"] == content["digest"]
@@ -109,7 +109,7 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
 
 
 def test_pretraining_has_a_certificate_of_its_own(project: Path) -> None:
-    content = certify("nano", 2, "a100-80gb", stage="pretrain")
+    content = certify("nano", 2, "a100-80gb", strategy="ddp", stage="pretrain")
     assert content["fits"]
     assert Path(content["file"]).name == "nano-a100-80gbx2-pretrain.json"
     settings = params.load("params.yaml")
