@@ -35,6 +35,7 @@ from pipelines.launcher import Job
 from pipelines.manifest import TRAIN, VALIDATION
 
 SOURCE = "msd"
+STARTS = ("random", "pretrained")
 POINTS = 4  # of the curve, beside that of the random encoder
 
 
@@ -56,7 +57,9 @@ def main() -> None:
         folder.mkdir()
         make_project(folder, repository, "pretrained", arguments.data.resolve())
         os.chdir(folder)
-        encoder = kept or pretrained(recipes["pretrained"], arguments.minutes, arguments.save)
+        encoder = kept
+        if not kept and "pretrained" in arguments.starts:
+            encoder = pretrained(recipes["pretrained"], arguments.minutes, arguments.save)
         compare(recipes["hippocampus"], encoder, arguments)
         os.chdir(repository)
 
@@ -68,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.1, help="of the labelled training cases")
     parser.add_argument("--tune-minutes", type=float, default=5.0, help="CPU time of each fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--starts", choices=STARTS, nargs="+", default=STARTS, help="so that two cores can share them")
     parser.add_argument("--encoder", type=Path, help="folder of an encoder, instead of pretraining")
     parser.add_argument("--save", type=Path, help="folder to keep the encoder in")
     return parser.parse_args()
@@ -93,12 +97,12 @@ def pretrained(settings: params.Params, minutes: float, save: Path | None) -> Pa
     return folder
 
 
-def compare(settings: params.Params, encoder: Path, arguments: argparse.Namespace) -> None:
+def compare(settings: params.Params, encoder: Path | None, arguments: argparse.Namespace) -> None:
     """Dice from random weights and from the encoder, at the same CPU time."""
-    found: dict[str, list[float]] = {"random": [], "pretrained": []}
+    found: dict[str, list[float]] = {name: [] for name in arguments.starts}
     for seed in arguments.seeds:
-        for name, start in (("random", None), ("pretrained", encoder)):
-            job = few_labels(settings, seed, arguments.share, start)
+        for name in arguments.starts:
+            job = few_labels(settings, seed, arguments.share, encoder if name == "pretrained" else None)
             steps = steps_in(job, arguments.tune_minutes)
             state, seconds = train(job, steps)
             dice = summarise(evaluate(state, job, settings.evaluate.overlap, SOURCE))["mean_dice"]
@@ -109,11 +113,9 @@ def compare(settings: params.Params, encoder: Path, arguments: argparse.Namespac
                 f"Dice {dice:.4f}",
                 flush=True,
             )
-    if arguments.seeds:
-        random, tuned = mean(found["random"]), mean(found["pretrained"])
-        print(
-            f"mean of {len(arguments.seeds)} seeds: {random:.4f} -> {tuned:.4f}, {100 * (tuned - random):+.2f} points"
-        )
+    for name, values in found.items():
+        if values:
+            print(f"mean of {len(values)} seeds, {name}: {mean(values):.4f}")
 
 
 def few_labels(settings: params.Params, seed: int, share: float, encoder: Path | None) -> Job:
