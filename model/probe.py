@@ -25,6 +25,7 @@ from model.metrics import dice
 from model.parallelize import Ranks, autocast, each, share
 
 CASES = 24  # of a source, at most; more change its Dice by little
+TOKENS = 4096  # of a case, at most
 RIDGE = 1e-3  # of the mean variance of a feature
 
 Features = Callable[[Case], tuple[Batch, Tensor]]
@@ -54,8 +55,10 @@ class Probe:
         products: Tensor | None = None
         for number, case in share(cases, ranks):
             batch, tokens_BDHWE = features(case)
-            rows = _with_one(tokens_BDHWE.flatten(0, 3))
-            classes = F.one_hot(_at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten(), len(self.stream.classes) + 1)
+            classes = _at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten()
+            chosen = torch.linspace(0, len(classes) - 1, min(len(classes), TOKENS)).long()
+            rows = _with_one(tokens_BDHWE.flatten(0, 3)[chosen.to(tokens_BDHWE.device)].double().cpu())
+            classes = F.one_hot(classes[chosen], len(self.stream.classes) + 1)
             own = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
             own = own if number < len(cases) else torch.zeros_like(own)
             products = own if products is None else products + own
@@ -67,7 +70,9 @@ class Probe:
     def _dice(self, features: Features, weight: Tensor, case: Case) -> dict[str, float]:
         names = {identifier: name for name, identifier in self.stream.structures.items()}
         batch, tokens_BDHWE = features(case)
-        scores_BKDHW = (_with_one(tokens_BDHWE) @ weight).permute(0, 4, 1, 2, 3)
+        weight = weight.float().to(tokens_BDHWE.device)
+        slabs = [_with_one(slab.float()) @ weight for slab in tokens_BDHWE.unbind(1)]  # whole, they may be gigabytes
+        scores_BKDHW = torch.stack(slabs, dim=1).permute(0, 4, 1, 2, 3).cpu()
         size = tokens_BDHWE.shape[1:4]
         whole = [n * step for n, step in zip(size, _token_stride(batch), strict=True)]
         voxels = F.interpolate(scores_BKDHW, size=whole, mode="trilinear", align_corners=False)
@@ -99,11 +104,10 @@ def discriminant(products: Tensor) -> Tensor:
 def _features(
     network: Any, stream: StreamConfig, device: torch.device, precision: str, case: Case
 ) -> tuple[Batch, Tensor]:
-    """A plain patch of a case, and its tokens' features (1, D, H, W, E) as float64 on the CPU."""
+    """A plain patch of a case, and its tokens' features (1, D, H, W, E), on the device."""
     batch = validation_batch(case, stream).to(device)
     with autocast(device, precision):
-        tokens_BDHWE = network(batch.image, batch.modality, batch.spacing_mm)
-    return batch, tokens_BDHWE.double().cpu()
+        return batch, network(batch.image, batch.modality, batch.spacing_mm)
 
 
 def _at_tokens(batch: Batch, size: Sequence[int]) -> Tensor:
