@@ -25,6 +25,7 @@ from model.metrics import dice
 from model.parallelize import Ranks, autocast, each, share
 
 CASES = 24  # of a source, at most; more change its Dice by little
+NEVER = -1e9  # the score of a class without an example; interpolated, minus infinity would be NaN
 TOKENS = 4096  # of a case, at most
 RIDGE = 1e-3  # of the mean variance of a feature
 
@@ -98,6 +99,7 @@ def discriminant(products: Tensor) -> Tensor:
     within += RIDGE * within.diagonal().mean() * torch.eye(size, dtype=within.dtype)
     slopes = torch.linalg.solve(within, means)
     offsets = (counts / counts.sum()).log() - 0.5 * (means * slopes).sum(0)
+    offsets = offsets.masked_fill(counts == 0, NEVER)
     return torch.cat([slopes, offsets.unsqueeze(0)])
 
 

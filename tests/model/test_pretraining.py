@@ -300,4 +300,13 @@ def test_the_probe_segments_what_is_linear_in_the_features() -> None:
     scores = probe.score(Values(), cases[3:], ALONE, "float32")
     assert set(scores[0]) == {"probe_dice.right_ventricle", "probe_dice.myocardium"}
     assert min(scores[0].values()) > 0.5
+    assert all(np.isfinite(value) for value in scores[0].values())
+    thick = [replace(case, record=replace(case.record, spacing_mm=(10.0, 1.5, 1.5))) for case in cases]
+    probe = replace(probe, cases=tuple(thick[:3]))  # tokens as thick as the slices: interpolated along two axes only
+
+    class Thick(Values):
+        def forward(self, image: Tensor, modality: Tensor, spacing_mm: object) -> Tensor:
+            return torch.cat([image, image**2], dim=1)[:, :, :, 2::4, 2::4].permute(0, 2, 3, 4, 1)
+
+    assert min(probe.score(Thick(), thick[3:], ALONE, "float32")[0].values()) > 0.5
     assert probe.score(Values(), CASES[4:], ALONE, "float32") == []  # a source without labels to learn from
