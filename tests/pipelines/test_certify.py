@@ -58,6 +58,7 @@ def test_a_patch_too_large_is_refused_and_the_patch_that_is_told_fits() -> None:
     assert certificate(replace(wanted, patch=(edge,) * 3), gpu_of(5), replace(GOAL, strategy="hsdp"), COHORT)["fits"]
 
 
+@pytest.mark.slow
 def test_an_interconnect_too_slow_is_refused_and_the_one_that_is_told_fits() -> None:
     wanted = replace(WANTED, network=PRESETS["base"], patch=(32, 32, 32))
     slow, goal = replace(A100, network_bytes_per_s=1e6), replace(GOAL, strategy="hsdp")
