@@ -110,7 +110,7 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
 
 
 def test_pretraining_has_a_certificate_of_its_own(project: Path) -> None:
-    content = certify("nano", 2, "a100-80gb", strategy="ddp", stage="pretrain")
+    content = certify("nano", 2, "a100-80gb", strategy="ddp", stage="pretrain", steps=60)
     assert content["fits"]
     assert Path(content["file"]).name == "nano-a100-80gbx2-pretrain.json"
     settings = params.load("params.yaml")

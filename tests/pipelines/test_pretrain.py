@@ -37,7 +37,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
     spacing_mm = (1.0, 1.0, 1.0)
     sources = {name: SourceRecord((), (), spacing_mm, spacing_mm) for name in ("acdc", "brats")}
     write_json(tmp_path / "data/cases/preprocessing.json", Preprocessing(CTScale(-1, 1, 0, 1), sources).to_json())
-    return params.load(REPOSITORY / "params.yaml")
+    smoke = params.load(REPOSITORY / "params.yaml")
+    return smoke.model_copy(update={"pretrain": smoke.pretrain.model_copy(update={"steps": 6})})
 
 
 def test_labelled_and_unlabelled_training_scans_are_learnt_from_and_no_others(settings: params.Params) -> None:
