@@ -23,14 +23,14 @@ import torch
 
 from benchmarks.embeddings import EMBEDDINGS
 from benchmarks.network import KEEP_MEMORY
-from model.casefile import Case, open_cases
-from model.checkpoint import Checkpoints
-from model.dataset import SampleStream
-from model.parallelize import Ranks
-from model.progress import Report
-from model.state import TrainState
-from model.trainer import FitConfig, fit
-from model.watch import Watch
+from model.data.casefile import Case, open_cases
+from model.engine.checkpoint import Checkpoints
+from model.data.dataset import SampleStream
+from model.engine.parallelize import Ranks
+from model.engine.progress import Report
+from model.engine.state import TrainState
+from model.engine.trainer import FitConfig, fit
+from model.engine.watch import Watch
 from model.weights import load_encoder
 from pipelines import manifest, params, project
 from pipelines.evaluate import Score, score_case, segment_case, summarise

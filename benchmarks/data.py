@@ -34,16 +34,16 @@ from benchmarks import scans
 from benchmarks.engine import Job, fit_config
 from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
-from model import casefile
-from model.augment import AugmentConfig, sample_patch
-from model.checkpoint import Checkpoints
-from model.config import PRESETS
-from model.dataset import SampleStream, StreamConfig
-from model.network import MedSegFormer
-from model.parallelize import Ranks
-from model.task import Segmentation
-from model.trainer import fit
-from model.watch import Watch
+from model.data import casefile
+from model.data.augment import AugmentConfig, sample_patch
+from model.engine.checkpoint import Checkpoints
+from model.network.config import PRESETS
+from model.data.dataset import SampleStream, StreamConfig
+from model.network.medsegformer import MedSegFormer
+from model.engine.parallelize import Ranks
+from model.tasks.segmentation import Segmentation
+from model.engine.trainer import fit
+from model.engine.watch import Watch
 from pipelines.resampling import resample
 
 REPOSITORY = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import NetworkConfig
-from model.layers import Conv3d, VolumeNorm
+from model.network.config import NetworkConfig
+from model.network.layers import Conv3d, VolumeNorm
 
 
 class StridedEmbedding(nn.Module):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.config import PRESETS, strides
-from model.network import MedSegFormer
+from model.network.config import PRESETS, strides
+from model.network.medsegformer import MedSegFormer
 
 SPACING_MM = (1.0, 1.0, 1.0)
 ROW, BOX_W, BOX_H, LEFT, TOP = 74, 250, 46, 20, 64

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import MODALITIES, PRESETS
-from model.losses import deep_supervision
-from model.network import MedSegFormer
+from model.network.config import MODALITIES, PRESETS
+from model.tasks.losses import deep_supervision
+from model.network.medsegformer import MedSegFormer
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 NUM_CLASSES = 3

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import zoom
 
-from model import casefile
-from model.casefile import Case, CaseRecord
+from model.data import casefile
+from model.data.casefile import Case, CaseRecord
 from pipelines.volume import read
 
 SHAPE = (400, 512, 512)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from model.config import MODALITIES, PRESETS
-from model.layers import Block
-from model.losses import deep_supervision
-from model.network import MedSegFormer
+from model.network.config import MODALITIES, PRESETS
+from model.network.layers import Block
+from model.tasks.losses import deep_supervision
+from model.network.medsegformer import MedSegFormer
 
 NUM_CLASSES = 4
 SPACING_MM = (1.5, 1.2, 0.9)  # at 1 mm the logarithm is 0, and so the gradient of its weights

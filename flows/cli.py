@@ -210,7 +210,7 @@ def profile_ls(json: Json = False) -> None:
 def model_summary(preset: str, json: Json = False) -> None:
     """Parameters by part, FLOPs, memory."""
     from flows import show
-    from model import sizes
+    from model.network import sizes
 
     (show.as_json if json else show.table)(sizes.summary(preset))
 

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.config import NetworkConfig
-from model.network import MedSegFormer
-from model.shards import local, part_of, plain_name
+from model.network.config import NetworkConfig
+from model.network.medsegformer import MedSegFormer
+from model.engine.shards import local, part_of, plain_name
 
 SHARD_BYTES = 4 * 2**30
 MODEL, ENCODER = "model", "encoder"  # how the files' names begin

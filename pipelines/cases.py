@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-from model import bricks, casefile
-from model.casefile import Case
+from model.data import bricks, casefile
+from model.data.casefile import Case
 from pipelines import nifti, prepare, resampling, volume
 from pipelines.digests import Digests
 from pipelines.labels import BY_NAME, contract_of

@@ -20,8 +20,8 @@ from model.certificate.page import page
 from model.certificate.plan import Plan
 from model.certificate.report import Cohort, certificate
 from model.certificate.search import Goal
-from model.config import ALIGNMENT, PRESETS
-from model.hardware import gpu as find_gpu
+from model.network.config import ALIGNMENT, PRESETS
+from model.engine.hardware import gpu as find_gpu
 from pipelines import bysource, certified, params, prepare, profiles, project
 from pipelines.labels import BY_NAME, CONTRACTS
 from pipelines.recipe import Optimisation

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config import ALIGNMENT
+from model.network.config import ALIGNMENT
 from pipelines.prepare import WINDOW, Z_SCORE, CTScale
 
 COARSE_PERCENTILE = 10

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from model import casefile
-from model.casefile import Case
+from model.data import casefile
+from model.data.casefile import Case
 from model.metrics import dice, mean
 from pipelines import manifest, montage, parallel, params, project
 from pipelines.labels import BY_NAME, REGIONS, contract_of

@@ -24,16 +24,16 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import model
-from model.augment import AugmentConfig
-from model.casefile import Case
+from model.data.augment import AugmentConfig
+from model.data.casefile import Case
 from model.certificate.document import Launch
-from model.checkpoint import Checkpoints
-from model.dataset import SampleStream
-from model.parallelize import ParallelConfig, Ranks, bare, join, parallelize
-from model.state import TrainState
-from model.task import Task
-from model.trainer import FitConfig, fit
-from model.watch import PREEMPTED, Watch
+from model.engine.checkpoint import Checkpoints
+from model.data.dataset import SampleStream
+from model.engine.parallelize import ParallelConfig, Ranks, bare, join, parallelize
+from model.engine.state import TrainState
+from model.tasks.segmentation import Task
+from model.engine.trainer import FitConfig, fit
+from model.engine.watch import PREEMPTED, Watch
 from model.weights import load_encoder
 from pipelines import bysource, certified, params, project, tracking
 from pipelines.manifest import TRAIN, VALIDATION

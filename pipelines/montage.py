@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.casefile import Case
+from model.data.casefile import Case
 from pipelines.labels import STRUCTURES
 
 

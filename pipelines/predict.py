@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import MODALITIES
+from model.network.config import MODALITIES
 from pipelines import registry
 from pipelines.labels import contract_of
 from pipelines.parallel import track

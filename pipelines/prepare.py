@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from model.casefile import Case, CaseRecord
+from model.data.casefile import Case, CaseRecord
 from pipelines.labels import contract_of
 from pipelines.manifest import Row
 from pipelines.resampling import resample, resample_label, resampled_shape

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from model import weights
-from model.casefile import Case, open_cases
-from model.config import PRESETS
-from model.dataset import SampleStream, StreamConfig
-from model.parallelize import Ranks, reshard
-from model.pretraining import MaskedAutoencoder, MaskedModelling
-from model.probe import Probe
-from model.state import TrainState
+from model.data.casefile import Case, open_cases
+from model.network.config import PRESETS
+from model.data.dataset import SampleStream, StreamConfig
+from model.engine.parallelize import Ranks, reshard
+from model.tasks.masked import MaskedAutoencoder, MaskedModelling
+from model.tasks.probe import Probe
+from model.engine.state import TrainState
 from model.weights import ENCODER, EncoderCard
 from pipelines import certified, launcher, manifest, params, project, reconstruction, tracking
 from pipelines import prepare as preparation

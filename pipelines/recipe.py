@@ -4,13 +4,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config import ALIGNMENT
+from model.network.config import ALIGNMENT
 from pipelines.block import Block, Fraction
 from pipelines.bysource import OR_AUTO, Voxels3, check_by_source
 
 
 class Augment(Block):
-    """Strengths of augmentation, as model.augment.AugmentConfig has them; 0 turns a step off."""
+    """Strengths of augmentation, as model.data.augment.AugmentConfig has them; 0 turns a step off."""
 
     spatial_probability: Fraction = Field(
         description="share of patches that are rotated, scaled and deformed; the rest are plain, sharper crops"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from model.casefile import Case, CaseRecord
+from model.data.casefile import Case, CaseRecord
 from model.weights import EncoderCard
 from pipelines.output import replacing
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from model import weights
-from model.config import MODALITIES
-from model.inference import sliding_window
-from model.network import MedSegFormer
+from model.network.config import MODALITIES
+from model.tasks.inference import sliding_window
+from model.network.medsegformer import MedSegFormer
 from model.weights import Card
 from pipelines.parallel import workers
 from pipelines.prepare import Preprocessing

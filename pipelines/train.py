@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from model import weights
-from model.casefile import open_cases
-from model.config import PRESETS
-from model.dataset import SampleStream, StreamConfig
-from model.network import MedSegFormer
-from model.parallelize import Ranks
-from model.state import TrainState
-from model.task import Segmentation
+from model.data.casefile import open_cases
+from model.network.config import PRESETS
+from model.data.dataset import SampleStream, StreamConfig
+from model.network.medsegformer import MedSegFormer
+from model.engine.parallelize import Ranks
+from model.engine.state import TrainState
+from model.tasks.segmentation import Segmentation
 from model.weights import Card
 from pipelines import launcher, params, project
 from pipelines import prepare as preparation

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.hardware import GPUS
+from model.engine.hardware import GPUS
 
 CODE = Path(__file__).parents[1]
 

@@ -18,8 +18,8 @@ from model.certificate.plan import Plan
 from model.certificate.record import Operation, Record
 from model.certificate.simulate import MICRO_STEPS, simulate
 from model.certificate.timing import PLANNED, Rates, Timing, timing
-from model.hardware import Gpu
-from model.parallelize import KEPT_SHARE
+from model.engine.hardware import Gpu
+from model.engine.parallelize import KEPT_SHARE
 
 BLOCK = re.compile(r"encoder\.stages\.(\d)\.blocks\.")
 MASTER_BYTES, MOMENT_BYTES = 4, 8  # of one parameter

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import parallelize
-from model.layers import Conv3d
+from model.engine import parallelize
+from model.network.layers import Conv3d
 
 HALVES = (torch.float16, torch.bfloat16)
 # Those of CUDA's list that this network calls. The first are given float32, the second asked for a float32 result.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from model.config import NetworkConfig
-from model.sizes import forward_flops, parameter_counts, pretraining_flops, pretraining_parameters
+from model.network.config import NetworkConfig
+from model.network.sizes import forward_flops, parameter_counts, pretraining_flops, pretraining_parameters
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 CHECKPOINTING = ("none", "selective", "full")

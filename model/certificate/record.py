@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from model.certificate.flops import flops
-from model.shards import local, plain_name
+from model.engine.shards import local, plain_name
 
 GRANULE = 512  # bytes; PyTorch's CUDA allocator rounds every request up to a multiple of it
 ANSWER = 1  # to every question about a value: some class is unannotated (the dearer branch), the norm is finite

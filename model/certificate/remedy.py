@@ -11,7 +11,7 @@ from dataclasses import replace
 from model.certificate.estimate import state_bytes
 from model.certificate.plan import Plan
 from model.certificate.search import GIB, SPARE, Goal, Outcome, Tell, estimated, possible
-from model.hardware import GPUS, Gpu
+from model.engine.hardware import GPUS, Gpu
 
 ESTIMATE_ERROR = 0.03  # of memory; tests hold estimates to it
 NETWORK_GBITS = (1, 10, 25, 50, 100, 200, 400)  # a GPU: what is sold

@@ -13,7 +13,7 @@ from model.certificate.plan import STRATEGIES, Plan
 from model.certificate.remedy import remedies
 from model.certificate.search import FRAGMENTED, GIB, OUTSIDE_BYTES, Goal, Outcome, Tell, described, search
 from model.certificate.timing import PLANNED
-from model.hardware import Gpu
+from model.engine.hardware import Gpu
 
 PUBLISHED_MFU = {
     "MPT, 6.66 billion parameters, FSDP, 32 A100": 0.516,
@@ -22,7 +22,7 @@ PUBLISHED_MFU = {
 }
 SCAN_VOXELS = 512 * 512 * 400  # a large CT; most scans are smaller
 LABEL_BYTES, VOXEL_BYTES = 1, 2  # in a case file
-CHECKPOINTS_KEPT = 3  # newest two and best, model/checkpoint.py
+CHECKPOINTS_KEPT = 3  # newest two and best, model/engine/checkpoint.py
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from model.certificate.memory import Memory, memory
 from model.certificate.plan import CHECKPOINTING, STRATEGIES, Plan
 from model.certificate.simulate import simulate
 from model.certificate.timing import FAST, PLANNED, Rates, Timing, timing
-from model.hardware import GPUS_IN_A_NODE, Gpu
+from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 SPARE = 0.15
 WAITING = 0.3

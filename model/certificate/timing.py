@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from model.certificate.plan import Plan
 from model.certificate.record import DEPTHWISE, Operation, Record
-from model.hardware import GPUS_IN_A_NODE, Gpu
+from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 LAUNCH_S = 4e-6  # of a kernel that has next to nothing to do
 HOP_S = {"node": 2e-6, "network": 6e-6}  # of one step of a ring

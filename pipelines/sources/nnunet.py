@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from model.config import MODALITIES
+from model.network.config import MODALITIES
 from pipelines.labelnames import contract_by_name
 from pipelines.sources import Scan, beside, read_index
 

@@ -10,20 +10,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from model import parallelize as parallelize_module
-from model import progress, weights
-from model.casefile import Case
-from model.checkpoint import Checkpoints
-from model.config import PRESETS
-from model.dataset import SampleStream
-from model.network import MedSegFormer
-from model.parallelize import ParallelConfig, Ranks, bare, parallelize
-from model.pretraining import MaskedAutoencoder
-from model.probe import Probe
-from model.progress import Report
-from model.state import TrainState
-from model.trainer import FitConfig, fit
-from model.watch import Watch
+from model.engine import parallelize as parallelize_module
+from model.engine import progress
+from model import weights
+from model.data.casefile import Case
+from model.engine.checkpoint import Checkpoints
+from model.network.config import PRESETS
+from model.data.dataset import SampleStream
+from model.network.medsegformer import MedSegFormer
+from model.engine.parallelize import ParallelConfig, Ranks, bare, parallelize
+from model.tasks.masked import MaskedAutoencoder
+from model.tasks.probe import Probe
+from model.engine.progress import Report
+from model.engine.state import TrainState
+from model.engine.trainer import FitConfig, fit
+from model.engine.watch import Watch
 from model.weights import Card
 from tests.model.test_pretraining import TASK as MASKED
 from tests.model.test_pretraining import UNLABELLED

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from model.certificate.plan import Plan
 from model.certificate.simulate import batch, fit_config, simulate, task
-from model.config import PRESETS
-from model.network import MedSegFormer
-from model.parallelize import ParallelConfig, bare, parallelize
-from model.shards import local
-from model.trainer import accumulate, new_state, update
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.engine.parallelize import ParallelConfig, bare, parallelize
+from model.engine.shards import local
+from model.engine.trainer import accumulate, new_state, update
 from tests.distributed.ranks import Job, meet, run
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.parallelize import ParallelConfig
+from model.engine.parallelize import ParallelConfig
 from tests.distributed.ranks import CONFIG, Job, meet, results, run, train
 from tests.model.test_trainer import FIT
 from tests.model.test_trainer import train as train_alone
@@ -59,7 +59,7 @@ def test_a_run_stopped_by_sigusr1_goes_on_on_another_number_of_ranks(
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="model.checkpoint")
+    caplog.set_level("INFO", logger="model.engine.checkpoint")
     folder = tmp_path / "run"
     whole = train_alone(folder, replace(FIT, steps=4, validate_every=100))
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-0000003", "step-0000004"]

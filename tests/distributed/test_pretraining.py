@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from model import weights
-from model.parallelize import ParallelConfig
+from model.engine.parallelize import ParallelConfig
 from model.weights import ENCODER
 from tests.distributed.ranks import CONFIG, Job, results, run
 from tests.model.test_pretraining import new_network, save_encoder

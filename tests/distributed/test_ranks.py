@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model import trainer
-from model.optim import LossScale
-from model.parallelize import ParallelConfig, Ranks, choose
+from model.engine import trainer
+from model.engine.optim import LossScale
+from model.engine.parallelize import ParallelConfig, Ranks, choose
 from tests.distributed.ranks import CONFIG, Job, results, run, train_and_save
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_auto_replicates_what_fits_and_shards_the_rest(parameters: int, world: i
 
 
 def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.parallelize.memory_bytes", lambda ranks: 80e9)
+    monkeypatch.setattr("model.engine.parallelize.memory_bytes", lambda ranks: 80e9)
     assert choose("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
 
 

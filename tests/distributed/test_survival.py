@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from model.watch import PREEMPTED
+from model.engine.watch import PREEMPTED
 from tests.distributed.stage import prepare, rank_pids, told, training, wait_for_step, weights
 from tests.test_pipeline import call
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region, sample_patch
-from model.deform import resample, sample_label, sampling_grid
+from model.data.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region, sample_patch
+from model.data.deform import resample, sample_label, sampling_grid
 
 CUBIC = (1.0, 1.0, 1.0)
 THICK = (10.0, 1.5, 1.5)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import casefile
-from model.bricks import BRICK, Bricks, encode
-from model.casefile import Case, CaseRecord
+from model.data import casefile
+from model.data.bricks import BRICK, Bricks, encode
+from model.data.casefile import Case, CaseRecord
 
 RECORD = CaseRecord("acdc-1", "acdc", "train", ("CINE",), ("left_ventricle",), (10.0, 1.5, 1.5), {"origin": [0, 0, 0]})
 

@@ -22,11 +22,11 @@ from model.certificate.memory import CATEGORIES, memory, saved_bytes
 from model.certificate.plan import Plan
 from model.certificate.simulate import CPU, batch, build, fit_config, simulate, task
 from model.certificate.timing import timing
-from model.config import PRESETS
-from model.hardware import gpu
-from model.network import MedSegFormer
-from model.parallelize import Ranks, autocast, checkpoint_activations
-from model.trainer import accumulate, new_state
+from model.network.config import PRESETS
+from model.engine.hardware import gpu
+from model.network.medsegformer import MedSegFormer
+from model.engine.parallelize import Ranks, autocast, checkpoint_activations
+from model.engine.trainer import accumulate, new_state
 
 A100 = gpu("a100-80gb")
 ALONE = Plan(

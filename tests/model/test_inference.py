@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.inference import corners, gaussian, sliding_window
+from model.tasks.inference import corners, gaussian, sliding_window
 
 KNOWN = torch.tensor([True, True, True])
 MODALITY = torch.tensor([1])

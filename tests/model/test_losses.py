@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.losses import deep_supervision, dice_cross_entropy, merge_unannotated
+from model.tasks.losses import deep_supervision, dice_cross_entropy, merge_unannotated
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 ONLY_FIRST = torch.tensor([[True, True, False, False]])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.config import PRESETS
-from model.muon import Muon, matrices, orthogonal
-from model.network import MedSegFormer
+from model.network.config import PRESETS
+from model.engine.muon import Muon, matrices, orthogonal
+from model.network.medsegformer import MedSegFormer
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 96), (256, 32), (16, 432)])

@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figure import draw
-from model.config import (
+from model.network.config import (
     MODALITIES,
     PRESETS,
     NetworkConfig,
@@ -24,10 +24,10 @@ from model.config import (
     spacings_after,
     strides,
 )
-from model.layers import Block, Conv3d, pool
-from model.losses import deep_supervision
-from model.network import MedSegFormer
-from model.sizes import attention_and_projection_share, forward_flops, parameter_counts, presets_table
+from model.network.layers import Block, Conv3d, pool
+from model.tasks.losses import deep_supervision
+from model.network.medsegformer import MedSegFormer
+from model.network.sizes import attention_and_projection_share, forward_flops, parameter_counts, presets_table
 from tests.conftest import REPOSITORY
 
 CUBIC = (1.0, 1.0, 1.0)

@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import weights
-from model.augment import AugmentConfig
-from model.casefile import Case, CaseRecord
+from model.data.augment import AugmentConfig
+from model.data.casefile import Case, CaseRecord
 from model.certificate.flops import COUNTS
-from model.checkpoint import Checkpoints
-from model.config import PRESETS, strides
-from model.dataset import Batch, SampleStream, StreamConfig, validation_batch
-from model.network import MedSegFormer
-from model.optim import layer_scales
-from model.pretraining import MaskedAutoencoder, MaskedModelling, spread
-from model.probe import Probe, discriminant
-from model.sizes import encoder_parameters, pretraining_flops, pretraining_parameters
-from model.state import TrainState
-from model.task import Task
-from model.trainer import FitConfig, fit
-from model.watch import Watch
+from model.engine.checkpoint import Checkpoints
+from model.network.config import PRESETS, strides
+from model.data.dataset import Batch, SampleStream, StreamConfig, validation_batch
+from model.network.medsegformer import MedSegFormer
+from model.engine.optim import layer_scales
+from model.tasks.masked import MaskedAutoencoder, MaskedModelling, spread
+from model.tasks.probe import Probe, discriminant
+from model.network.sizes import encoder_parameters, pretraining_flops, pretraining_parameters
+from model.engine.state import TrainState
+from model.tasks.segmentation import Task
+from model.engine.trainer import FitConfig, fit
+from model.engine.watch import Watch
 from model.weights import ENCODER, EncoderCard
 from tests.model.test_trainer import ALONE, CASES, FIT, STREAM
 from tests.model.test_trainer import TASK as SEGMENTATION

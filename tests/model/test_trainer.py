@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from model import casefile
-from model.augment import PLAIN_CROP, AugmentConfig
-from model.casefile import Case, CaseRecord, open_cases
-from model.checkpoint import Checkpoints
-from model.config import PRESETS
-from model.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
-from model.network import MedSegFormer
-from model.optim import LossScale, WeightAverage, learning_rate
-from model.parallelize import Ranks
-from model.progress import Feed
-from model.state import TrainState
-from model.task import Segmentation
-from model.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
-from model.watch import Watch
+from model.data import casefile
+from model.data.augment import PLAIN_CROP, AugmentConfig
+from model.data.casefile import Case, CaseRecord, open_cases
+from model.engine.checkpoint import Checkpoints
+from model.network.config import PRESETS
+from model.data.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
+from model.network.medsegformer import MedSegFormer
+from model.engine.optim import LossScale, WeightAverage, learning_rate
+from model.engine.parallelize import Ranks
+from model.engine.progress import Feed
+from model.engine.state import TrainState
+from model.tasks.segmentation import Segmentation
+from model.engine.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
+from model.engine.watch import Watch
 
 HEART = {"right_ventricle": 3, "myocardium": 4}
 BRAIN = {"tumour_oedema": 7}

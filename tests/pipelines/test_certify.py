@@ -10,8 +10,8 @@ from model.certificate.document import Launch
 from model.certificate.plan import Plan
 from model.certificate.report import Cohort, certificate
 from model.certificate.search import GIB, Goal
-from model.config import PRESETS
-from model.hardware import Gpu, gpu
+from model.network.config import PRESETS
+from model.engine.hardware import Gpu, gpu
 from pipelines import certified, launcher, params
 from pipelines.certify import certify
 from tests.conftest import REPOSITORY

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.config import ALIGNMENT
+from model.network.config import ALIGNMENT
 from pipelines.decisions import SOFT_TISSUE, ct_scale, decide, normalisation, patch, spacing
 
 

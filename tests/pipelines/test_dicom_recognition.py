@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from model.config import MODALITIES
+from model.network.config import MODALITIES
 from pipelines.dicom import burned, deface
 from pipelines.dicom.sequence import recognise
 from tests.pipelines import dicom_files as files

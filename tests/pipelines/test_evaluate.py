@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.casefile import Case, CaseRecord
+from model.data.casefile import Case, CaseRecord
 from pipelines.evaluate import Score, score_case, summarise
 from pipelines.labels import BY_NAME, CONTRACTS, REGIONS, STRUCTURES
 from pipelines.output import replacing, write_json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from model.augment import AugmentConfig
+from model.data.augment import AugmentConfig
 from pipelines import params, recipe
 from pipelines.params import ParamsError
 from tests.conftest import REPOSITORY

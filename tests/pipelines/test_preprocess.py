@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from model import casefile
+from model.data import casefile
 from pipelines import (
     cases,
     deidentify,

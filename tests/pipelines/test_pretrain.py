@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model import casefile
+from model.data import casefile
 from model.weights import EncoderCard
 from pipelines import params, pretrain, reconstruction, train
 from pipelines.output import write_json

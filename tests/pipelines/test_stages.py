@@ -15,19 +15,19 @@ WITHOUT_INFLUENCE = {
     "pipelines.certified", "pipelines.cluster", "pipelines.digests", "pipelines.output", "pipelines.parallel",
     "pipelines.params", "pipelines.project", "pipelines.recipe", "pipelines.registry", "pipelines.schedule",
     "pipelines.tether", "pipelines.tracking",
-    "model", "model.certificate", "model.certificate.document", "model.hardware", "model.progress", "model.watch",
+    "model", "model.certificate", "model.certificate.document", "model.engine.hardware", "model.engine.progress", "model.engine.watch",
 }  # fmt: skip
 
 LOADED = {f"pipelines.{name}" for name in ("prepare", "manifest", "nifti", "resampling", "volume")}  # names, `load`
 # What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
 READS_A_NAME_OF = {
-    "deidentify": {"model.config"},  # through params: the bound of a patch size
+    "deidentify": {"model.network.config"},  # through params: the bound of a patch size
     "ingest": {
-        "model.config",
+        "model.network.config",
         "pipelines.dicom",
         "pipelines.dicom.key",
     },  # the latter through inventory, itself tracked
-    "preprocess": {"model.config"},
+    "preprocess": {"model.network.config"},
     "pretrain": LOADED,
     "train": LOADED,
 }
@@ -54,8 +54,8 @@ def test_a_stage_depends_on_every_module_it_imports(stage: str) -> None:
 
 def test_training_does_not_depend_on_prediction() -> None:
     deps = set(declared()["train"]["deps"])  # type: ignore[call-overload]
-    assert not deps & {"pipelines/predict.py", "pipelines/segment.py", "model/inference.py", "pipelines/evaluate.py"}
-    assert not imported_by("train") & {"pipelines.predict", "pipelines.segment", "model.inference"}
+    assert not deps & {"pipelines/predict.py", "pipelines/segment.py", "model/tasks/inference.py", "pipelines/evaluate.py"}
+    assert not imported_by("train") & {"pipelines.predict", "pipelines.segment", "model.tasks.inference"}
 
 
 def test_training_is_never_given_the_held_out_cases() -> None:

@@ -64,5 +64,5 @@ GPUS = {gpu.key: gpu for gpu in _GPUS}
 def gpu(name: str) -> Gpu:
     """By the name on its data sheet, in any case. Raises ValueError with the known ones."""
     if name.lower() not in GPUS:
-        raise ValueError(f"no GPU {name!r} in model/hardware.py; known: {', '.join(GPUS)}")
+        raise ValueError(f"no GPU {name!r} in model/engine/hardware.py; known: {', '.join(GPUS)}")
     return GPUS[name.lower()]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.muon import Muon
-from model.optim import AdamW, LossScale, WeightAverage
-from model.shards import plain_name, sharded_like
+from model.engine.muon import Muon
+from model.engine.optim import AdamW, LossScale, WeightAverage
+from model.engine.shards import plain_name, sharded_like
 
 
 @dataclass

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import MODALITIES, NetworkConfig
-from model.layers import Conv3d, VolumeNorm
+from model.network.config import MODALITIES, NetworkConfig
+from model.network.layers import Conv3d, VolumeNorm
 
 
 class PatchEmbedding(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from model.augment import AugmentConfig
+    from model.data.augment import AugmentConfig
 
 NEGLIGIBLE_VOX = 0.1  # a Gaussian so narrow leaves more than 1 - 1e-20 of a voxel in its place
 ALONG = ("ij,jhw->ihw", "ij,djw->diw", "ij,dhj->dhi")

@@ -36,9 +36,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from model.decoder import RefineStep
-from model.embedding import ChannelGate, ConditionedConv
-from model.layers import Block, BlockNetwork
+from model.network.decoder import RefineStep
+from model.network.embedding import ChannelGate, ConditionedConv
+from model.network.layers import Block, BlockNetwork
 
 # Depth-wise convolutions return gradients in the layout of their input; DDP copies them and says so at every run.
 warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view strides", UserWarning)

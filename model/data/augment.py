@@ -5,8 +5,8 @@
 
 The draw is a few numbers from numpy's generator, made on the CPU: the same generator state gives the same patch. The
 region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
-rotation, scaling, elastic deformation and flip are one resampling (model/deform.py), then come the intensities
-(model/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
+rotation, scaling, elastic deformation and flip are one resampling (model/data/deform.py), then come the intensities
+(model/data/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import ANISOTROPY_LIMIT
-from model.deform import resample
-from model.intensity import ChannelDraw, change_intensity, draw_channel
+from model.network.config import ANISOTROPY_LIMIT
+from model.data.deform import resample
+from model.data.intensity import ChannelDraw, change_intensity, draw_channel
 
 
 @dataclass(frozen=True)

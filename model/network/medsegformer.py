@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.config import NetworkConfig, spacings_after, strides
-from model.decoder import Decoder
-from model.embedding import PatchEmbedding
-from model.encoder import Encoder
-from model.layers import BlockNetwork
+from model.network.config import NetworkConfig, spacings_after, strides
+from model.network.decoder import Decoder
+from model.network.embedding import PatchEmbedding
+from model.network.encoder import Encoder
+from model.network.layers import BlockNetwork
 
 
 class MedSegFormer(BlockNetwork):

@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.distributed._state_dict_utils import _create_cpu_state_dict
 from torch.distributed.checkpoint import CheckpointException
 
-from model.parallelize import Ranks
-from model.shards import local
-from model.state import TrainState
+from model.engine.parallelize import Ranks
+from model.engine.shards import local
+from model.engine.state import TrainState
 
 log = logging.getLogger(__name__)
 

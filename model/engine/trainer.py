@@ -1,4 +1,4 @@
-"""The training loop: `fit` on one screen, a step in reading order. What is learnt is the task's (model/task.py).
+"""The training loop: `fit` on one screen, a step in reading order. What is learnt is the task's (model/tasks/segmentation.py).
 
 One optimizer step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
 micro-batches, and gradients cross the network once. Each sample's loss is divided by the global batch, so the sum is
@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from model.casefile import Case
-from model.checkpoint import Checkpoints
-from model.dataset import SampleStream, loader
+from model.data.casefile import Case
+from model.engine.checkpoint import Checkpoints
+from model.data.dataset import SampleStream, loader
 from model.metrics import mean
-from model.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
-from model.parallelize import Ranks, autocast, bare, gather, reshard, sync_gradients
-from model.progress import Feed, Progress, Report, peak_flops, skip
-from model.shards import local
-from model.state import TrainState
-from model.task import Task
-from model.watch import Watch
+from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
+from model.engine.parallelize import Ranks, autocast, bare, gather, reshard, sync_gradients
+from model.engine.progress import Feed, Progress, Report, peak_flops, skip
+from model.engine.shards import local
+from model.engine.state import TrainState
+from model.tasks.segmentation import Task
+from model.engine.watch import Watch
 
 
 @dataclass(frozen=True)

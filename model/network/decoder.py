@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import NetworkConfig, pooled_grid
-from model.layers import Block, Conv3d, Upsample, VolumeNorm, pool
+from model.network.config import NetworkConfig, pooled_grid
+from model.network.layers import Block, Conv3d, Upsample, VolumeNorm, pool
 
 
 class Decoder(nn.Module):

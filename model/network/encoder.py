@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from model.config import NetworkConfig, pooled_grid
-from model.layers import Block, Conv3d, convolve
+from model.network.config import NetworkConfig, pooled_grid
+from model.network.layers import Block, Conv3d, convolve
 
 
 class Encoder(nn.Module):

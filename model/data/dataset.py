@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region
-from model.casefile import Case, CaseRecord
-from model.config import MODALITIES
+from model.data.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region
+from model.data.casefile import Case, CaseRecord
+from model.network.config import MODALITIES
 
 CPU = torch.device("cpu")
 SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch, or all of one sample

@@ -1,6 +1,6 @@
 """What a network is trained to do: the forward pass, the loss, the scores of the validation curve. Segmentation, here.
 
-The training loop knows nothing else of it; model/pretraining.py has the other task.
+The training loop knows nothing else of it; model/tasks/masked.py has the other task.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from model.casefile import Case
-from model.dataset import Batch, StreamConfig, validation_batch
-from model.losses import deep_supervision
+from model.data.casefile import Case
+from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.tasks.losses import deep_supervision
 from model.metrics import dice
-from model.parallelize import Ranks, autocast, each
-from model.sizes import forward_flops
+from model.engine.parallelize import Ranks, autocast, each
+from model.network.sizes import forward_flops
 
 
 class Task(Protocol):

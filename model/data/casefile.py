@@ -2,7 +2,7 @@
 
 A safetensors file with a JSON record in its header and
 
-    image.*     (C, D, H, W) real numbers, normalised, on the common spacing, in bricks (model/bricks.py)
+    image.*     (C, D, H, W) real numbers, normalised, on the common spacing, in bricks (model/data/bricks.py)
     label.*     (D, H, W) structure ids of the system, in bricks; all zero if unlabelled
     foreground  (n, 4) int32, sampled voxels of every structure present: id, d, h, w
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from model.bricks import PARTS, Bricks, encode
+from model.data.bricks import PARTS, Bricks, encode
 
 _DTYPES = {"F32": np.float32, "U8": np.uint8, "I32": np.int32}
 

@@ -2,7 +2,7 @@
 
 They are held equal to the built network by tests; `medseg model summary` and the launch certificate use them.
 
-Run     python -m model.sizes       # the table of presets
+Run     python -m model.network.sizes       # the table of presets
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from model.config import MODALITIES, PRESETS, NetworkConfig, pooled_grid, sizes_after, spacings_after, strides
+from model.network.config import MODALITIES, PRESETS, NetworkConfig, pooled_grid, sizes_after, spacings_after, strides
 
 
 def parameter_counts(config: NetworkConfig, num_classes: int) -> dict[str, int]:

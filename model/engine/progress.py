@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.dataset import Batch
-from model.hardware import GPUS
+from model.data.dataset import Batch
+from model.engine.hardware import GPUS
 from model.metrics import mean
-from model.state import TrainState
-from model.task import Task
+from model.engine.state import TrainState
+from model.tasks.segmentation import Task
 
 log = logging.getLogger(__name__)
 

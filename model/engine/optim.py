@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.muon import Muon, matrices
-from model.shards import local, plain_name
+from model.engine.muon import Muon, matrices
+from model.engine.shards import local, plain_name
 
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:blocks\.(\d+))?")
 LAST = 10**6  # the decoder, after every stage

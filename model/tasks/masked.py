@@ -23,17 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.casefile import Case
-from model.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
-from model.dataset import Batch, StreamConfig, validation_batch
-from model.embedding import PatchEmbedding
-from model.encoder import Encoder
-from model.layers import BlockNetwork, Upsample, fill_normal
-from model.parallelize import Ranks, autocast, each
-from model.probe import Probe
-from model.sizes import pretraining_flops
+from model.data.casefile import Case
+from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
+from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.network.embedding import PatchEmbedding
+from model.network.encoder import Encoder
+from model.network.layers import BlockNetwork, Upsample, fill_normal
+from model.engine.parallelize import Ranks, autocast, each
+from model.tasks.probe import Probe
+from model.network.sizes import pretraining_flops
 
-MASK = 2  # what a random number is for, beside those of model.dataset
+MASK = 2  # what a random number is for, beside those of model.data.dataset
 TOKENS = 2  # downsamplings up to the encoder's first tokens, at stride 4
 SMALLEST_DEVIATION = 0.1  # of a cell that has something to predict, in the scan's own; below it lie air and noise
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses import merge_unannotated
+from model.tasks.losses import merge_unannotated
 
 
 @torch.inference_mode()
