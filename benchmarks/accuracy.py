@@ -24,20 +24,22 @@ import torch
 from benchmarks.embeddings import EMBEDDINGS
 from benchmarks.network import KEEP_MEMORY
 from model.data.casefile import Case, open_cases
-from model.engine.checkpoint import Checkpoints
 from model.data.dataset import SampleStream
+from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import Ranks
 from model.engine.progress import Report
 from model.engine.state import TrainState
 from model.engine.trainer import FitConfig, fit
 from model.engine.watch import Watch
 from model.weights import load_encoder
-from pipelines import manifest, params, project
-from pipelines.evaluate import Score, score_case, segment_case, summarise
-from pipelines.launcher import Job
-from pipelines.manifest import TEST
-from pipelines.segment import Segmenter
-from pipelines.train import prepare
+from pipelines import params
+from pipelines.scans import manifest
+from pipelines.scans.manifest import TEST
+from pipelines.serving.segmenter import Segmenter
+from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
+from pipelines.stages.train import prepare
+from pipelines.training.launcher import Job
+from pipelines.work import project
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TIMED_STEPS = 10, 60  # the difference leaves out what a run costs once

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipelines import project
+from pipelines.work import project
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -36,15 +36,15 @@ from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
 from model.data import casefile
 from model.data.augment import AugmentConfig, sample_patch
-from model.engine.checkpoint import Checkpoints
-from model.network.config import PRESETS
 from model.data.dataset import SampleStream, StreamConfig
-from model.network.medsegformer import MedSegFormer
+from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import Ranks
-from model.tasks.segmentation import Segmentation
 from model.engine.trainer import fit
 from model.engine.watch import Watch
-from pipelines.resampling import resample
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.tasks.segmentation import Segmentation
+from pipelines.cases.resampling import resample
 
 REPOSITORY = Path(__file__).parents[1]
 PEERS = REPOSITORY / ".bench" / "bin" / "python"

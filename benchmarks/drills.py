@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.distributed.stage import prepare, rank_pids, told, training, wait_for_step, weights
+from tests.pipelines.training.train_stage import prepare, rank_pids, told, training, wait_for_step, weights
 
 STEPS = 60
 

@@ -6,9 +6,9 @@ Prints  a line a patch: the share of a step that is not forward, backward and op
         checkpoint, as a share of a step; throughput of two ranks over twice that of one, each on one core: ranks that
         share nothing (what the machine gives), replicated (DDP) and sharded (FSDP).
 
-Everything is the engine itself (`model.engine.trainer.fit`) on made-up cases, in bfloat16. The peer of the sharded run is the
-same engine on one rank. A ratio is of measurements of one round, which follow each other; its median over rounds is
-printed.
+Everything is the engine itself (`model.engine.trainer.fit`) on made-up cases, in bfloat16. The peer of the sharded run
+is the same engine on one rank. A ratio is of measurements of one round, which follow each other; its median over rounds
+is printed.
 """
 
 import argparse
@@ -30,14 +30,14 @@ import torch.multiprocessing as mp
 from benchmarks.network import KEEP_MEMORY
 from model.data.augment import AugmentConfig
 from model.data.casefile import Case, CaseRecord
-from model.engine.checkpoint import Checkpoints
-from model.network.config import PRESETS
 from model.data.dataset import SampleStream, StreamConfig
-from model.network.medsegformer import MedSegFormer
+from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import ParallelConfig, Ranks, parallelize
-from model.tasks.segmentation import Segmentation
 from model.engine.trainer import FitConfig, fit
 from model.engine.watch import Watch
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.tasks.segmentation import Segmentation
 
 WARM_UP = 5  # steps
 Shape = tuple[int, int, int]

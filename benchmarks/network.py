@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.config import MODALITIES, PRESETS
-from model.tasks.losses import deep_supervision
 from model.network.medsegformer import MedSegFormer
+from model.tasks.losses import deep_supervision
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 NUM_CLASSES = 3

@@ -28,11 +28,13 @@ from benchmarks.accuracy import TIMED_STEPS, evaluate, make_project, train
 from benchmarks.network import KEEP_MEMORY
 from model import weights
 from model.weights import ENCODER
-from pipelines import params, pretrain, project
-from pipelines import train as training
-from pipelines.evaluate import summarise
-from pipelines.launcher import Job
-from pipelines.manifest import TRAIN, VALIDATION
+from pipelines import params
+from pipelines.scans.manifest import TRAIN, VALIDATION
+from pipelines.stages import pretrain
+from pipelines.stages import train as training
+from pipelines.stages.evaluate import summarise
+from pipelines.training.launcher import Job
+from pipelines.work import project
 
 SOURCE = "msd"
 STARTS = ("random", "pretrained")

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 from scipy.ndimage import zoom
 
-from pipelines.resampling import resample
+from pipelines.cases.resampling import resample
 
 REPEATS = 3
 

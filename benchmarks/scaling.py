@@ -18,8 +18,8 @@ from pathlib import Path
 
 from model.certificate.plan import CHECKPOINTING, Plan
 from model.certificate.search import GIB, SPARE, WAITING, Goal, Outcome, estimated, groups, judged
-from model.network.config import PRESETS
 from model.engine.hardware import gpu
+from model.network.config import PRESETS
 
 GPU = gpu("a100-80gb")
 GPUS = (8, 32, 128, 512, 1024, 4096)

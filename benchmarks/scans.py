@@ -9,7 +9,7 @@ from scipy.ndimage import zoom
 
 from model.data import casefile
 from model.data.casefile import Case, CaseRecord
-from pipelines.volume import read
+from pipelines.scans.volume import read
 
 SHAPE = (400, 512, 512)
 NOISE_HU = 10.0

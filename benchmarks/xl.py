@@ -25,8 +25,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from model.network.config import MODALITIES, PRESETS
 from model.network.layers import Block
-from model.tasks.losses import deep_supervision
 from model.network.medsegformer import MedSegFormer
+from model.tasks.losses import deep_supervision
 
 NUM_CLASSES = 4
 SPACING_MM = (1.5, 1.2, 0.9)  # at 1 mm the logarithm is 0, and so the gradient of its weights

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from flows import lock, processes
-from pipelines import project
+from pipelines.work import project
 
 PROGRESS_EVERY_S = 5  # a progress bar redraws itself many times a second; the log takes one line in this time
 # What dvc says after every stage; true, and for somebody who calls dvc by hand.

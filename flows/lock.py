@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import processes
-from pipelines import project
+from pipelines.work import project
 
 BRIEF_S = 30  # how long a holder may need that only asks for the status, or that died and is being cleaned up
 

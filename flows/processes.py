@@ -5,8 +5,8 @@
 Each program gets a session of its own and a mark in its environment, which every descendant inherits, ranks with
 sessions of their own too. On any exit all that carry the mark get SIGTERM, and SIGKILL after a grace.
 
-SIGKILL of ourselves runs no code of ours. Then the kernel's parent-death signal (pipelines/tether.py) ends the chain
-link by link, and a guardian, a small process that only waits for our end, makes sure of it: a link may hang, or be a
+SIGKILL of ourselves runs no code of ours. Then the kernel's parent-death signal (pipelines/work/tether.py) ends the
+chain link by link, and a guardian, a small process that only waits for our end, makes sure of it: a link may hang, or be a
 program that knows nothing of tethers.
 """
 
@@ -51,7 +51,7 @@ def running(
     mark, process = mark or new_mark(), None
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.tether", *command],
+            [sys.executable, "-m", "pipelines.work.tether", *command],
             env={**environment, MARK: mark},
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -20,7 +20,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
 from pydantic import Field, ValidationError
 
-from pipelines import gate, params, project
+from pipelines import params
+from pipelines.release import gate
+from pipelines.work import project
 
 Alias = Literal["clinical-candidate", "champion"]
 APPROVAL_DAYS = 30
@@ -90,7 +92,7 @@ class Registry:
     """The versions of one registered model, in MLflow."""
 
     def __init__(self, name: str) -> None:
-        from pipelines import tracking
+        from pipelines.release import tracking
 
         self.name = name
         self._client = tracking.configure().MlflowClient()

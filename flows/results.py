@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipelines import project
+from pipelines.work import project
 
 
 def collect() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def collect() -> dict[str, Any]:
 
 def registered() -> dict[str, Any]:
     """`name` and `version` of the model in models/register; version None when MLflow here does not hold it."""
-    from pipelines import tracking
+    from pipelines.release import tracking
 
     model = read(project.REGISTERED / "model.json")
     version = tracking.version_of(model["weights_sha256"], model["name"])

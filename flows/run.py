@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, server
-from pipelines import params, profiles, rawdata
+from pipelines import params
+from pipelines.params import profiles
+from pipelines.scans import raw_folder
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -31,7 +33,7 @@ def run(profile: str | None, data: Path | None, wait: bool) -> dict[str, Any]:
             if (
                 data
             ):  # here and not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's
-                rawdata.link(data)
+                raw_folder.link(data)
             state = training(profile=profile, return_state=True)
             if not state.is_completed():
                 raise ValueError(state.message or f"the run ended as {state.name}")

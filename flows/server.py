@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, processes
-from pipelines import project
+from pipelines.work import project
 
 POOL = "medseg"
 START_TIMEOUT_S = 120  # 2.5 s warm, 8 s when the database is new; slow disks take many times that
@@ -97,7 +97,7 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
             )
         port = free_port(4200)
         server, ready = stack.enter_context(_prefect(port, {}))
-        from pipelines import tracking
+        from pipelines.release import tracking
 
         mlflow_ui, alive = tracking.configure().get_tracking_uri(), {"server": server}
         if not mlflow_ui.startswith("http"):

@@ -40,7 +40,7 @@ def run_summary(result: dict[str, Any]) -> None:
 
 def _pretraining() -> list[tuple[str, str]]:
     """Where its report lies, unless it was skipped."""
-    from pipelines import project
+    from pipelines.work import project
 
     page = project.PRETRAINING_REPORT / "index.html"
     there = (project.root() / page).is_file()

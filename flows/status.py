@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock, results
-from pipelines import profiles, project, rawdata
+from pipelines.params import profiles
+from pipelines.scans import raw_folder
+from pipelines.work import project
 
 IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
 
@@ -46,7 +48,7 @@ def next_step(status: dict[str, Any]) -> str:
 
 
 def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
-    changed = pool.submit(rawdata.changed)
+    changed = pool.submit(raw_folder.changed)
     declared, stale = dvc.declared(), dvc.stale()
     if changed.result():  # DVC learns of it only from the inventory, at the next run
         stale |= dvc.downstream(declared, {stage.name for stage in declared if stage.always_changed})
@@ -67,7 +69,7 @@ def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
 
 
 def _registered_version() -> Any | None:
-    from pipelines import tracking
+    from pipelines.release import tracking
 
     if not (project.root() / project.REGISTERED / "model.json").is_file():
         return None
@@ -91,7 +93,7 @@ def _describe(version: Any) -> dict[str, Any]:
 
 
 def _same_identity(tags: dict[str, str]) -> bool:
-    from pipelines import tracking
+    from pipelines.release import tracking
 
     here = tracking.identity()
     return all(tags.get(key) == here[key] for key in IDENTITY)

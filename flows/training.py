@@ -15,8 +15,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
-from flows import dvc, lock, results, stages
-from pipelines import params, profiles, project, rawdata, tracking
+from flows import dvc, lock, results, stage_task
+from pipelines import params
+from pipelines.params import profiles
+from pipelines.release import tracking
+from pipelines.scans import raw_folder
+from pipelines.work import project
 
 
 def _known_profile(name: str) -> str:
@@ -54,20 +58,20 @@ def prepare(profile: str | None, data: Path | None) -> None:
     if profile and (kept := profiles.use(profile)):
         logger.warning("params.yaml held changes of your own; they are kept in %s", kept)
     if data:
-        rawdata.link(data)
+        raw_folder.link(data)
     params.load(project.root() / "params.yaml")
 
 
 def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     logger, declared = get_run_logger(), dvc.declared()
     for name in (stage.name for stage in declared if stage.always_changed):  # asked first: the rest depends on it
-        if failed := _failure(stages.bring_up_to_date(name, return_state=True)):
+        if failed := _failure(stage_task.bring_up_to_date(name, return_state=True)):
             return failed
     due = dvc.stale()
     for stage in declared:
         held.say(due=sorted(due))
         if stage.name in due:
-            if failed := _failure(stages.bring_up_to_date(stage.name, return_state=True)):
+            if failed := _failure(stage_task.bring_up_to_date(stage.name, return_state=True)):
                 return failed
             due.discard(stage.name)
         elif not stage.always_changed:
@@ -76,7 +80,7 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     result = results.collect()
     if result["version"] is None:  # outputs from DVC's cache, and a registry that never saw them
         logger.warning("MLflow does not hold this model here; registering it again")
-        if failed := _failure(stages.bring_up_to_date("register", force=True, return_state=True)):
+        if failed := _failure(stage_task.bring_up_to_date("register", force=True, return_state=True)):
             return failed
         held.say(stage=None)
         result = results.collect()

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from model.engine.shards import local, part_of, plain_name
 from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
-from model.engine.shards import local, part_of, plain_name
 
 SHARD_BYTES = 4 * 2**30
 MODEL, ENCODER = "model", "encoder"  # how the files' names begin
@@ -37,7 +37,7 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `patch_size`: voxels by source. `preprocessing`: as pipelines.prepare has it. `identity`: empty until
+    `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: empty until
     registered.
     """
 

@@ -3,7 +3,7 @@
 Bad input ends in one line on stderr and exit code 1; `--debug` (or MEDSEG_DEBUG=1) shows the trace instead.
 """
 
-from pipelines.tether import tether
+from pipelines.work.tether import tether
 
 tether()  # before the slow imports: from here on, no orphan
 
@@ -24,7 +24,7 @@ def main() -> int:
     for package in ("pipelines", "model"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        importlib.import_module(f"pipelines.{stage}").main()
+        importlib.import_module(f"pipelines.stages.{stage}").main()
     except (ValueError, OSError) as error:
         if debug:
             raise

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 from model.weights import read_card, read_encoder_card
-from pipelines import manifest
+from pipelines.scans import manifest
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
@@ -90,7 +90,9 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def project(run_once: tuple[Path, str]) -> Iterator[Path]:
     """The finished project; whatever a test changes is put back."""
     folder, _ = run_once
-    kept = {name: (folder / name).read_bytes() for name in ("params.yaml", "dvc.lock", "pipelines/predict.py")}
+    kept = {
+        name: (folder / name).read_bytes() for name in ("params.yaml", "dvc.lock", "pipelines/serving/prediction.py")
+    }
     yield folder
     for name, content in kept.items():
         (folder / name).write_bytes(content)
@@ -146,7 +148,7 @@ def test_a_changed_learning_rate_concerns_training_and_what_follows(project: Pat
 
 
 def test_a_comment_in_the_predict_code_retrains_nothing(project: Path) -> None:
-    predict = project / "pipelines/predict.py"
+    predict = project / "pipelines/serving/prediction.py"
     predict.write_text(predict.read_text() + "# a comment\n")
     assert set(status(project)["stages"].values()) == {"fresh"}
 
@@ -300,7 +302,7 @@ def test_a_version_below_its_floor_is_refused_one_above_is_approved_loads_and_se
     assert "clinical-candidate" in status(project)["registered"]["aliases"]
     scan = scans(project, "kits/*/imaging.nii.gz")[0]
     segment = (
-        "import mlflow, sys; from pipelines import tracking; tracking.configure();"
+        "import mlflow, sys; from pipelines.release import tracking; tracking.configure();"
         "model = mlflow.pyfunc.load_model('models:/medsegformer@clinical-candidate');"
         "label = model.predict([sys.argv[1]], params={'modality': 'CT'})[0]; print(label.shape, label.dtype)"
     )

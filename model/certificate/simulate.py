@@ -20,17 +20,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from model.data.augment import AugmentConfig
 from model.certificate.gpu import as_gpu
 from model.certificate.plan import Plan
 from model.certificate.record import Record, Recorder
+from model.data.augment import AugmentConfig
 from model.data.dataset import Batch, StreamConfig
-from model.network.medsegformer import MedSegFormer
 from model.engine.parallelize import ParallelConfig, Ranks, bare, divide, materialise
-from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.engine.state import TrainState
-from model.tasks.segmentation import Segmentation, Task
 from model.engine.trainer import FitConfig, accumulate, new_state, update
+from model.network.medsegformer import MedSegFormer
+from model.tasks.masked import MaskedAutoencoder, MaskedModelling
+from model.tasks.segmentation import Segmentation, Task
 
 CPU = torch.device("cpu")
 MICRO_STEPS = 2  # simulated; those between the first and the last are like the first

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.network.config import ANISOTROPY_LIMIT
 from model.data.deform import resample
 from model.data.intensity import ChannelDraw, change_intensity, draw_channel
+from model.network.config import ANISOTROPY_LIMIT
 
 
 @dataclass(frozen=True)

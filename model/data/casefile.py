@@ -28,7 +28,7 @@ class CaseRecord:
     """What a case file says about its scan.
 
     `spacing_mm`: (D, H, W) of image and label. `annotated`: structures its source annotated; the others are unknown in
-    it. `geometry`: the way back to the scan's own grid, as pipelines.volume.Geometry writes it.
+    it. `geometry`: the way back to the scan's own grid, as pipelines.scans.volume.Geometry writes it.
     """
 
     case_id: str

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from model.engine.shards import part_of
 from model.network.decoder import Head
 from model.network.layers import Conv3d, Upsample
-from model.engine.shards import part_of
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.

@@ -15,8 +15,8 @@ from torch import nn
 
 from model.data.dataset import Batch
 from model.engine.hardware import GPUS
-from model.metrics import mean
 from model.engine.state import TrainState
+from model.metrics import mean
 from model.tasks.segmentation import Task
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The training loop: `fit` on one screen, a step in reading order. What is learnt is the task's (model/tasks/segmentation.py).
+"""The training loop: `fit` on one screen, a step in reading order. What is learnt is the task's (model/tasks/).
 
 One optimizer step sees `global_batch` patches on any number of ranks: every rank accumulates its share of
 micro-batches, and gradients cross the network once. Each sample's loss is divided by the global batch, so the sum is
@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch import nn
 
 from model.data.casefile import Case
-from model.engine.checkpoint import Checkpoints
 from model.data.dataset import SampleStream, loader
-from model.metrics import mean
+from model.engine.checkpoint import Checkpoints
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
 from model.engine.parallelize import Ranks, autocast, bare, gather, reshard, sync_gradients
 from model.engine.progress import Feed, Progress, Report, peak_flops, skip
 from model.engine.shards import local
 from model.engine.state import TrainState
-from model.tasks.segmentation import Task
 from model.engine.watch import Watch
+from model.metrics import mean
+from model.tasks.segmentation import Task
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.data.casefile import Case
-from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
 from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.engine.parallelize import Ranks, autocast, each
+from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
 from model.network.embedding import PatchEmbedding
 from model.network.encoder import Encoder
 from model.network.layers import BlockNetwork, Upsample, fill_normal
-from model.engine.parallelize import Ranks, autocast, each
-from model.tasks.probe import Probe
 from model.network.sizes import pretraining_flops
+from model.tasks.probe import Probe
 
 MASK = 2  # what a random number is for, beside those of model.data.dataset
 TOKENS = 2  # downsamplings up to the encoder's first tokens, at stride 4

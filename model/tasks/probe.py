@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.data.casefile import Case
-from model.network.config import strides
 from model.data.dataset import Batch, StreamConfig, validation_batch
-from model.metrics import dice
 from model.engine.parallelize import Ranks, autocast, each, share
+from model.metrics import dice
+from model.network.config import strides
 
 CASES = 24  # of a source, at most; more change its Dice by little
 NEVER = -1e9  # the score of a class without an example; interpolated, minus infinity would be NaN

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
-from model.tasks.losses import deep_supervision
-from model.metrics import dice
 from model.engine.parallelize import Ranks, autocast, each
+from model.metrics import dice
 from model.network.sizes import forward_flops
+from model.tasks.losses import deep_supervision
 
 
 class Task(Protocol):

@@ -1,4 +1,4 @@
 """DICOM in, volumes out: reading, pseudonyms, the confidentiality profile, geometry, labels.
 
-The stage pipelines/deidentify.py runs it.
+The stage pipelines/stages/deidentify.py runs it.
 """

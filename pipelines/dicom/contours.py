@@ -2,8 +2,8 @@
 
     read(kind, dataset, stack) -> Drawing     masks (n, rows, columns) on the stack's slices as they were drawn on
 
-A structure is found by its code or name in pipelines/labels.py. One the system does not know is left out, with a note
-that counts but never quotes it: segment names are typed by people.
+A structure is found by its code or name in pipelines/scans/structures.py. One the system does not know is left out,
+with a note that counts but never quotes it: segment names are typed by people.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pipelines.dicom.frames import Frame, frames_of
 from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text
 from pipelines.dicom.stack import Stack
-from pipelines.labelnames import PAIRED, side_of, structure_of
+from pipelines.scans.structure_names import PAIRED, side_of, structure_of
 
 ON_GRID_VOXELS = 0.1  # a label's voxel centres may lie this far off the image's
 MAX_POINTS = 20_000_000
@@ -24,7 +24,7 @@ MAX_POINTS = 20_000_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """`structure`: a name of pipelines.labels. `mask`: bool, (n, rows, columns)."""
+    """`structure`: a name of pipelines.scans.structures. `mask`: bool, (n, rows, columns)."""
 
     structure: str
     mask: np.ndarray
@@ -193,7 +193,9 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
         for drawn in drawing.drawn:
             masks[drawn.structure] = masks[drawn.structure] | drawn.mask if drawn.structure in masks else drawn.mask
     if unknown := sum(drawing.unknown for drawing in drawings):
-        notes.append(f"{unknown} segments are no structure of the system (pipelines/labels.py) and were left out")
+        notes.append(
+            f"{unknown} segments are no structure of the system (pipelines/scans/structures.py) and were left out"
+        )
     return masks, notes
 
 

@@ -27,9 +27,9 @@ from pipelines.dicom.profile import Options, deidentify
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
-from pipelines.labelnames import structure_of
-from pipelines.labels import BY_NAME
-from pipelines.volume import VolumeError, read
+from pipelines.scans.structure_names import structure_of
+from pipelines.scans.structures import BY_NAME
+from pipelines.scans.volume import VolumeError, read
 
 # Kept in the record, after de-identification: what a model's performance may depend on.
 KEPT = (

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from pipelines import inventory
 from pipelines.dicom import sandbox
 from pipelines.dicom.descriptors import DESCRIPTORS, clean
 from pipelines.dicom.profile import DEVICE, MAX_DEPTH, STANDARD_ROOT, action_of
 from pipelines.dicom.reading import DAMAGE, header, looks_like_dicom
+from pipelines.stages import inventory
 
 CHUNK = 64
 LIMITS = sandbox.Limits(seconds=120, memory_gib=2)

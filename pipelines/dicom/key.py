@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipelines import project
+from pipelines.work import project
 
 VARIABLE = "MEDSEG_KEY_FILE"
 REMEDY = f"`medseg data key NEWFILE` makes one outside the project; then export {VARIABLE}=NEWFILE"

@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pipelines.nifti import MAX_VOXELS
+from pipelines.scans.nifti import MAX_VOXELS
 
 PREAMBLE = 128
 MAX_INFLATED_BYTES = 1 << 30

@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines import parallel
-from pipelines.tether import tether
+from pipelines.work import parallel
+from pipelines.work.tether import tether
 
 Item = TypeVar("Item")
 GIB = 1 << 30

@@ -1,7 +1,7 @@
 """What a series shows: modality and MR sequence, from coded attributes first, then from the descriptions.
 
-The names are those of model.network.config.MODALITIES. Coded means ScanningSequence, EchoTime, RepetitionTime, InversionTime,
-FlipAngle, DiffusionBValue, ContrastBolusAgent: the scanner fills them in. Descriptions are typed by people and differ
+The names are those of model.network.config.MODALITIES. Coded means ScanningSequence, EchoTime, RepetitionTime,
+InversionTime, FlipAngle, DiffusionBValue, ContrastBolusAgent: the scanner fills them in. Descriptions are typed by people and differ
 from hospital to hospital; they decide only where the codes do not, and the record says which of the two it was.
 Bounds of TE, TR and TI in ms follow the usual ranges of clinical protocols at 1.5 and 3 T.
 """
@@ -35,7 +35,7 @@ _BEFORE_CONTRAST = re.compile(r"\bpre|without|w/?o\b|nativ|non.?contrast", re.IG
 
 @dataclass(frozen=True)
 class Recognised:
-    """`role`: one of model.network.config.MODALITIES. `by`: codes, description or modality. `note`: where the two disagree."""
+    """`role`: one of the network's MODALITIES. `by`: codes, description or modality. `note`: where the two disagree."""
 
     role: str
     by: str

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipelines.labelnames import contract_by_name
+from pipelines.scans.structure_names import contract_by_name
 from pipelines.sources import Scan, read_index
 
 _MODALITIES = {

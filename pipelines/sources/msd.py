@@ -1,6 +1,6 @@
 """Medical Segmentation Decathlon: `dataset.json` lists images and labels of one task; 3-D tasks of one modality.
 
-A task without a contract of its own (pipelines/labels.py) is known by the names of its labels.
+A task without a contract of its own (pipelines/scans/structures.py) is known by the names of its labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.labelnames import contract_by_name
-from pipelines.labels import CONTRACTS
+from pipelines.scans.structure_names import contract_by_name
+from pipelines.scans.structures import CONTRACTS
 from pipelines.sources import Scan, beside, read_index
 
 _MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT"}
@@ -55,7 +55,7 @@ def _contract(index: str, name: str, labels: Any) -> tuple[str, str]:
     try:
         return contract_by_name({str(named): int(value) for value, named in labels.items()}, name).spelled(), ""
     except (ValueError, TypeError, AttributeError) as error:
-        return "", f"{index}: task {name!r} has no label contract; add one to pipelines/labels.py ({error})"
+        return "", f"{index}: task {name!r} has no label contract; add one to pipelines/scans/structures.py ({error})"
 
 
 def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.network.config import MODALITIES
-from pipelines.labelnames import contract_by_name
+from pipelines.scans.structure_names import contract_by_name
 from pipelines.sources import Scan, beside, read_index
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")

@@ -132,7 +132,7 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (*git, "commit", "-qm", "Toy"),
     ):
         assert project.call(*command).returncode == 0
-    configure = "from pipelines import tracking; tracking.configure()"  # MLflow's migrations: 5 s, once for all
+    configure = "from pipelines.release import tracking; tracking.configure()"  # MLflow's migrations: 5 s, once for all
     assert project.call(sys.executable, "-c", configure).returncode == 0
     return project
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from flows import show
-from pipelines.manifest import Row
+from pipelines.scans.manifest import Row
 
 
 def test_scans_are_listed_with_their_notes_and_reasons(

@@ -1,10 +1,10 @@
-"""The stages of a toy project: same names, same outputs, no network. `python toy.py STAGE` through pipelines/tether.py.
+"""The stages of a toy project: same names, same outputs, no network. `python toy.py STAGE`, tethered.
 
 A file `hold` makes train start a helper with a session of its own, write half an output, and wait: something to kill.
 A file `fail` makes train fail the way a real stage does; its text is the reason.
 """
 
-from pipelines.tether import tether
+from pipelines.work.tether import tether
 
 tether()
 
@@ -16,19 +16,19 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pipelines import params  # noqa: E402
-from pipelines.output import replacing, write_json  # noqa: E402
+from pipelines.work.writing import replacing, write_json  # noqa: E402
 
 STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
 
 
 def inventory() -> None:
-    from pipelines import inventory as real
+    from pipelines.stages import inventory as real
 
     real.main()
 
 
 def ingest() -> None:
-    from pipelines import manifest
+    from pipelines.scans import manifest
 
     manifest.write(Path("data/manifest.parquet"), [])
 
@@ -47,7 +47,7 @@ def train() -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_text("half")
         if Path("hold").exists():
-            helper = "from pipelines.tether import tether; tether(); import time; time.sleep(300)"
+            helper = "from pipelines.work.tether import tether; tether(); import time; time.sleep(300)"
             subprocess.Popen([sys.executable, "-c", helper], start_new_session=True)
             Path("held").touch()
             time.sleep(300)
@@ -66,7 +66,7 @@ def evaluate() -> None:
 
 
 def register() -> None:
-    from pipelines import tracking
+    from pipelines.release import tracking
 
     weights_sha256 = tracking.sha256(Path("models/train/model.safetensors"))
     dice = json.loads(Path("reports/evaluate/metrics.json").read_text())["dice"]

@@ -1,0 +1,120 @@
+"""`medseg data`: scans, from a hospital's folder to case files. Thin, as `flows/commands/main.py` is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.common import Json, enter_project, group, log_to_terminal
+
+app = group("Scans: the manifest, a folder's contents, the plan, identity, public data.")
+
+Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)]
+
+
+@app.command("ls")
+def data_ls(json: Json = False) -> None:
+    """Every scan of the manifest."""
+    enter_project()
+    from pipelines.scans import manifest
+
+    _show_scans(manifest.listing(), json)
+
+
+@app.command("check")
+def data_check(folder: Folder, json: Json = False) -> None:
+    """What a folder holds, what would be quarantined, and why. Writes nothing."""
+    from pipelines.questions import folder_check
+
+    _show_scans(folder_check.check(folder), json)
+
+
+@app.command("key")
+def data_key(
+    path: Annotated[Path, typer.Argument(metavar="NEWFILE", dir_okay=False, resolve_path=True)],
+) -> None:
+    """Make the secret key that patients' pseudonyms are made with, outside the project."""
+    from pipelines.dicom import key
+
+    print(f"export {key.VARIABLE}={key.create(path)}")
+
+
+@app.command("whereis")
+def data_whereis(pseudonym: str, json: Json = False) -> None:
+    """Which raw DICOM files a pseudonym stands for: of a patient, study, series, file or case. Needs the key."""
+    enter_project()
+    from flows import show
+    from pipelines.questions import whereis
+
+    paths = whereis.find(pseudonym)
+    if json:
+        show.as_json({"files": paths})
+    else:
+        print("\n".join(paths))
+
+
+@app.command("audit-phi")
+def data_audit_phi(json: Json = False) -> None:
+    """Search every byte of every output for what identifies a patient in the raw DICOM. Exit code 1 if any is found."""
+    enter_project()
+    from flows import show
+    from pipelines.questions import phi
+
+    result = phi.audit()
+    (show.as_json if json else show.audit)(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command("plan")
+def data_plan(json: Json = False) -> None:
+    """Target spacing, patch and normalisation of every source, each with its reason."""
+    enter_project()
+    from flows import show
+    from pipelines.stages import plan
+
+    (show.as_json if json else show.plan)(plan.read())
+
+
+@app.command("verify")
+def data_verify(
+    reread: Annotated[
+        bool, typer.Option("--reread", help="read every byte, even of files that look untouched")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that every scan's files and case file still have their size and hash. Exit code 1 if one does not."""
+    enter_project()
+    log_to_terminal()
+    from flows import show
+    from pipelines.questions import verification
+
+    found = verification.verify(reread)
+    (show.as_json if json else show.verification)(found)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="hippocampus")],
+    to: Annotated[
+        Path | None, typer.Option(file_okay=False, resolve_path=True, help="folder to unpack into; data/raw")
+    ] = None,
+) -> None:
+    """Download a public data set."""
+    enter_project()
+    log_to_terminal()
+    from pipelines.scans import public_data
+    from pipelines.work import project
+
+    print(public_data.fetch(name, to or project.root() / project.RAW))
+
+
+def _show_scans(rows: list[dict[str, Any]], json: bool) -> None:
+    from flows import show
+
+    if json:
+        show.as_json({"scans": rows})
+    else:
+        show.scans(rows)

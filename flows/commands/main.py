@@ -1,0 +1,261 @@
+"""`medseg`, the one command people type. Thin: it reads the arguments and hands over; slow imports wait until then.
+
+Exit codes: 0 done, 1 refused or failed with a reason in one line on stderr, 2 wrong use, 130 interrupted.
+`--debug` anywhere shows the trace of an error.
+"""
+
+import os
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands import data as data_commands
+from flows.commands.common import Command, Json, enter_project, group
+
+app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
+params_app = group("params.yaml: validate it.")
+profile_app = group("Whole parameter files: list them, put one in place of params.yaml.")
+model_app = group("The network.")
+app.add_typer(params_app, name="params")
+app.add_typer(profile_app, name="profile")
+app.add_typer(data_commands.app, name="data")
+app.add_typer(model_app, name="model")
+
+
+class TrainingStage(StrEnum):
+    train = "train"
+    pretrain = "pretrain"
+
+
+class Strategy(StrEnum):
+    auto = "auto"
+    ddp = "ddp"
+    fsdp = "fsdp"
+    hsdp = "hsdp"
+
+
+Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]
+Reason = Annotated[str | None, typer.Option(help="what you looked at, at least 10 characters")]
+Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approve")]
+
+
+@app.command()
+def run(
+    profile: Annotated[str | None, typer.Option(help="whole parameter file to put in place of params.yaml")] = None,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for another run in this project to end")] = False,
+    uncertified: Annotated[
+        bool, typer.Option("--uncertified", help="train on many GPUs without a launch certificate; it is recorded")
+    ] = False,
+) -> None:
+    """The main job: every stale stage, from raw scans to a registered version."""
+    enter_project()
+    if uncertified:
+        os.environ["MEDSEG_UNCERTIFIED"] = "1"
+    from flows import run as job
+    from flows import show
+
+    show.run_summary(job.run(profile, data, wait))
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Which stages are fresh, what is registered, what to do next."""
+    enter_project()
+    from flows import show
+    from flows import status as state
+
+    (show.as_json if json else show.status)(state.collect())
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", resolve_path=True, help="a NIfTI file or a folder")],
+    model: Annotated[str, typer.Option(help="a registered version")] = "models:/medsegformer@candidate",
+    labels_of: Annotated[str | None, typer.Option(help="write this source's own label values")] = None,
+    modality: Annotated[str | None, typer.Option(help="of a single file, where its name does not say")] = None,
+) -> None:
+    """Segment scans with a registered version, on their own grid."""
+    enter_project()
+    from pipelines.serving.prediction import predict as segment
+
+    for path in segment(source, target, model, labels_of, modality):
+        print(path)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(min=1)],
+    to: Annotated[str, typer.Option(help="alias to move: clinical-candidate or champion")] = "clinical-candidate",
+    reviewer: Reviewer = None,
+    reason: Reason = None,
+    reject: Reject = False,
+) -> None:
+    """Gate, a named person's signature, alias."""
+    signature = _signature(reviewer, reason, reject) if reviewer or reason or reject else None
+    enter_project()
+    from flows import approval
+
+    outcome = approval.promote(version, to, signature)
+    if not outcome.waiting:
+        print(outcome.message)
+    else:
+        print(f"The gate accepts version {version}; it waits for a signature. Sign in `medseg ui` (Resume), or by")
+        print(f'  medseg approve {outcome.run} --reviewer NAME --reason "..."')
+
+
+@app.command()
+def approve(
+    promotion: Annotated[str, typer.Argument(metavar="RUN", help="as `medseg promote` printed it")],
+    reviewer: Reviewer = None,
+    reason: Reason = None,
+    reject: Reject = False,
+) -> None:
+    """Sign a promotion that waits."""
+    from uuid import UUID
+
+    try:
+        run_id = UUID(promotion)
+    except ValueError:
+        raise typer.BadParameter(f"{promotion!r} is not a run; `medseg promote` prints it", param_hint="RUN") from None
+    signature = _signature(reviewer, reason, reject)
+    enter_project()
+    from flows import approval
+
+    print(approval.approve(run_id, signature).message)
+
+
+@app.command()
+def certify(
+    preset: Annotated[str, typer.Option(help="size of the network")],
+    gpus: Annotated[int, typer.Option(min=1, max=65536, help="how many")],
+    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200 or b200")],
+    patch: Annotated[int | None, typer.Option(min=8, help="voxels per axis; as in the parameters")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="the one to use; auto: the best")] = Strategy.auto,
+    network: Annotated[float | None, typer.Option(min=0.001, help="Gb/s a GPU between nodes; as sold with it")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="as in the parameters")] = None,
+    scans: Annotated[int, typer.Option(min=1, help="of the whole cohort")] = 15_000,
+    within_days: Annotated[float, typer.Option(min=0, help="what the run may take")] = 28.0,
+    stage: Annotated[TrainingStage, typer.Option(help="of the pipeline")] = TrainingStage.train,
+    json: Json = False,
+) -> None:
+    """The launch certificate: does a run fit in memory and in time? Simulated here, without a GPU."""
+    enter_project()
+    from flows import show
+    from pipelines.training.certification import certify as prove
+
+    content = prove(
+        preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, _progress
+    )
+    _progress("")
+    (show.as_json if json else show.certificate)(content)
+    if not content["fits"]:
+        raise ValueError(_refused(content))
+
+
+@app.command()
+def ui() -> None:
+    """Prefect and MLflow servers with a worker, until Ctrl-C."""
+    enter_project()
+    from flows import server
+
+    server.serve(lambda addresses: print(_addresses(addresses), flush=True))
+
+
+@params_app.command("check")
+def params_check() -> None:
+    """Validate params.yaml."""
+    enter_project()
+    from pipelines import params
+
+    params.load()
+    print("params.yaml is valid")
+
+
+@profile_app.command("use")
+def profile_use(name: str) -> None:
+    """Put profiles/NAME.yaml in place of params.yaml."""
+    enter_project()
+    from flows import lock
+    from pipelines.params import profiles
+
+    with lock.held(doing="profile"):
+        kept = profiles.use(name)
+    print(f"params.yaml is now profile {name}" + (f"; your own is kept in {kept}" if kept else ""))
+
+
+@profile_app.command("ls")
+def profile_ls(json: Json = False) -> None:
+    """The profiles; the one in use has a star."""
+    enter_project()
+    from flows import show
+    from pipelines.params import profiles
+
+    names, used = profiles.names(), profiles.in_use()
+    if json:
+        show.as_json({"profiles": names, "in_use": used})
+    else:
+        print("\n".join(f"{'*' if name == used else ' '} {name}" for name in names))
+
+
+@model_app.command("summary")
+def model_summary(preset: str, json: Json = False) -> None:
+    """Parameters by part, FLOPs, memory."""
+    from flows import show
+    from model.network import sizes
+
+    (show.as_json if json else show.table)(sizes.summary(preset))
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        os.environ["MEDSEG_DEBUG"] = "1"
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
+    app([argument for argument in arguments if argument != "--debug"], prog_name="medseg")
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # leaving ends every child; a second signal must not break into that
+    os.write(2, b"medseg: terminated; nothing is left running, the same command goes on from here\n")
+    raise SystemExit(128 + signum)
+
+
+def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
+    if not reviewer or not reason:
+        raise typer.BadParameter("a signature needs both --reviewer and --reason")
+    from flows.approval import Signature
+
+    return Signature(reviewer, reason, approve=not reject)
+
+
+def _progress(line: str) -> None:
+    """On a terminal one line of stderr that is written over, and at the end empty."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _refused(content: dict[str, Any]) -> str:
+    remedies = [f"{each['change']} ({' '.join(each['options'])})" for each in content["remedies"]]
+    return f"{'; '.join(content['faults'])}. What would fit: {', or '.join(remedies) or 'nothing near'}"
+
+
+def _addresses(addresses: dict[str, str]) -> str:
+    return f"Prefect  {addresses['prefect']}\nMLflow   {addresses['mlflow']}\nCtrl-C ends both and the worker."
+
+
+if __name__ == "__main__":
+    main()

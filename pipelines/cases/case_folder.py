@@ -1,0 +1,150 @@
+"""The folder of case files: what lies there, from which content and parameters it was made, and what is due.
+
+    data/cases/index.csv                    one line a usable scan: key, size and sha256 of its case file, or why none
+    data/cases/{train,validation,test}/     the case files
+    data/cases/.unfinished/KEY              finished by a run that was stopped before its end
+
+A case's key is the digest of all that its file depends on: hashes of its scan's files, the parameters of its source,
+the code. What lies there under its key is not made again. A run first finishes every case under `.unfinished`, then
+writes the index, then moves the files to their names: killed between any two steps, the next run goes on, and no file
+is ever half-written under its final name.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from model.data import bricks, casefile
+from model.data.casefile import Case
+from pipelines.cases import preparation, resampling
+from pipelines.cases.preparation import Preprocessing
+from pipelines.scans import nifti, volume
+from pipelines.scans.manifest import SPLITS, Row
+from pipelines.scans.structures import BY_NAME, contract_of
+from pipelines.work.digests import Digests
+from pipelines.work.writing import replacing
+
+UNFINISHED = ".unfinished"
+MADE_BY = (bricks, casefile, nifti, preparation, resampling, volume)  # a test holds this to what they import
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the index. `key`, `sha256` are empty and `bytes` 0 where `left_out` says why there is no file."""
+
+    case_id: str
+    split: str
+    key: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    left_out: str = ""
+
+
+class CaseFolder:
+    """`digests`: what is known of the files' content, so that a damaged one is found without reading all."""
+
+    def __init__(self, folder: Path, digests: Digests) -> None:
+        self.folder, self.unfinished, self.digests = folder, folder / UNFINISHED, digests
+        self.index = {entry.case_id: entry for entry in read_index(folder)}
+
+    def finished(self, row: Row, key: str) -> Entry | None:
+        """The entry of a case that need not be made again, or None."""
+        if (waiting := self.unfinished / key).is_file():
+            return Entry(row.case_id, row.split, key, *_size_and_digest(waiting))
+        entry = self.index.get(row.case_id)
+        if entry is None or entry.key != key:
+            return None
+        path = path_of(self.folder, entry)
+        return entry if path.is_file() and self.digests.of(path) == entry.sha256 else None
+
+    def commit(self, entries: Iterable[Entry]) -> None:
+        """Make the folder hold exactly these cases."""
+        kept = sorted(entries, key=lambda entry: entry.case_id)
+        for split in SPLITS:
+            (self.folder / split).mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / "index.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Entry))
+            writer.writerows(astuple(entry) for entry in kept)
+        present = {path_of(self.folder, entry) for entry in kept if entry.key}
+        for split in SPLITS:
+            for path in (self.folder / split).iterdir():
+                if path not in present:
+                    path.unlink()
+        waiting = {path.name for path in self.unfinished.iterdir()} if self.unfinished.is_dir() else set()
+        for entry in kept:
+            if entry.key in waiting:
+                path = path_of(self.folder, entry)
+                (self.unfinished / entry.key).replace(path)
+                self.digests.remember(path, entry.sha256)
+        if self.unfinished.is_dir():
+            shutil.rmtree(self.unfinished)
+
+
+def path_of(folder: Path, entry: Entry) -> Path:
+    return folder / entry.split / f"{entry.case_id}.safetensors"
+
+
+def finish(folder: Path, case: Case, key: str) -> Entry:
+    """Write a case into `folder` under its key, complete or not at all; any process may, without the index."""
+    path = folder / UNFINISHED / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{key}.{os.getpid()}.partial")
+    try:
+        casefile.write(temporary, case)
+        size, digest = _size_and_digest(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Entry(case.record.case_id, case.record.split, key, size, digest)
+
+
+def read_index(folder: Path) -> list[Entry]:
+    """The index's lines; none if there is no index, or it is not one of this version."""
+    path = folder / "index.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != [field.name for field in fields(Entry)]:
+            return []
+        return [Entry(**{**line, "bytes": int(line["bytes"])}) for line in reader]  # type: ignore[arg-type]
+
+
+def keys(rows: Sequence[Row], plan: Preprocessing, points: int) -> dict[str, str]:
+    """Case id -> digest of all its case file depends on: its scan, what applies to its source, the code."""
+    code, contracts = code_digest(), {name: _contract_digest(name) for name in {row.contract for row in rows}}
+    return {row.case_id: _key(row, plan, points, [code, contracts[row.contract]]) for row in rows}
+
+
+def code_digest() -> str:
+    """Of the code that makes a case; the label contracts are counted where they apply."""
+    digest = hashlib.sha256()
+    for module in MADE_BY:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+def _contract_digest(name: str) -> str:
+    """A contract's values and the ids of its structures, so that a new contract touches no other source."""
+    values = contract_of(name).values if name else {}
+    return json.dumps([[value, BY_NAME[structure].id] for value, structure in values.items()])
+
+
+def _key(row: Row, plan: Preprocessing, points: int, made_by: list[str]) -> str:
+    source = plan.sources[row.source]
+    windowed = "CT" in row.modalities and source.normalisation == preparation.WINDOW
+    scan = [row.case_id, row.source, row.split, row.modalities, row.annotated, row.contract]
+    applied = [source.spacing_mm, source.normalisation, asdict(plan.ct) if windowed else None, points]
+    files = [(file.role, file.sha256) for file in row.files]
+    return hashlib.sha256(json.dumps([scan, files, applied, made_by]).encode()).hexdigest()
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""What one scan says to the plan: content, intensities, structures. Taken once a scan, remembered by content.
+
+The memory of it, `.medseg/fingerprints.sqlite`, is keyed by the files' hashes and this code, so that one more scan
+costs one scan. No result depends on it.
+"""
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.cases import preparation
+from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
+from pipelines.cases.preparation import bounding_box, content_of, moments
+from pipelines.scans import nifti, structures, volume
+from pipelines.scans.manifest import Row
+from pipelines.scans.structures import BY_NAME, contract_of
+from pipelines.scans.volume import read
+from pipelines.work import project, within_memory
+from pipelines.work.within_memory import Executor, Job, Lost
+
+CT_SAMPLES_PER_CASE = 20_000
+CT_SAMPLES = 10_000_000  # of the whole cohort: percentiles to 0.1 HU, 40 MB
+_PERCENTILES = (0.5, 50.0, 99.5)
+
+
+@dataclass(frozen=True)
+class ScanStatistics:
+    """`content_shape`: voxels (D, H, W) of the box around content; `filled`: content's share of the whole scan.
+
+    `intensity`: modality -> mean, deviation, 0.5, 50 and 99.5 percentile of the foreground (of the content, if
+    unlabelled). `structures`: name -> voxels. `ct_samples`: of the labelled foreground, HU, float32.
+    """
+
+    content_shape: tuple[int, int, int]
+    filled: float
+    intensity: dict[str, tuple[float, ...]]
+    structures: dict[str, int]
+    ct_samples: np.ndarray
+
+
+def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, ScanStatistics], dict[str, str]]:
+    """Statistics by case id, and the reasons of scans that gave none. `place` is asked where to work, if need be."""
+    bound = max(1, CT_SAMPLES // max(1, sum("CT" in row.modalities for row in rows)))
+    refused: dict[str, str] = {}
+    code = code_digest()
+    keys = {row.case_id: _key(row, code) for row in rows}
+    with closing(sqlite3.connect(project.state() / "fingerprints.sqlite")) as memory, memory:
+        memory.execute("PRAGMA synchronous = OFF")  # it can be taken again
+        memory.execute("CREATE TABLE IF NOT EXISTS scan (key TEXT PRIMARY KEY, record TEXT, samples BLOB)")
+        found = ((row.case_id, _recall(memory, keys[row.case_id])) for row in rows)
+        known = {case_id: _trimmed(own, bound) for case_id, own in found if own is not None}
+        unknown = [row for row in rows if row.case_id not in known]
+        if not unknown:
+            return known, refused
+        where, jobs = place(), []
+        for row in unknown:
+            if within_memory.fits(need := fingerprint_bytes(row), where):
+                jobs.append(Job(row, need, fingerprint_seconds(row)))
+            else:
+                refused[row.case_id] = "needs more memory than preprocess.memory_gib"
+        for count, (row, outcome) in enumerate(within_memory.run(scan_statistics, jobs, where, "plan"), start=1):
+            if isinstance(outcome, ScanStatistics):
+                known[row.case_id] = _trimmed(outcome, bound)
+                _remember(memory, keys[row.case_id], outcome)
+                if count % 100 == 0:
+                    memory.commit()  # a killed run goes on from here
+            else:
+                refused[row.case_id] = outcome.reason if isinstance(outcome, Lost) else outcome
+    return known, refused
+
+
+def scan_statistics(row: Row) -> ScanStatistics | str:
+    """One scan's statistics, or the reason why it gives none."""
+    try:
+        scan = {file.role: read(Path(file.path)) for file in row.images}
+        content = content_of(scan)
+        _, content_shape = bounding_box(content)
+        structures: dict[str, int] = {}
+        foreground = content
+        if row.label:
+            label = contract_of(row.contract).to_structures(read(Path(row.label.path)).array)
+            structures = {name: int((label == BY_NAME[name].id).sum()) for name in row.annotated}
+            foreground = label > 0
+        values = {modality: volume.array[foreground] for modality, volume in scan.items()}
+    except (ValueError, MemoryError) as error:
+        return str(error) or "does not fit in memory"
+    samples = values["CT"] if "CT" in values and row.label else np.zeros(0, np.float32)
+    return ScanStatistics(
+        content_shape=content_shape,
+        filled=float(content.mean()),
+        intensity={modality: _summary(inside) for modality, inside in values.items() if inside.size},
+        structures=structures,
+        ct_samples=samples[:: max(1, samples.size // CT_SAMPLES_PER_CASE)],
+    )
+
+
+def _summary(values: np.ndarray) -> tuple[float, ...]:
+    """Mean, deviation and percentiles, to 6 digits: more would not be the scan's."""
+    mean, deviation = moments(values)
+    found = [mean, deviation or 0.0, *np.percentile(values, _PERCENTILES)]
+    return tuple(float(f"{value:.6g}") for value in found)
+
+
+def code_digest() -> str:
+    """Of the code that a scan's statistics depend on."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for module in (structures, nifti, preparation, volume):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
+    """With at most `bound` CT samples, spread evenly: 15,000 CTs must not fill the memory."""
+    samples = statistics.ct_samples
+    return replace(statistics, ct_samples=samples[:: max(1, math.ceil(samples.size / bound))].copy())
+
+
+def _key(row: Row, code: str) -> str:
+    files = [(file.role, file.sha256) for file in row.files]
+    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, code]).encode()).hexdigest()
+
+
+def _recall(memory: sqlite3.Connection, key: str) -> ScanStatistics | None:
+    found = memory.execute("SELECT record, samples FROM scan WHERE key = ?", (key,)).fetchone()
+    if found is None:
+        return None
+    record = json.loads(found[0])
+    intensity = {modality: tuple(values) for modality, values in record.pop("intensity").items()}
+    shape = tuple(record.pop("content_shape"))
+    samples = np.frombuffer(found[1], np.float32)
+    return ScanStatistics(content_shape=shape, intensity=intensity, ct_samples=samples, **record)
+
+
+def _remember(memory: sqlite3.Connection, key: str, statistics: ScanStatistics) -> None:
+    record = {name: value for name, value in asdict(statistics).items() if name != "ct_samples"}
+    samples = np.ascontiguousarray(statistics.ct_samples, dtype=np.float32).tobytes()
+    memory.execute("INSERT OR REPLACE INTO scan VALUES (?, ?, ?)", (key, json.dumps(record), samples))

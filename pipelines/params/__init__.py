@@ -1,0 +1,5 @@
+"""params.yaml, typed: what it may hold, how it is read, where its values come from."""
+
+from pipelines.params.schema import Data, Deidentify, Evaluate, Model, Params, ParamsError, Preprocess, Promote, load
+
+__all__ = ["Data", "Deidentify", "Evaluate", "Model", "Params", "ParamsError", "Preprocess", "Promote", "load"]

@@ -1,0 +1,60 @@
+"""`medseg data check DIR`: what a folder holds in any layout, DICOM included, and what would be quarantined, and why.
+
+Nothing is written but in a temporary folder. DICOM goes through the same code as in stage `deidentify`, with the
+project's parameters where there is one, and under the key if there is one, so that `medseg data whereis` finds what is
+shown here. Without a key one is made and thrown away.
+"""
+
+import secrets
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import params
+from pipelines.dicom import key
+from pipelines.dicom.key import Pseudonyms
+from pipelines.scans.manifest import Row
+from pipelines.stages import deidentify, ingest, inventory
+from pipelines.work import project
+
+OUTSIDE_A_PROJECT = params.Deidentify(
+    clean_descriptors=True, retain_device=False, deface=False, min_slices=3, max_unevenness=0.1, timeout_s=300.0,
+    memory_gib=4.0,
+)  # fmt: skip
+
+
+def check(folder: Path) -> list[dict[str, Any]]:
+    """One record a scan, as the manifest would hold it. Raises ValueError if `folder` is none."""
+    return ingest.check(folder) + [asdict(row) for row in _dicom(folder)]
+
+
+def _dicom(folder: Path) -> list[Row]:
+    pseudonyms = _key()
+    with tempfile.TemporaryDirectory() as scratch:
+        out, memory = Path(scratch) / "deidentified", Path(scratch) / "dicom.sqlite"
+        listed = inventory.take(folder, Path(scratch) / "digests.sqlite")
+        open_paths = inventory.claimed(listed["path"].to_pylist(), folder)
+        rows = [row for row in listed.to_pylist() if row["path"] not in open_paths]
+        for row in rows:
+            row["path"] = inventory.hidden(row["path"], pseudonyms)
+        table = pa.Table.from_pylist(rows, inventory.SCHEMA)
+        deidentify.bring(folder, table, out, pseudonyms, _settings(), memory)
+        found = ingest.examine(ingest.find_deidentified(out, Path(scratch) / "digests.sqlite"))
+    return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
+
+
+def _key() -> Pseudonyms:
+    try:
+        return key.load()
+    except ValueError:
+        return Pseudonyms(secrets.token_bytes(32))
+
+
+def _settings() -> params.Deidentify:
+    try:
+        return params.load(project.root() / "params.yaml").deidentify
+    except ValueError:
+        return OUTSIDE_A_PROJECT

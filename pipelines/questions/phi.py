@@ -1,0 +1,118 @@
+"""`medseg data audit-phi`: does anything that identifies a patient lie in what the project wrote?
+
+    audit() -> dict      keys ok, found, files, bytes, values, left_out, unread, not_covered
+
+Collects every identifying value from the DICOM files below data/raw and searches every byte of every output for it:
+data/ but raw, models, reports, .medseg with its databases, DVC's cache and lock, MLflow's and Prefect's files. It
+reports the file and the kind of value, never the value. What it cannot see is in the result, too.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pipelines import params
+from pipelines.dicom import identity
+from pipelines.dicom.needles import Needles
+from pipelines.questions import file_contents
+from pipelines.work import project
+from pipelines.work.parallel import track
+
+PLACES = (
+    "data",
+    "models",
+    "reports",
+    ".medseg",
+    ".dvc",
+    "mlruns",
+    "mlartifacts",
+    "logs",
+    "dvc.lock",
+    "dvc.yaml",
+    "params.yaml",
+)
+
+
+def audit() -> dict[str, Any]:
+    """Search the project. `ok`: nothing found. `found`: one entry a file, with the kinds of value in it."""
+    root = project.root()
+    settings = params.load(root / "params.yaml").deidentify
+    return search(root, identity.collect(root / project.RAW, settings.retain_device))
+
+
+def search(root: Path, known: identity.Identity) -> dict[str, Any]:
+    """Search a project for what is known to identify."""
+    files = sorted(_artefacts(root))
+    needles = Needles(known.values, _ordinary_words(), _first_day(files))
+    found = [entry for path in track(files, len(files), "audit-phi") if (entry := _search(path, root, needles))]
+    return {
+        "ok": not found,
+        "found": found,
+        "files": len(files),
+        "bytes": sum(path.lstat().st_size for path in files if path.exists()),
+        "dicom_files": known.files,
+        "values": needles.kinds(),
+        "left_out": dict(needles.left_out),
+        "unread": known.unread,
+        "not_covered": _not_covered(),
+    }
+
+
+def _artefacts(root: Path) -> Iterator[Path]:
+    """Every file that the project wrote; data/raw is what it must not have passed on."""
+    raw = root / project.RAW
+    for name in PLACES:
+        place = root / name
+        if place.is_file():
+            yield place
+        seen = set()
+        for here, folders, files in os.walk(place, followlinks=True):  # models may lie on another disk
+            status = Path(here).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = [folder for folder in folders if Path(here) / folder != raw]
+            yield from (Path(here) / file for file in files)
+
+
+def _search(path: Path, root: Path, needles: Needles) -> dict[str, Any] | None:
+    """What was found in a file's name and content, or None. A file that vanished meanwhile is no finding."""
+    name = path.relative_to(root).as_posix()
+    in_name = needles.found_in(os.fsencode(name))
+    kinds = set(in_name)
+    try:
+        if path.is_symlink():
+            kinds |= needles.found_in(os.fsencode(path.readlink()))
+        elif path.is_file():
+            for piece in file_contents.pieces(path, needles.longest):
+                kinds |= needles.found_in(piece)
+    except FileNotFoundError:
+        return None
+    if not kinds:
+        return None
+    shown = f"{path.parent.relative_to(root).as_posix()}/..." if in_name else name
+    return {"file": shown, "kinds": sorted(kinds), "in_name": bool(in_name)}
+
+
+def _ordinary_words() -> frozenset[str]:
+    """Words of the program's own text: a patient called Grace cannot be told from MEDSEG_GRACE_S."""
+    here = Path(__file__).parents[2]
+    sources = [path for package in ("flows", "pipelines", "model") for path in (here / package).rglob("*.py")]
+    return frozenset(word for path in sources for word in re.findall(r"[a-z]{3,}", path.read_text().lower()))
+
+
+def _first_day(files: list[Path]) -> date:
+    """The day of the oldest artefact: from then on dates also occur as the project's own time stamps."""
+    times = [path.lstat().st_mtime for path in files if path.exists()]
+    return date.fromtimestamp(min(times)) if times else date.today()
+
+
+def _not_covered() -> list[str]:
+    """Places outside this machine's files, which this search cannot see."""
+    remote = [name for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL") if "://" in os.environ.get(name, "")]
+    local = [name for name in remote if os.environ[name].startswith(("sqlite:", "file:"))]
+    return [f"the server that {name} names" for name in remote if name not in local]

@@ -1,0 +1,121 @@
+"""The manifest: one row a scan, with its hashes, split and, if it cannot be used, the reason."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.work import project
+from pipelines.work.writing import replacing
+
+_FILE = pa.struct([("role", pa.string()), ("path", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64())])
+SCHEMA = pa.schema(
+    [
+        ("case_id", pa.string()),
+        ("patient", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("modalities", pa.list_(pa.string())),
+        ("files", pa.list_(_FILE)),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("shape", pa.list_(pa.int64())),
+        ("orientation", pa.string()),
+        ("contract", pa.string()),
+        ("annotated", pa.list_(pa.string())),
+        ("quarantined", pa.string()),
+        ("notes", pa.list_(pa.string())),
+    ]
+)
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a scan. `role`: a modality name, or `label`. `path` from the project's root, POSIX."""
+
+    role: str
+    path: str
+    sha256: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable.
+
+    `notes`: what is odd about a scan that can be used, `check: finding`; nothing identifying.
+    """
+
+    case_id: str
+    patient: str
+    source: str
+    split: str
+    modalities: list[str]
+    files: list[File]
+    contract: str
+    annotated: list[str]
+    spacing_mm: list[float] = field(default_factory=list)
+    shape: list[int] = field(default_factory=list)
+    orientation: str = ""
+    quarantined: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[File]:
+        return [file for file in self.files if file.role != "label"]
+
+    @property
+    def label(self) -> File | None:
+        return next((file for file in self.files if file.role == "label"), None)
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), temporary)
+
+
+def read(path: Path = project.MANIFEST) -> list[Row]:
+    """All rows, in the file's order. Raises ValueError if there is no manifest yet."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no manifest yet; `medseg run` or `dvc repro ingest` writes it")
+    return [
+        Row(**{**record, "files": [File(**file) for file in record["files"]], "notes": record["notes"] or []})
+        for record in pq.read_table(path, schema=SCHEMA).to_pylist()
+    ]
+
+
+def usable(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if not row.quarantined]
+
+
+def listing(path: Path | None = None) -> list[dict[str, Any]]:
+    """The manifest as plain records, for `medseg data ls`."""
+    return [asdict(row) for row in read(path or project.root() / project.MANIFEST)]
+
+
+def pseudonym(source: str, patient: str) -> str:
+    """A patient's stable name inside the system. `patient`: the layout's own id, which goes no further."""
+    return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
+
+
+def split_of(patient: str, seed: int, test_fraction: float, validation_fraction: float) -> str:
+    """A patient's split from the pseudonym alone, so it stays put whatever scans are added."""
+    draw = split_draw(patient, seed)
+    if draw < test_fraction:
+        return TEST
+    return VALIDATION if draw < test_fraction + validation_fraction else TRAIN
+
+
+def split_draw(patient: str, seed: int) -> float:
+    """Uniform in [0, 1), a pure function of pseudonym and seed."""
+    return int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()[:12], 16) / 16**12
+
+
+def digest(path: Path = project.MANIFEST) -> str:
+    """sha256 of the manifest's content: every scan's hashes, split and labels."""
+    rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,80 @@
+"""Which folder of scans the project reads: data/raw, usually a link to where the scans really are."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from pipelines.work import project
+
+
+def link(folder: Path) -> None:
+    """Make data/raw a link to `folder`.
+
+    Raises ValueError when `folder` is not a folder, or data/raw already holds files of its own.
+    """
+    folder = folder.resolve()
+    raw = project.root() / project.RAW
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of scans; give --data a folder that holds the sources' folders")
+    if raw.resolve() == folder:
+        return
+    if raw.is_dir() and not raw.is_symlink():
+        if any(raw.iterdir()):
+            raise ValueError(f"{raw} is a folder with scans of its own; move it away before linking {folder} there")
+        raw.rmdir()
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    temporary = raw.with_name(f".{raw.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder, target_is_directory=True)
+    temporary.replace(raw)
+
+
+def changed() -> bool:
+    """Do the files below data/raw differ from the inventory? New ones are read once, unchanged ones only looked at.
+
+    That nothing changed is remembered with size, times and inode of every file, so that asking again costs a look.
+    """
+    listed, memory = project.root() / project.INVENTORY, project.state() / "raw-unchanged"
+    if not listed.is_file():
+        return True
+    placed = os.environ.get("MEDSEG_LINKED", "")  # decides which links are followed
+    seen = f"{placed} {_seen(project.root() / project.RAW)} {hashlib.sha256(listed.read_bytes()).hexdigest()}"
+    if memory.is_file() and memory.read_text() == seen:
+        return False
+    if _differs(listed):
+        return True
+    memory.write_text(seen)
+    return False
+
+
+def _differs(listed: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    from pipelines.stages import inventory
+
+    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(inventory.current())
+
+
+def _seen(folder: Path) -> str:
+    """Digest of what the file system says of every file below, and of every folder it refuses to open."""
+    refused: list[OSError] = []
+    seen, lines = set(), []
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=refused.append):
+        status = os.stat(here)  # noqa: PTH116 - paths as strings: half the time, of 30,000 files
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in files:
+            lines.append(_looked_at(f"{here}/{name}"))
+    lines += [f"{error.filename} {error.errno}" for error in refused]
+    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _looked_at(path: str) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return f"{path} {error.errno}"
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{path} {status.st_dev} {status.st_ino} {status.st_mode} {status.st_size} {times}"

@@ -1,0 +1,134 @@
+"""Volumes and their geometry: with nifti.py, the only module that knows image formats and orientation.
+
+Arrays are (D, H, W) with D towards the head, H towards the front, W towards the right of the patient (RAS+, axes
+reversed), spacing in the same order. A file's own axes come back through `Geometry`, so a prediction lies exactly on
+the scan it was made from.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+
+from pipelines.scans import nifti
+from pipelines.scans.nifti import VolumeError as VolumeError
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends silently, we report ourselves
+
+
+@dataclass(frozen=True)
+class Volume:
+    """`array` (D, H, W); `spacing_mm` (D, H, W); `affine` maps the *file's* voxel (i, j, k) to RAS millimetres.
+
+    `remarks`: what the file leaves in doubt, one sentence each, fit for the manifest.
+    """
+
+    array: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
+    file_shape: tuple[int, int, int]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def orientation(self) -> str:
+        return "".join(aff2axcodes(self.affine))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The way back from a network's grid to the file's. Plain numbers, so that it fits in JSON.
+
+    `file_shape`, `affine`: the file's own grid. `shape`: the reoriented scan (D, H, W). `origin`, `crop_shape`: the
+    crop in it, voxels. `spacing_mm`: of the crop before resampling.
+    """
+
+    file_shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    shape: tuple[int, int, int]
+    origin: tuple[int, int, int]
+    crop_shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @staticmethod
+    def of(volume: Volume) -> "Geometry":
+        """The geometry of an uncropped volume."""
+        shape = _three(volume.array.shape)
+        affine = tuple(tuple(float(x) for x in row) for row in volume.affine)
+        return Geometry(volume.file_shape, affine, shape, (0, 0, 0), shape, volume.spacing_mm)
+
+    def cropped(self, origin: tuple[int, int, int], shape: tuple[int, int, int]) -> "Geometry":
+        return replace(self, origin=origin, crop_shape=shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> "Geometry":
+        affine = tuple(tuple(row) for row in record["affine"])
+        plain = {key: tuple(value) for key, value in record.items() if key != "affine"}
+        return Geometry(affine=affine, **plain)
+
+
+def read(path: Path) -> Volume:
+    """Read a NIfTI file, float32, reoriented. Raises VolumeError with the reason if it is not a usable 3-D scan."""
+    file = nifti.load(path)
+    if not np.isfinite(file.data).all():
+        bad = int(file.data.size - np.isfinite(file.data).sum())
+        raise VolumeError(f"{bad} voxels are NaN or infinite; re-export the scan")
+    return replace(_reoriented(file.data, file.affine), remarks=file.remarks)
+
+
+def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
+    orientation = io_orientation(affine)
+    canonical = apply_orientation(data, orientation)
+    turned = affine @ inv_ornt_aff(orientation, data.shape)
+    spacing_mm = np.linalg.norm(turned[:3, :3], axis=0)[::-1]
+    array = np.ascontiguousarray(canonical.transpose(2, 1, 0))
+    # 6 digits: a float32 header's 1.5 must not become 1.4999999 in the manifest
+    return Volume(array, _three_floats(spacing_mm.round(6)), np.asarray(affine, dtype=float), _three(data.shape))
+
+
+def same_grid(one: Volume, other: Volume, tolerance_mm: float = 1e-2) -> str:
+    """Empty if both lie on one grid, else the difference in words. Tolerance: half a rounding step of usual headers."""
+    if one.file_shape != other.file_shape:
+        return f"shape {one.file_shape} differs from {other.file_shape}"
+    corners = np.array([[0, 0, 0, 1], [*[size - 1 for size in one.file_shape], 1]], dtype=float).T
+    apart_mm = float(np.abs((one.affine - other.affine) @ corners).max())
+    return f"affine differs by {apart_mm:.3g} mm at a corner from that" if apart_mm > tolerance_mm else ""
+
+
+def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A label map of the crop (crop_shape) -> the file's own grid, (i, j, k), background outside the crop."""
+    if label.shape != geometry.crop_shape:
+        raise ValueError(f"label {label.shape} does not fit the crop {geometry.crop_shape}")
+    full = np.zeros(geometry.shape, dtype=label.dtype)
+    full[tuple(slice(o, o + n) for o, n in zip(geometry.origin, geometry.crop_shape, strict=True))] = label
+    orientation = io_orientation(np.asarray(geometry.affine))
+    file_axes = full.transpose(2, 1, 0).transpose(orientation[:, 0].astype(int))
+    return np.ascontiguousarray(file_axes[tuple(slice(None, None, int(flip)) for flip in orientation[:, 1])])
+
+
+def write_label(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
+    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI; through a temporary name."""
+    image = nib.Nifti1Image(label.astype(np.uint8), affine)
+    image.header.set_xyzt_units("mm")
+    temporary = path.with_name(f".{path.name}.tmp.nii.gz")
+    try:
+        nib.save(image, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _three(values: Any) -> tuple[int, int, int]:
+    d, h, w = (int(value) for value in values)
+    return d, h, w
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    d, h, w = (float(value) for value in values)
+    return d, h, w

@@ -1,0 +1,92 @@
+"""Train the segmentation network (DVC stage `train`).
+
+Reads   data/cases/train, data/cases/validation, data/cases/preprocessing.json, models/pretrain, params.yaml: model,
+        train
+Writes  models/train/: model.safetensors, history.csv; curves to MLflow; checkpoints under .medseg/checkpoints
+Run     python -m pipelines train       # MEDSEG_RANKS=2 asks for two ranks; see pipelines/training/launcher.py
+"""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model import weights
+from model.data.casefile import open_cases
+from model.data.dataset import SampleStream, StreamConfig
+from model.engine.parallelize import Ranks
+from model.engine.state import TrainState
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.tasks.segmentation import Segmentation
+from model.weights import Card
+from pipelines import params
+from pipelines.cases import preparation
+from pipelines.scans.manifest import TRAIN, VALIDATION
+from pipelines.scans.structures import BY_NAME
+from pipelines.training import launcher
+from pipelines.training.launcher import Job, Stage
+from pipelines.work import project
+from pipelines.work.writing import replacing
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    launcher.main(Stage("train", prepare, _save))
+
+
+def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
+    """Everything `fit` needs, from the training and validation folders alone; the same on every rank."""
+    training = open_cases(cases / TRAIN, TRAIN)
+    if not training:
+        raise ValueError(f"{cases / TRAIN} holds no labelled case; add scans, or lower data.test_fraction")
+    annotated = {name for case in training for name in case.record.annotated}
+    classes = tuple(sorted(annotated, key=lambda name: BY_NAME[name].id))
+    structures = {name: BY_NAME[name].id for name in classes}
+    sources = sorted({case.record.source for case in training})
+    plan = preparation.load(cases / "preprocessing.json")
+    patch_size = {source: launcher.patch_size(source, settings.train, plan) for source in sources}
+    network_config = PRESETS[settings.model.preset]
+    config = StreamConfig(
+        classes=tuple(structures.values()),
+        structures=structures,
+        patch_size=patch_size,
+        micro_batch=settings.train.micro_batch,
+        seed=settings.train.seed,
+        foreground_fraction=settings.train.foreground_fraction,
+        source_balance=settings.train.source_balance,
+        augment=launcher.augment_config(settings.train),
+    )
+    validation = [
+        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
+    ]
+    with torch.device("meta"):
+        network = MedSegFormer(network_config, num_classes=len(classes) + 1)
+    if settings.train.freeze_encoder:
+        network.embedding.requires_grad_(False)
+        network.encoder.requires_grad_(False)
+    return Job(
+        network=network,
+        task=Segmentation(config, settings.train.precision),
+        stream=SampleStream(training, config),
+        validation=[case for case in validation if case.record.source in patch_size],
+        fit=launcher.fit_config(settings.train),
+        parallel=launcher.parallel_config(settings.train),
+        card=Card(settings.model.preset, asdict(network_config), classes, structures, patch_size, plan.to_json(), {}),
+        encoder=project.PRETRAINED if settings.pretrain.steps else None,
+    )
+
+
+def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) -> dict[str, str]:
+    """A sharded tensor is put together from all ranks, one at a time."""
+    if ranks.rank != 0:
+        weights.export(None, state.final_weights(), job.card)
+        return {}
+    with replacing(project.TRAINED) as folder:
+        folder.mkdir()
+        weights.export(folder, state.final_weights(), job.card)
+        launcher.write_history(folder / "history.csv", state.curve)
+    log.info("train: weights in %s", project.TRAINED)
+    return {"weights_sha256": weights.digest(project.TRAINED)}

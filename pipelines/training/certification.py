@@ -1,0 +1,151 @@
+"""The launch certificate of a parameter file: can it run on so many GPUs of a kind, in which way, for how long?
+
+Reads   params.yaml, or the profile of the preset that is asked for
+Writes  .medseg/certificates/NAME.json and .html, for the train stage and for people
+Run     medseg certify --preset xl --gpus 32 --gpu a100-80gb      # one core, about a minute and a half, half a GB
+
+The batch that costs most is certified: the largest patch, all channels that a source of the parameters can have, all
+structures that they annotate.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+
+from model.certificate import document
+from model.certificate.page import page
+from model.certificate.plan import Plan
+from model.certificate.report import Cohort, certificate
+from model.certificate.search import Goal
+from model.engine.hardware import gpu as find_gpu
+from model.network.config import ALIGNMENT, PRESETS
+from pipelines import params
+from pipelines.cases import preparation
+from pipelines.params import bysource, profiles
+from pipelines.params.recipe import Optimisation
+from pipelines.scans.structures import BY_NAME, CONTRACTS
+from pipelines.training import certificates
+from pipelines.work import project
+
+CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
+SCANS = 15_000
+WITHIN_DAYS = 28.0
+# Of a scan of this source: 4 where it has or may have four contrasts; the others have one.
+MOST_CHANNELS = {"brats": 4, "phantom": 4, "bids": 4, "nnunet": 4}
+OWN_CONTRACTS = {"phantom", "bids", "nnunet"}  # what these annotate is known with the scans only: all structures
+
+
+def certify(
+    preset: str,
+    ranks: int,
+    gpu: str,
+    patch: int | None = None,
+    strategy: str = "auto",
+    network_gbit: float | None = None,
+    steps: int | None = None,
+    scans: int = SCANS,
+    within_days: float = WITHIN_DAYS,
+    stage: str = "train",
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """The certificate's content, written if the run fits. Raises ValueError for impossible wishes."""
+    source, settings = parameters(preset)
+    recipe: Optimisation = settings.pretrain if stage == "pretrain" else settings.train
+    if not (steps or recipe.steps):
+        raise ValueError(f"pretrain.steps 0 in {source} skips pretraining: nothing to certify; set it, or give --steps")
+    kind = find_gpu(gpu)
+    if network_gbit is not None:
+        kind = replace(kind, network_bytes_per_s=network_gbit * 1e9 / 8)
+    wished = recipe.model_copy(update=_wishes(recipe, patch, steps))
+    goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
+    cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
+    torch.set_num_threads(1)
+    content = certificate(plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
+    chosen = wished.model_copy(update={name: content[name] for name in CHOSEN})
+    content |= {
+        "preset": preset,
+        "parameters_from": source,
+        "to_set": _differences(recipe, chosen),
+        "digest": certificates.digest(settings.model.model_copy(update={"preset": preset}), chosen),
+    }
+    if content["fits"]:
+        content["file"] = str(document.write(content, page(content), certificates.folder()))
+    return content
+
+
+def parameters(preset: str) -> tuple[str, params.Params]:
+    """params.yaml if it is for this preset, else the first profile that is, else params.yaml all the same."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
+    own = params.load(project.root() / "params.yaml")
+    for name in profiles.names() if own.model.preset != preset else ():
+        settings = params.load(profiles.path(name))
+        if settings.model.preset == preset:
+            return f"profile {name}", settings
+    return "params.yaml", own
+
+
+def plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> Plan:
+    patch, spacing_mm = _largest_patch(settings, recipe)
+    structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
+    if OWN_CONTRACTS & set(settings.data.sources):
+        structures = set(BY_NAME)
+    return Plan(
+        network=PRESETS[preset],
+        classes=len(structures) + 1,
+        channels=max(MOST_CHANNELS.get(each, 1) for each in settings.data.sources),
+        patch=patch,
+        ranks=ranks,
+        group=ranks,
+        strategy="fsdp",
+        checkpointing=recipe.activation_checkpointing,
+        micro_batch=recipe.micro_batch,
+        global_batch=recipe.global_batch,
+        precision=recipe.precision,
+        optimizer=recipe.optimizer,
+        averaged=recipe.average_decay > 0,
+        spacing_mm=spacing_mm,
+        stage=recipe.block,
+    )
+
+
+def _largest_patch(settings: params.Params, recipe: Optimisation) -> tuple[bysource.Voxels3, bysource.Spacing3]:
+    """Voxels and spacing in mm; what params.yaml leaves to the plan (`auto`) is plan.json's. Refused if that is due."""
+    stated = [
+        (patch, bysource.by_source(settings.preprocess.spacing_mm, source))
+        for source, patch in recipe.patch_size.items()
+    ]
+    whole = [(patch, spacing_mm) for patch, spacing_mm in stated if patch is not None and spacing_mm is not None]
+    if len(whole) < len(stated):
+        for record in preparation.load(project.root() / project.PLAN).sources.values():
+            d, h, w = record.patch_size
+            whole.append(((d, h, w), record.spacing_mm))
+    return max(whole, key=lambda pair: prod(pair[0]))
+
+
+def _used(contract: str, settings: params.Params) -> bool:
+    return contract.split("-")[0] in settings.data.sources
+
+
+def _wishes(recipe: Optimisation, patch: int | None, steps: int | None) -> dict[str, Any]:
+    wishes: dict[str, Any] = {"steps": steps} if steps else {}
+    if patch is not None:
+        if patch % ALIGNMENT:
+            raise ValueError(
+                f"--patch {patch} must be divisible by {ALIGNMENT}; nearest: {round(patch / ALIGNMENT) * ALIGNMENT}"
+            )
+        wishes["patch_size"] = {**recipe.patch_size, "default": (patch, patch, patch)}
+    return wishes
+
+
+def _differences(recipe: Optimisation, chosen: Optimisation) -> dict[str, Any]:
+    """What must be set in the parameters for the certificate to hold for them."""
+    names = (*CHOSEN, "steps", "patch_size")
+    return {
+        f"{recipe.block}.{name}": getattr(chosen, name)
+        for name in names
+        if getattr(chosen, name) != getattr(recipe, name)
+    }

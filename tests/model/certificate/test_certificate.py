@@ -1,0 +1,199 @@
+"""The launch certificate against the truth: what is predicted from tensors without data is what real ones do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv3d
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.certificate import document
+from model.certificate.document import Launch
+from model.certificate.estimate import estimate
+from model.certificate.flops import COUNTS
+from model.certificate.gpu import as_gpu
+from model.certificate.memory import CATEGORIES, memory, saved_bytes
+from model.certificate.plan import Plan
+from model.certificate.simulate import CPU, batch, build, fit_config, simulate, task
+from model.certificate.timing import timing
+from model.engine.hardware import gpu
+from model.engine.parallelize import Ranks, autocast, checkpoint_activations
+from model.engine.trainer import accumulate, new_state
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+
+A100 = gpu("a100-80gb")
+ALONE = Plan(
+    network=PRESETS["nano"], classes=4, channels=2, patch=(32, 32, 32), ranks=1, group=1, strategy="none",
+    checkpointing="none", micro_batch=1, global_batch=1, precision="float32",
+)  # fmt: skip
+SHARDED = replace(ALONE, ranks=4, group=2, strategy="hsdp", global_batch=16, precision="float16")
+
+
+def real_network(plan: Plan) -> Any:
+    torch.manual_seed(0)
+    network = build(plan).train()
+    checkpoint_activations(network, plan.checkpointing)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("preset", "precision", "stage"),
+    [
+        ("nano", "float32", "train"),
+        ("nano", "bfloat16", "train"),
+        ("tiny", "float32", "train"),
+        ("nano", "bfloat16", "pretrain"),
+    ],
+)
+def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, precision: str, stage: str) -> None:
+    """To 5 %; under CUDA's autocast rules, too, which `as_gpu` gives real tensors as well."""
+    plan = replace(ALONE, network=PRESETS[preset], precision=precision, stage=stage)
+    network, patches = real_network(plan), batch(plan)
+    known = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    known |= {each.untyped_storage().data_ptr() for each in (patches.image, patches.target, patches.modality)}
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []  # so that no storage is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
+        return tensor
+
+    with as_gpu(0), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with autocast(CPU, precision):
+            outputs = task(plan).forward(network, patches)
+        task(plan).loss(outputs, patches)
+    assert saved_bytes(simulate(plan, 0)) == pytest.approx(sum(saved.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(("checkpointing", "stage"), [("none", "train"), ("full", "train"), ("none", "pretrain")])
+def test_flops_are_those_that_pytorch_counts_in_a_real_step(checkpointing: str, stage: str) -> None:
+    plan = replace(ALONE, checkpointing=checkpointing, stage=stage)
+    network = real_network(plan)
+    with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
+        step_for_real(network, plan)
+    assert sum(operation.flops for operation in simulate(plan, 0).operations) == counter.get_total_flops()
+
+
+def test_flops_of_a_convolution_backward_are_twice_its_forward_whatever_its_groups() -> None:
+    """PyTorch's own count agrees where there are no groups, and is wrong where there are."""
+    volume = torch.randn(1, 6, 5, 5, 5, requires_grad=True)
+    for groups in (1, 6):
+        weight = torch.randn(6, 6 // groups, 3, 3, 3, requires_grad=True)
+        with FlopCounterMode(display=False, custom_mapping=COUNTS) as ours, FlopCounterMode(display=False) as theirs:
+            out = conv3d(volume, weight, padding=1, groups=groups)
+            forward = ours.get_total_flops()
+            out.sum().backward()
+        assert ours.get_total_flops() == 3 * forward
+        assert (theirs.get_total_flops() == 3 * forward) == (groups == 1)
+
+
+def step_for_real(network: Any, plan: Plan) -> None:
+    fit = fit_config(plan, 1)
+    watch: Any = SimpleNamespace(stop=False, profile=False)
+    feed: Any = iter([batch(plan)])
+    accumulate(network, new_state(network, fit), task(plan), feed, 1, fit, Ranks(0, 1, CPU), watch)
+
+
+def test_every_byte_has_a_category_and_the_peak_is_their_sum() -> None:
+    seen = memory(simulate(SHARDED, 0))
+    assert tuple(seen.peak) == CATEGORIES
+    assert sum(seen.peak.values()) == seen.peak_bytes == max(sum(levels) for _, levels in seen.timeline)
+    assert all(seen.largest[category] >= seen.peak[category] > -1 for category in CATEGORIES)
+    assert [name for name, _ in seen.marks] == ["micro-step 1", "micro-step 2", "update"]
+
+
+def test_no_block_stays_gathered_between_two_micro_steps() -> None:
+    with torch.device("meta"):
+        network = MedSegFormer(SHARDED.network, SHARDED.classes)
+    in_blocks = sum(parameter.numel() for block in network.blocks() for parameter in block.parameters())
+    record = simulate(SHARDED, 0)
+    between = dict(record.marks)["micro-step 2"]
+    alive = [each for each in record.allocations if each.born < between < (each.died or between + 1)]
+    gathered = sum(each.size for each in alive if each.operation == "gather")
+    assert gathered <= 2 * (SHARDED.parameters - in_blocks)
+
+
+def test_messages_are_those_of_the_strategy() -> None:
+    """Weights are gathered for each micro-step and gradients cut; copies are averaged once a step."""
+    plan, whole = SHARDED, 2 * SHARDED.parameters
+    sent = {(each.name, each.link): each for each in timing(simulate(plan, 0), plan, A100).traffic}
+    half = 1 / 2  # of a ring of two
+    assert sent["all-gather", "node"].sent_bytes == pytest.approx(2 * plan.accumulation * half * whole, rel=0.15)
+    assert sent["reduce-scatter", "node"].sent_bytes == pytest.approx(plan.accumulation * half * 2 * whole, rel=0.1)
+    assert sent["all-reduce", "node"].sent_bytes == pytest.approx(2 * half * whole, rel=0.1)
+
+
+@pytest.mark.parametrize("strategy", ["hsdp", "fsdp", "ddp"])
+def test_the_estimate_of_a_deep_network_agrees_with_its_simulation(strategy: str) -> None:
+    """Memory to 3 %, on which the remedies count; time to 10 %."""
+    network = replace(PRESETS["tiny"], depths=(2, 2, 6, 4))
+    plan = replace(SHARDED, network=network, strategy=strategy, patch=(96, 96, 96), checkpointing="selective")
+    plan = replace(plan, ranks=16, group={"hsdp": 8, "fsdp": 16, "ddp": 1}[strategy], global_batch=64)
+    record, found = simulate(plan, A100.memory_bytes), estimate(plan, A100)
+    assert found.peak_bytes == pytest.approx(memory(record).peak_bytes, rel=0.03)
+    assert found.timing.step_s == pytest.approx(timing(record, plan, A100).step_s, rel=0.1)
+
+
+def launch(**changes: Any) -> Launch:
+    return replace(Launch(ranks=32, group=8, gpu="NVIDIA A100-SXM4-80GB", memory_bytes=85e9, digest="d"), **changes)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    content = {"fits": True, "digest": "d", "ranks": 32, "strategy": "hsdp", "group": 8, "preset": "xl"}
+    document.write({**content, "stage": "train", "gpu": {"key": A100.key, **asdict(A100)}}, "", tmp_path)
+    return tmp_path
+
+
+def test_a_launch_on_many_gpus_needs_its_certificate(tmp_path: Path, certificates: Path) -> None:
+    path, refusal = document.check(launch(), certificates)
+    assert path == certificates / "xl-a100-80gbx32.json"
+    assert not refusal
+    _, refusal = document.check(launch(), tmp_path / "empty")
+    assert "holds none; make one with `medseg certify --gpus 32 --gpu a100" in refusal
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"digest": "other"}, "is for other parameters or other code"),
+        ({"ranks": 64}, "is for 32 ranks, not 64"),
+        ({"group": 4}, "shares a copy among 8 ranks, not 4 (set MEDSEG_SHARD_RANKS)"),
+        ({"gpu": "NVIDIA A100-SXM4-40GB", "memory_bytes": 42e9}, "is for GPUs of 80 GB, not 42 GB"),
+        ({"gpu": "NVIDIA H100 80GB HBM3"}, "is for A100-80GB, not NVIDIA H100 80GB HBM3"),
+    ],
+)
+def test_a_certificate_for_another_launch_is_refused(certificates: Path, changes: dict[str, Any], reason: str) -> None:
+    path, refusal = document.check(launch(**changes), certificates)
+    assert path is None
+    assert reason in refusal
+    assert "--uncertified" in refusal
+
+
+def test_what_is_no_certificate_is_refused(certificates: Path) -> None:
+    (certificates / "xl-a100-80gbx32.json").write_text("[]")
+    assert "is not a certificate" in document.check(launch(), certificates)[1]
+
+
+@pytest.mark.parametrize("changes", [{"gpu": ""}, {"ranks": 1}])
+def test_cpus_and_a_single_gpu_need_no_certificate(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert document.check(launch(**changes), tmp_path) == (None, "")
+
+
+def test_the_digest_changes_with_the_parameters_and_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "network.py").write_text("a = 1\n")
+    monkeypatch.setattr(document, "CODE", tmp_path)
+    first = document.digest({"train": {"seed": 0}})
+    assert document.digest({"train": {"seed": 1}}) != first
+    (tmp_path / "network.py").write_text("a = 2\n")
+    assert document.digest({"train": {"seed": 0}}) != first

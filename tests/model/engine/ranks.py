@@ -1,0 +1,113 @@
+"""Start real ranks over gloo, each a process of its own, and train a small network with them."""
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from model import weights
+from model.data.casefile import Case
+from model.data.dataset import SampleStream
+from model.engine import parallelize as parallelize_module
+from model.engine import progress
+from model.engine.checkpoint import Checkpoints
+from model.engine.parallelize import ParallelConfig, Ranks, bare, parallelize
+from model.engine.progress import Report
+from model.engine.state import TrainState
+from model.engine.trainer import FitConfig, fit
+from model.engine.watch import Watch
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.tasks.masked import MaskedAutoencoder
+from model.tasks.probe import Probe
+from model.weights import Card
+from tests.model.engine.test_trainer import CASES, FIT, STREAM, TASK
+from tests.model.tasks.test_masked import TASK as MASKED
+from tests.model.tasks.test_masked import UNLABELLED
+
+# A gradient that is zero but for rounding moves an AdamW weight by up to the learning rate: it bounds the agreement.
+CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, learning_rate=5e-5)
+PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
+CARD = Card("nano", {}, (), {}, {}, {}, {})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run on `world` ranks, `node` of them to a machine; its weights go to `folder`/model.safetensors."""
+
+    folder: Path
+    world: int = 1
+    node: int = 1
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    config: FitConfig = CONFIG
+    cases: tuple[Case, ...] = tuple(CASES)
+    checkpoints: Path | None = None
+    every_s: float = 1e9
+    pretraining: bool = False
+    encoder: Path | None = None  # to start from
+    block_by_block: bool = False  # as a network too large to stay gathered is sharded
+
+
+def run(job: Job, work: Callable[[int, Job], None] | None = None) -> Path:
+    """All ranks of a job; its folder. Raises what the first rank to fail raised."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    multiprocessing.set_forkserver_preload(["tests.model.engine.ranks"])  # import torch once, not once a rank
+    mp.start_processes(work or train_and_save, (job,), nprocs=job.world, start_method="forkserver")
+    return job.folder
+
+
+def train_and_save(rank: int, job: Job) -> None:
+    ranks = meet(rank, job)
+    state, reported = train(job, ranks)
+    weights.export(job.folder if rank == 0 else None, state.final_weights(), CARD)
+    torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def meet(rank: int, job: Job) -> Ranks:
+    torch.set_num_threads(1)
+    progress.REPORT_EVERY_S = 1e9  # one report, at the end: on a slow machine, too, it is of the same steps
+    if job.block_by_block:
+        parallelize_module.KEPT_SHARE = 0.0
+    dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
+    control, saving = (dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2))
+    return Ranks(rank, job.world, torch.device("cpu"), job.node, 0, control, saving)
+
+
+def train(
+    job: Job, ranks: Ranks, on_report: Report = lambda step, values: None
+) -> tuple[TrainState, list[tuple[int, dict[str, float]]]]:
+    with torch.device("meta"):
+        network = MaskedAutoencoder(PRESETS["nano"]) if job.pretraining else MedSegFormer(PRESETS["nano"], 4)
+    called = parallelize(network, job.parallel, ranks, seed=0)
+    if job.encoder:
+        weights.load_encoder(bare(called), job.encoder)
+    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.config.micro_batch)
+    folder = job.checkpoints or job.folder / "checkpoints"
+    reported: list[tuple[int, dict[str, float]]] = []
+
+    def report(step: int, values: dict[str, float]) -> None:
+        reported.append((step, values))
+        on_report(step, values)
+
+    state = fit(
+        called,
+        replace(PRETRAINING if job.pretraining else TASK, precision=job.config.precision),
+        SampleStream(job.cases, stream),
+        job.cases[:2],
+        job.config,
+        ranks,
+        report,
+        Checkpoints(folder, ranks, job.every_s),
+        Watch(folder, ranks.rank),
+    )
+    return state, reported
+
+
+def results(folder: Path, rank: int = 0) -> dict[str, Any]:
+    return torch.load(folder / f"{rank}.pt", weights_only=True)

@@ -1,0 +1,126 @@
+"""Checkpoints on real ranks: they go on on any number of ranks, and what can happen to them is survived."""
+
+import os
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.engine.parallelize import ParallelConfig
+from tests.model.engine.ranks import CONFIG, Job, meet, results, run, train
+from tests.model.engine.test_trainer import FIT
+from tests.model.engine.test_trainer import train as train_alone
+
+LONGER = replace(CONFIG, steps=6, validate_every=2)
+SHARDED = ParallelConfig("fsdp")
+
+
+def losses(folder: Path) -> list[float]:
+    return [point["validation_dice.mean"] for point in results(folder)["numbers"]["curve"]]
+
+
+def stopping(rank: int, job: Job) -> None:
+    """Rank 0 asks itself to stop, as a batch system does, after the point of step 4."""
+    ranks = meet(rank, job)
+
+    def stop(step: int, _values: dict[str, float]) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    state, reported = train(job, ranks, stop)
+    torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("world", "node", "strategy"), [pytest.param(1, 1, "auto", marks=pytest.mark.slow), (2, 2, "ddp"), (4, 2, "hsdp")]
+)
+def test_a_run_stopped_by_sigusr1_goes_on_on_another_number_of_ranks(
+    tmp_path: Path, world: int, node: int, strategy: str
+) -> None:
+    """Stopped on two sharded ranks. The message to stop is seen at the next step: nothing is lost."""
+    whole = run(Job(tmp_path / "whole", 2, 2, SHARDED, LONGER))
+    kept = tmp_path / "kept"
+    run(Job(tmp_path / "first", 2, 2, SHARDED, LONGER, checkpoints=kept), stopping)
+    assert results(tmp_path / "first")["numbers"]["step"] == 5
+    assert (kept / "latest").read_text() == "step-0000005"
+    rest = run(Job(tmp_path / "rest", world, node, ParallelConfig(strategy), LONGER, checkpoints=kept))
+    assert losses(rest) == pytest.approx(losses(whole), abs=1e-4)
+    assert results(rest)["reported"][-1][1]["validation_dice.mean"] == pytest.approx(losses(whole)[-1], abs=1e-4)
+    ours, theirs = load_file(rest / "model.safetensors"), load_file(whole / "model.safetensors")
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="model.engine.checkpoint")
+    folder = tmp_path / "run"
+    whole = train_alone(folder, replace(FIT, steps=4, validate_every=100))
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-0000003", "step-0000004"]
+    damaged = next((folder / "step-0000004").glob("__0_*"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    again = train_alone(folder, replace(FIT, steps=4, validate_every=100))
+    assert f"checkpoint step-0000004 is damaged ({damaged.name}: checksum differs)" in caplog.text
+    assert "resuming from checkpoint step-0000003" in caplog.text
+    assert again.step == 4
+    assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in whole.tensors().items())
+
+
+def test_a_checkpoint_without_its_checksums_is_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The index is a pickle: it is never opened unless its checksum is right."""
+    folder = tmp_path / "run"
+    train_alone(folder, replace(FIT, steps=2, validate_every=100))
+    for path in folder.glob("step-*"):
+        (path / "checksums.json").unlink()
+        (path / ".metadata").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    assert train_alone(folder, replace(FIT, steps=2, validate_every=100)).step == 2
+    assert caplog.text.count("is damaged") == 2
+    assert not Path("/tmp/never").exists()
+
+
+def filling_the_disk(rank: int, job: Job) -> None:
+    """From step 4 on, rank 1 can write no file above 64 KiB: the system refuses as it does when a disk is full."""
+
+    def fill(step: int, _values: dict[str, float]) -> None:
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+
+    ranks = meet(rank, job)
+    state, reported = train(job, ranks, fill)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    job = Job(tmp_path / "run", 2, 2, SHARDED, LONGER, checkpoints=kept, every_s=0)
+    run(job, filling_the_disk)
+    assert results(job.folder)["numbers"]["step"] == 6
+    assert (kept / "latest").read_text() in ("step-0000002", "step-0000003")  # the last may be in the making
+    assert not list(kept.glob(".*"))
+    rest = run(Job(tmp_path / "rest", 2, 2, SHARDED, LONGER, checkpoints=kept))
+    assert results(rest)["numbers"]["step"] == 6
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".step-0000009.partial").mkdir()
+    (tmp_path / ".step-0000009.partial" / "__0_0.distcp").write_text("half")
+    train_alone(tmp_path, replace(FIT, steps=1, warmup_steps=0))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_newest_two_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
+    state = train_alone(tmp_path, replace(FIT, steps=8, validate_every=1), validation=Job(tmp_path).cases[:2])
+    best = max(state.curve, key=lambda point: point["validation_dice.mean"])
+    assert (tmp_path / "best").read_text() == f"step-{int(best['step']):07d}"
+    kept = {path.name for path in tmp_path.glob("step-*")}
+    assert kept == {"step-0000007", "step-0000008", (tmp_path / "best").read_text()}

@@ -1,0 +1,77 @@
+"""Predicted peaks against measured ones, each case in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import save
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from pipelines import cases, fingerprint
+from pipelines.cases.forecast import case_bytes, fingerprint_bytes
+from pipelines.scans.manifest import File, Row
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
+
+told = json.loads(sys.argv[1])
+files = [File(name, f"{name}.nii.gz") for name in told["files"]]
+modalities = [name for name in told["files"] if name != "label"]
+row = Row("case", "patient", "source", "train", modalities, files, "msd-hippocampus",
+          ["hippocampus_anterior", "hippocampus_posterior"], told["spacing_mm"], told["shape"])
+record = SourceRecord(tuple(modalities), (), tuple(told["target_mm"]), tuple(told["spacing_mm"]))
+before = kilobytes("VmRSS")
+if told["step"] == "case":
+    case = prepare_case(row, Preprocessing(CTScale(-100, 300, 50, 60), {"source": record}), 1000)
+    cases.finish(Path("out"), case, "key")
+    predicted = case_bytes(row, tuple(told["target_mm"]))
+else:
+    fingerprint.scan_statistics(row)
+    predicted = fingerprint_bytes(row)
+print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
+"""
+
+
+def scan(folder: Path, files: list[str], shape: list[int], spacing_mm: list[float]) -> None:
+    """Noise that fills the field, in a file whose axes are turned on reading."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1])
+    for name in files:
+        array = rng.integers(1, 100, shape[::-1]).astype(np.uint8 if name == "label" else np.int16)
+        if name == "label":
+            array[...] = 0
+            array[shape[2] // 3 : shape[2] // 2, shape[1] // 3 : shape[1] // 2] = 1
+        save(folder / f"{name}.nii.gz", array, affine)
+
+
+SIZES = [
+    (["T1", "label"], [60, 160, 160], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),
+    (["CT", "label"], [60, 160, 160], [2.0, 1.0, 1.0], [1.25, 0.8, 0.8]),
+    (["CT"], [120, 200, 200], [1.0, 1.0, 1.0], [1.5, 1.5, 1.5]),
+    (["FLAIR", "T1", "T1CE", "T2", "label"], [100, 160, 160], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),
+    (["FLAIR", "T1CE", "label"], [155, 160, 160], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize(("files", "shape", "spacing_mm", "target_mm"), SIZES)
+@pytest.mark.parametrize("step", ["case", "fingerprint"])
+def test_the_predicted_peak_holds_and_is_not_much_too_high(
+    tmp_path: Path, step: str, files: list[str], shape: list[int], spacing_mm: list[float], target_mm: list[float]
+) -> None:
+    scan(tmp_path, files, shape, spacing_mm)
+    told: dict[str, Any] = {
+        "step": step, "files": files, "shape": shape, "spacing_mm": spacing_mm, "target_mm": target_mm
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(told)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    predicted, measured = json.loads(done.stdout)
+    assert measured <= predicted <= 1.6 * measured

@@ -1,0 +1,95 @@
+"""Scores and their means: a miss counts, an absence says nothing, unknown structures are left alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.data.casefile import Case, CaseRecord
+from pipelines.scans.structures import BY_NAME, CONTRACTS, REGIONS, STRUCTURES
+from pipelines.serving.segmenter import most_likely
+from pipelines.stages.evaluate import Score, score_case, summarise
+from pipelines.work.writing import replacing, write_json
+
+BRATS = CONTRACTS["brats"].annotated
+
+
+def case(annotated: tuple[str, ...]) -> Case:
+    nothing = np.zeros((2, 2, 2), np.uint8)
+    record = CaseRecord("c", "brats", "test", ("FLAIR",), annotated, (1.0, 1.0, 1.0), {})
+    return Case(record, nothing[None].astype(np.float16), nothing, np.zeros((0, 4), np.int32))
+
+
+def test_a_region_is_the_union_of_its_parts() -> None:
+    reference, predicted = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
+    reference[0], predicted[0] = BY_NAME["tumour_oedema"].id, BY_NAME["tumour_enhancing"].id
+    found = {score.structure: score.dice for score in score_case(case(BRATS), reference, predicted)}
+    assert found["whole_tumour"] == 1
+    assert found["tumour_oedema"] == 0
+    assert np.isnan(found["tumour_necrotic_core"])
+
+
+def test_a_structure_that_was_not_annotated_is_not_scored() -> None:
+    predicted = np.full((4, 4, 4), BY_NAME["kidney"].id, np.uint8)
+    scores = list(score_case(case(("kidney",)), predicted, predicted))
+    assert [score.structure for score in scores] == ["kidney"]
+
+
+def score(structure: str, dice: float, source: str = "brats", case_id: str = "a") -> Score:
+    return Score(case_id, source, structure, dice, 1, 1)
+
+
+def test_means_leave_out_absences_but_never_misses() -> None:
+    nan = float("nan")
+    found = summarise([score("kidney", 0.8), score("kidney", 0.0, case_id="b"), score("kidney", nan, case_id="c")])
+    assert found["dice"] == {"kidney": 0.4}
+    assert found["by_source"]["brats"]["kidney"] == {"dice": 0.4, "cases": 2}
+    assert found["cases"] == 3
+
+
+def test_regions_do_not_count_twice_in_the_mean() -> None:
+    found = summarise([score("tumour_oedema", 0.5), score("whole_tumour", 1.0)])
+    assert found["mean_dice"] == 0.5
+
+
+def test_a_structure_nobody_has_is_none_and_valid_json(tmp_path: Path) -> None:
+    found = summarise([score("kidney", float("nan"))])
+    assert found["dice"] == {"kidney": None}
+    write_json(tmp_path / "metrics.json", found)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+
+
+def test_resampling_one_class_at_a_time_equals_all_at_once() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.random((3, 5, 5, 5)).astype(np.float32)
+    found = most_likely(probability, [0, 7, 9], [True, True, True], (5, 5, 5))
+    np.testing.assert_array_equal(found, np.array([0, 7, 9])[probability.argmax(0)])
+    assert not (most_likely(probability, [0, 7, 9], [True, False, True], (8, 8, 8)) == 7).any()
+
+
+def test_labels_through_a_contract_and_back_are_themselves() -> None:
+    for contract in CONTRACTS.values():
+        label = np.array([[[0, *contract.values]]], np.uint8)
+        np.testing.assert_array_equal(contract.from_structures(contract.to_structures(label)), label)
+
+
+def test_structures_are_unique_and_regions_made_of_known_ones() -> None:
+    assert len({structure.id for structure in STRUCTURES}) == len(STRUCTURES) == len(BY_NAME)
+    assert all(part in BY_NAME for parts in REGIONS.values() for part in parts)
+
+
+def test_an_output_is_complete_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    (tmp_path / ".out.partial").mkdir()  # what a killed run left
+    with pytest.raises(RuntimeError), replacing(target) as folder:  # noqa: PT012
+        folder.mkdir()
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    for content in ("first", "second"):
+        with replacing(target) as folder:
+            folder.mkdir()
+            (folder / "whole").write_text(content)
+    assert (target / "whole").read_text() == "second"
+    assert list(tmp_path.iterdir()) == [target]

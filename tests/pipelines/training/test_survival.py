@@ -1,0 +1,85 @@
+"""The train stage itself, its launcher and two ranks: one dies, one hangs, the batch system wants the nodes back."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from model.engine.watch import PREEMPTED
+from tests.pipelines.training.train_stage import prepare, rank_pids, told, training, wait_for_step, weights
+from tests.test_pipeline import call
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> bytes:
+    call(project, sys.executable, "-m", "pipelines", "train")
+    assert not list((project / ".medseg/checkpoints").glob("*"))  # the run is over
+    return weights(project)
+
+
+def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
+    project: Path, undisturbed: bytes
+) -> None:
+    with training(project) as process:
+        wait_for_step(project, 10)
+        start = time.monotonic()
+        os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
+        while "again from the last checkpoint (1 of 3)" not in told(project):
+            assert time.monotonic() - start < 60, told(project)
+            time.sleep(0.05)
+        assert process.wait(timeout=120) == 0, told(project)
+    assert "was ended by SIGKILL" in told(project) or "lost the others" in told(project)
+    assert "resuming from checkpoint" in told(project)
+    assert weights(project) == undisturbed
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_request_to_stop_is_answered_with_a_checkpoint_and_the_run_goes_on_later(
+    project: Path, undisturbed: bytes, signum: signal.Signals
+) -> None:
+    with training(project) as process:
+        wait_for_step(project, 10)
+        os.kill(process.pid, signum)
+        assert process.wait(timeout=60) == PREEMPTED, told(project)
+    assert "stopped on request" in told(project)
+    with training(project) as process:
+        assert process.wait(timeout=120) == 0, told(project)
+    assert "resuming from checkpoint" in told(project)
+    assert weights(project) == undisturbed
+
+
+def test_a_rank_that_hangs_ends_the_run_and_every_rank_s_stack_is_kept(project: Path) -> None:
+    """A stopped process stands for a rank that hangs in the driver: it does nothing and says nothing."""
+    with training(project, MEDSEG_HANG_S="4", MEDSEG_RESTARTS="0") as process:
+        wait_for_step(project, 3)
+        hung = rank_pids(process.pid)[1]
+        os.kill(hung, signal.SIGSTOP)
+        assert process.wait(timeout=60) == 1, told(project)
+    assert "no step for too long; every rank's stack lies in" in told(project)
+    stacks = next(project.glob(".medseg/checkpoints/*/stacks-rank-0.txt")).read_text()
+    assert "all_reduce" in stacks or "accumulate" in stacks
+    with training(project) as process:
+        assert process.wait(timeout=120) == 0, told(project)
+    assert load_file(project / "models/train/model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_profile_is_written_on_demand(project: Path) -> None:
+    with training(project) as process:
+        wait_for_step(project, 2)
+        os.kill(process.pid, signal.SIGUSR2)
+        deadline = time.monotonic() + 60
+        while not (found := list(project.glob(".medseg/checkpoints/*/trace-step-*-rank-0.json"))):
+            assert time.monotonic() < deadline, told(project)
+            assert process.poll() is None, told(project)
+            time.sleep(0.01)
+        assert found
