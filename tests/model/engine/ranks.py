@@ -38,6 +38,7 @@ CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, 
 PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
 CARD = Card("nano", {}, (), {}, {}, {}, {})
 VOXELS = CONFIG.global_batch * 16**3  # of a step
+STRUCTURE_VOXELS = 6 * 12 * 12  # of each structure of each case, all within its validation patch
 
 
 @dataclass(frozen=True)
