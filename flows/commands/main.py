@@ -19,7 +19,7 @@ from flows.commands.common import Command, Json, enter_project, group
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
 params_app = group("params.yaml: validate it.")
-profile_app = group("Whole parameter files: list them, put one in place of params.yaml.")
+profile_app = group("Profiles: what a kind of run has otherwise; list them, put one in place of params.yaml.")
 model_app = group("The network.")
 app.add_typer(params_app, name="params")
 app.add_typer(profile_app, name="profile")
@@ -46,7 +46,11 @@ Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approv
 
 @app.command()
 def run(
-    profile: Annotated[str | None, typer.Option(help="whole parameter file to put in place of params.yaml")] = None,
+    profile: Annotated[str | None, typer.Option(help="put this profile in place of params.yaml")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change params.yaml, as in train.steps=20; may be repeated"),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
     ] = None,
@@ -62,7 +66,7 @@ def run(
     from flows import run as job
     from flows import show
 
-    show.run_summary(job.run(profile, data, wait))
+    show.run_summary(job.run(profile, changes or [], data, wait))
 
 
 @app.command()
@@ -182,7 +186,7 @@ def params_check() -> None:
 
 @profile_app.command("use")
 def profile_use(name: str) -> None:
-    """Put profiles/NAME.yaml in place of params.yaml."""
+    """Put a profile in place of params.yaml."""
     enter_project()
     from flows import lock
     from pipelines.params import profiles

@@ -8,8 +8,9 @@ from typing import Any, TypeGuard, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipelines.params.block import Block
+from pipelines.params.block import Block, ParamsError
 from pipelines.params.schema import Params
+from pipelines.work.hints import did_you_mean
 
 
 def is_block(annotation: Any) -> TypeGuard[type[Block]]:
@@ -41,7 +42,7 @@ def stated(content: Mapping[str, Any], block: type[Block] = Params, above: str =
         if field is not None and is_block(field.annotation) and isinstance(value, Mapping):
             yield from stated(value, field.annotation, f"{above}{name}.")
         else:
-            yield above + name, value
+            yield f"{above}{name}", value
 
 
 def find(parts: list[str]) -> FieldInfo | None:
@@ -55,6 +56,16 @@ def find(parts: list[str]) -> FieldInfo | None:
             return field if is_table(field) and depth == len(parts) - 1 else None
         block = field.annotation
     return None
+
+
+def require(key: str) -> FieldInfo:
+    """As `find`. Raises ParamsError, with the nearest key there is."""
+    parts = key.split(".")
+    if field := find(parts):
+        return field
+    deepest = next(end for end in range(len(parts) - 1, -1, -1) if end == 0 or find(parts[:end]))
+    told = f"unknown key {'.'.join(parts[: deepest + 1])}"
+    raise ParamsError(told + did_you_mean(parts[deepest], known(parts[:deepest])))
 
 
 def known(above: list[str]) -> list[str]:

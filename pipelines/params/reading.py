@@ -1,5 +1,6 @@
-"""params.yaml as text -> the typed parameters, or one line that names every wrong key with value, bound and remedy."""
+"""params.yaml's text -> its content -> the typed parameters. An error names each wrong key, value, bound and remedy."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.params import keys
+from pipelines.params.block import ParamsError
 from pipelines.params.schema import Params
 from pipelines.work.hints import did_you_mean, short
-
-
-class ParamsError(ValueError):
-    """params.yaml cannot be used; the message names each key, its value, the bound and the remedy."""
 
 
 def load(path: Path | str = "params.yaml") -> Params:
@@ -22,28 +20,50 @@ def load(path: Path | str = "params.yaml") -> Params:
     return check(read(Path(path)), str(path))
 
 
-def read(path: Path, typ: str = "safe") -> dict[str, Any]:
-    """The file's content as it stands; `typ="rt"`: with its comments. Raises ParamsError if it holds no mapping."""
+def read(path: Path) -> dict[str, Any]:
+    """The file's content, not validated. Raises ParamsError if it is missing or holds no mapping."""
+    return parse(text(path), str(path))
+
+
+def text(path: Path) -> str:
     try:
-        return parse(path.read_text(), str(path), typ)
+        return path.read_text()
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `medseg profile use smoke` writes one") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def parse(text: str, told_as: str, typ: str = "safe") -> dict[str, Any]:
-    try:
-        content = YAML(typ=typ, pure=True).load(text)  # YAML 1.2: 1e-4 is a number
-    except YAMLError as error:
-        raise ParamsError(f"{told_as}: not valid YAML: {' '.join(str(error).split())}") from None
+    """`told_as`: what an error calls the text. `typ="rt"`: with its comments, for `dump`."""
+    content = parse_value(text, told_as, typ)
     if not isinstance(content, dict):
         raise ParamsError(f"{told_as}: must hold a mapping of blocks ({', '.join(keys.known([]))})")
     return content
 
 
+def parse_value(text: str, told_as: str, typ: str = "safe") -> Any:
+    try:
+        return YAML(typ=typ, pure=True).load(text)  # YAML 1.2: 1e-4 is a number
+    except YAMLError as error:
+        raise ParamsError(f"{told_as}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def dump(content: dict[str, Any]) -> str:
+    """As text, with the comments that it was read with; what came without a style stands in blocks."""
+    yaml, dumped = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.width = 4096  # no line is broken: what was one line stays one
+    yaml.dump(content, dumped)
+    return dumped.getvalue()
+
+
 def check(content: dict[str, Any], told_as: str) -> Params:
-    """The typed parameters. `told_as`: what an error calls their source."""
+    """The typed parameters. Raises ParamsError."""
     try:  # in JSON mode: strict types, yet lists become tuples
         return Params.model_validate_json(json.dumps(content, default=str))
+    except TypeError:  # of a key that is a list or a mapping
+        raise ParamsError(f"{told_as}: a key must be a word") from None
     except ValidationError as error:
         raise ParamsError("; ".join(_explain(told_as, detail) for detail in error.errors())) from None
 

@@ -14,14 +14,13 @@ import SimpleITK
 from pydicom import FileDataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from pipelines import params
 from pipelines.dicom.key import Pseudonyms
+from pipelines.params import profiles
 from pipelines.stages import deidentify, inventory
-from tests.conftest import REPOSITORY
 from tests.pipelines.dicom import dicom_files as files
 
 KEY = Pseudonyms(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH")
-SETTINGS = params.load(REPOSITORY / "profiles" / "smoke.yaml").deidentify
+SETTINGS = profiles.settings("smoke").deidentify
 
 
 def brought(raw: Path, **changed: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,51 @@
+"""Changes of single settings, as `--set` takes them: `train.steps=20`, `train.patch_size.default=[32, 32, 32]`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ruamel.yaml.comments import CommentedSeq
+
+from pipelines.params import keys
+from pipelines.params.block import ParamsError
+from pipelines.params.reading import check, dump, parse, parse_value
+
+TOLD_AS = "params.yaml with --set"
+
+
+def apply(text: str, wished: Sequence[str]) -> str:
+    """The text of params.yaml with these settings changed and nothing else. Raises ParamsError if it is not valid."""
+    content = parse(text, "params.yaml", "rt")
+    check(content, "params.yaml")
+    if not wished:
+        return text
+    for key, value in map(_parsed, wished):
+        _set(content, key, value)
+    check(content, TOLD_AS)
+    return dump(content)
+
+
+def _parsed(change: str) -> tuple[list[str], Any]:
+    """The key's parts and the value. Raises ParamsError if params.yaml has no such setting."""
+    key, separator, value = change.partition("=")
+    key = key.strip()
+    if not separator or not value.strip():
+        raise ParamsError(f"--set {change!r} must be KEY=VALUE, as in --set train.steps=20")
+    parts = key.split(".")
+    field = keys.require(key)
+    if keys.is_block(field.annotation):
+        raise ParamsError(f"--set {key}: a block; set one of its keys: {', '.join(keys.known(parts))}")
+    return parts, parse_value(value, f"--set {key}")
+
+
+def _set(content: Any, parts: list[str], value: Any) -> None:
+    *above, name = parts
+    for part in above:
+        content = content[part]
+    before = content.get(name)
+    if isinstance(before, CommentedSeq) and isinstance(value, list):
+        last = before.ca.items.pop(len(before) - 1, None)  # holds the comment lines that follow
+        before[:] = value
+        if last:
+            before.ca.items[len(before) - 1] = last
+    else:
+        content[name] = value
