@@ -5,36 +5,34 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedSeq
 
-from pipelines.params import keys
+from pipelines.params import keys, reading
 from pipelines.params.block import ParamsError
-from pipelines.params.reading import check, dump, parse, parse_value
 
 TOLD_AS = "params.yaml with --set"
 
 
 def apply(text: str, wished: Sequence[str]) -> str:
     """The text of params.yaml with these settings changed and nothing else. Raises ParamsError if it is not valid."""
-    content = parse(text, "params.yaml", "rt")
-    check(content, "params.yaml")
+    content = reading.parse(text, "params.yaml", "rt")
+    reading.check(content, "params.yaml")
     if not wished:
         return text
     for key, value in map(_parsed, wished):
         _set(content, key, value)
-    check(content, TOLD_AS)
-    return dump(content)
+    reading.check(content, TOLD_AS)
+    return reading.dump(content)
 
 
 def _parsed(change: str) -> tuple[list[str], Any]:
     """The key's parts and the value. Raises ParamsError if params.yaml has no such setting."""
     key, separator, value = change.partition("=")
-    key = key.strip()
+    told_as = f"--set {change:.80}"
     if not separator or not value.strip():
-        raise ParamsError(f"--set {change!r} must be KEY=VALUE, as in --set train.steps=20")
-    parts = key.split(".")
-    field = keys.require(key)
-    if keys.is_block(field.annotation):
-        raise ParamsError(f"--set {key}: a block; set one of its keys: {', '.join(keys.known(parts))}")
-    return parts, parse_value(value, f"--set {key}")
+        raise ParamsError(f"{told_as} must be KEY=VALUE, as in --set train.steps=20")
+    parts = key.strip().split(".")
+    if keys.is_block(keys.require(parts, told_as).annotation):
+        raise ParamsError(f"{told_as}: {key} is a block; set one of its keys: {', '.join(keys.known(parts))}")
+    return parts, reading.in_block_style(reading.parse_value(value, told_as, "rt"))
 
 
 def _set(content: Any, parts: list[str], value: Any) -> None:

@@ -58,13 +58,12 @@ def find(parts: list[str]) -> FieldInfo | None:
     return None
 
 
-def require(key: str) -> FieldInfo:
-    """As `find`. Raises ParamsError, with the nearest key there is."""
-    parts = key.split(".")
+def require(parts: list[str], told_as: str) -> FieldInfo:
+    """As `find`. Raises ParamsError, with the nearest key there is, of what an error calls `told_as`."""
     if field := find(parts):
         return field
     deepest = next(end for end in range(len(parts) - 1, -1, -1) if end == 0 or find(parts[:end]))
-    told = f"unknown key {'.'.join(parts[: deepest + 1])}"
+    told = f"{told_as}: unknown key {'.'.join(parts[: deepest + 1])}"
     raise ParamsError(told + did_you_mean(parts[deepest], known(parts[:deepest])))
 
 

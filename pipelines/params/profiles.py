@@ -16,8 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import CommentMark
+from ruamel.yaml.comments import CommentedMap
 
 from pipelines.params import changes, keys, reading
 from pipelines.params.block import Block, ParamsError
@@ -59,7 +58,7 @@ def compose(name: str) -> str:
     files = lineage(name)
     head = takewhile(lambda line: line.startswith("#"), _file(name).read_text().splitlines(keepends=True))
     told = HEAD.format(name=name, files=" + ".join(f"profiles/{each}.yaml" for each, _ in files))
-    return told + "".join(head) + reading.dump(_in_block_style(merged(files)))
+    return told + "".join(head) + reading.dump(reading.in_block_style(merged(files)))
 
 
 def lineage(name: str) -> list[tuple[str, CommentedMap]]:
@@ -137,17 +136,6 @@ def _put_over(below: CommentedMap, above: CommentedMap, block: type[Block]) -> N
             below.ca.items.pop(name, None)
         if name in above.ca.items:
             below.ca.items[name] = above.ca.items[name]
-
-
-def _in_block_style(content: Any) -> Any:
-    """Every list and table on lines of its own; comments one space behind."""
-    if isinstance(content, CommentedMap | CommentedSeq):
-        content.fa.set_block_style()
-        for token in (token for tokens in content.ca.items.values() for token in tokens if token):
-            token.start_mark = CommentMark(0)
-    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
-        _in_block_style(value)
-    return content
 
 
 @lru_cache

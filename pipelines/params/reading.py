@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, YAMLError
 
 from pipelines.params import keys
 from pipelines.params.block import ParamsError
@@ -56,6 +57,17 @@ def dump(content: dict[str, Any]) -> str:
     yaml.width = 4096  # no line is broken: what was one line stays one
     yaml.dump(content, dumped)
     return dumped.getvalue()
+
+
+def in_block_style(content: Any) -> Any:
+    """The content, changed to have every list and table on lines of its own, and comments one space behind."""
+    if isinstance(content, CommentedMap | CommentedSeq):
+        content.fa.set_block_style()
+        for token in (token for tokens in content.ca.items.values() for token in tokens if token):
+            token.start_mark = CommentMark(0)
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        in_block_style(value)
+    return content
 
 
 def check(content: dict[str, Any], told_as: str) -> Params:

@@ -46,6 +46,10 @@ def test_wrong_use_exits_with_2(done: Project, arguments: tuple[str, ...]) -> No
         (("profile", "use", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
         (("run", "--profile", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
         (
+            ("run", "--set", "train.stepz=20"),
+            "medseg: --set train.stepz=20: unknown key train.stepz; did you mean 'steps'?",
+        ),
+        (
             ("certify", "--preset", "nano", "--gpus", "7", "--gpu", "a100-80gb"),
             "medseg: a global batch of 2 cannot be shared by 7 ranks; choose another number of GPUs or strategy",
         ),
@@ -106,3 +110,11 @@ def test_status_before_the_first_run(fresh: Project) -> None:
     assert set(status["stages"].values()) == {"stale"}
     assert status["registered"] is None
     assert status["identity_consistent"] is False
+
+
+def test_the_form_in_prefects_page_has_profile_and_changes_with_their_meaning() -> None:
+    from flows.training import training
+
+    form = training.parameters.properties
+    assert list(form) == ["profile", "changes", "data", "wait"]
+    assert all(each["description"] for each in form.values())

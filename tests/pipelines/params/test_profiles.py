@@ -1,6 +1,7 @@
 """A profile states its differences; composed it is the whole params.yaml, in the form that DVC's own edits keep."""
 
 import difflib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,9 +128,8 @@ def test_a_bad_profile_is_refused_by_name_and_changes_nothing(project: Path, tex
     profiles.use("smoke")
     before = (project / "params.yaml").read_text()
     (project / "profiles/other.yaml").write_text(text)
-    with pytest.raises(params.ParamsError, match=".") as refused:
+    with pytest.raises(params.ParamsError, match="^" + re.escape(told)):
         profiles.use("other")
-    assert str(refused.value).startswith(told)
     assert (project / "params.yaml").read_text() == before
     assert profiles.in_use() == "smoke"
 
