@@ -16,9 +16,9 @@ from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
 from flows import dvc, lock, results, stage_task
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import tracking
-from pipelines.scans import raw_folder
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
