@@ -18,7 +18,7 @@ from flows.commands import data as data_commands
 from flows.commands.common import Command, Json, enter_project, group
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
-params_app = group("params.yaml: validate it.")
+params_app = group("params.yaml: validate and explain it.")
 profile_app = group("Profiles: what a kind of run has otherwise; list them, put one in place of params.yaml.")
 model_app = group("The network.")
 app.add_typer(params_app, name="params")
@@ -182,6 +182,29 @@ def params_check() -> None:
 
     params.load()
     print("params.yaml is valid")
+
+
+@params_app.command("show")
+def params_show(
+    key: Annotated[str, typer.Argument(help="a block or a setting, such as train or train.steps; all")] = "",
+    json: Json = False,
+) -> None:
+    """What each setting is, where its value comes from, its bounds and why."""
+    enter_project()
+    from flows import show
+    from pipelines.params import explanation
+
+    (show.as_json if json else show.settings)(explanation.explain(key))
+
+
+@app.command()
+def env(json: Json = False) -> None:
+    """The variables that say where and how a run happens, with their values now."""
+    from flows import show
+    from pipelines.work import environment
+
+    variables = {"variables": environment.rows(), "unknown": environment.unknown()}
+    (show.as_json if json else show.variables)(variables)
 
 
 @profile_app.command("use")

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from pipelines.params.block import Block, ParamsError
 from pipelines.params.schema import Params
-from pipelines.work.hints import did_you_mean
+from pipelines.work.wording import did_you_mean
 
 
 def is_block(annotation: Any) -> TypeGuard[type[Block]]:

@@ -22,7 +22,7 @@ from pipelines.params import changes, keys, reading
 from pipelines.params.block import Block, ParamsError
 from pipelines.params.schema import Params
 from pipelines.work import project
-from pipelines.work.hints import did_you_mean
+from pipelines.work.wording import did_you_mean
 from pipelines.work.writing import replacing
 
 BASE = "base"

@@ -13,7 +13,7 @@ from ruamel.yaml.error import CommentMark, YAMLError
 from pipelines.params import keys
 from pipelines.params.block import ParamsError
 from pipelines.params.schema import Params
-from pipelines.work.hints import did_you_mean, short
+from pipelines.work.wording import did_you_mean, short
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -13,7 +13,7 @@ from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
 from pipelines.scans.structures import BY_NAME
-from pipelines.work.hints import did_you_mean
+from pipelines.work.wording import did_you_mean
 
 
 class Data(Block):
