@@ -287,7 +287,6 @@ def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path
 def test_data_raw_itself_may_be_a_link_and_further_places_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.stages import inventory
 
     scan = save(tmp_path / "archive/patient001/patient001_frame01.nii.gz", np.ones((4, 4, 4)))
     (tmp_path / "raw").symlink_to(tmp_path / "archive")
@@ -299,6 +298,6 @@ def test_data_raw_itself_may_be_a_link_and_further_places_are_named(
         return [entry["problem"] for entry in listing.take(tmp_path / folder, tmp_path / "d.sqlite").to_pylist()]
 
     assert problems("raw") == ["", ""]
-    assert problems("several") == [inventory._leads_out(tmp_path / "several/acdc", [tmp_path / "several"])] != [""]
+    assert problems("several") == [listing._leads_out(tmp_path / "several/acdc", [tmp_path / "several"])] != [""]
     monkeypatch.setenv("MEDSEG_LINKED", str(tmp_path / "archive"))
     assert problems("several") == ["", ""]
