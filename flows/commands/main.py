@@ -44,8 +44,8 @@ Reason = Annotated[str | None, typer.Option(help="what you looked at, at least 1
 Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approve")]
 
 
-@app.command()
-def run(
+@app.command("run")
+def run_pipeline(
     profile: Annotated[str | None, typer.Option(help="put this profile in place of params.yaml")] = None,
     changes: Annotated[
         list[str] | None,

@@ -5,7 +5,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedSeq
 
-from pipelines.params import keys, reading
+from pipelines.params import fields, reading
 from pipelines.params.block import ParamsError
 
 TOLD_AS = "params.yaml with --set"
@@ -30,8 +30,8 @@ def _parsed(change: str) -> tuple[list[str], Any]:
     if not separator or not value.strip():
         raise ParamsError(f"{told_as} must be KEY=VALUE, as in --set train.steps=20")
     parts = key.strip().split(".")
-    if keys.is_block(keys.require(parts, told_as).annotation):
-        raise ParamsError(f"{told_as}: {key} is a block; set one of its keys: {', '.join(keys.known(parts))}")
+    if fields.is_block(fields.require(parts, told_as).annotation):
+        raise ParamsError(f"{told_as}: {key} is a block; set one of its keys: {', '.join(fields.known(parts))}")
     return parts, reading.in_block_style(reading.parse_value(value, told_as, "rt"))
 
 

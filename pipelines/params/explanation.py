@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.params import keys, profiles, reading
+from pipelines.params import fields, profiles, reading
 from pipelines.params.schema import Params
 from pipelines.work import project
 from pipelines.work.wording import type_and_bound
@@ -18,11 +18,11 @@ def explain(key: str = "") -> list[dict[str, Any]]:
     Raises ParamsError if params.yaml is not valid, or has no such key.
     """
     if key:
-        keys.require(key.split("."), "params show")
+        fields.require(key.split("."), "params show")
     path = project.root() / "params.yaml"
     content = reading.read(path)
     reading.check(content, "params.yaml")
-    values, origins, schema = dict(keys.stated(content)), _origins(content), Params.model_json_schema()
+    values, origins, schema = dict(fields.stated(content)), _origins(content), Params.model_json_schema()
     return [
         {
             "key": name,
@@ -31,7 +31,7 @@ def explain(key: str = "") -> list[dict[str, Any]]:
             **dict(zip(("type", "bound"), type_and_bound(_property(schema, name.split("."))), strict=True)),
             "description": field.description,
         }
-        for name, field in keys.settings()
+        for name, field in fields.settings()
         if not key or f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")
     ]
 
@@ -39,11 +39,11 @@ def explain(key: str = "") -> list[dict[str, Any]]:
 def _origins(content: dict[str, Any]) -> dict[str, str]:
     """Where each setting's value comes from, by its key."""
     name, differing = profiles.nearest(content)
-    own = dict(keys.stated(content))
-    found = {key: OWN if key in own else DEFAULT for key, _ in keys.settings()}
+    own = dict(fields.stated(content))
+    found = {key: OWN if key in own else DEFAULT for key, _ in fields.settings()}
     for file, stated in profiles.lineage(name) if name else ():
         origin = file if file == profiles.BASE else f"profile {file}"
-        found |= {key: origin for key, _ in keys.stated(stated) if key not in differing}
+        found |= {key: origin for key, _ in fields.stated(stated) if key not in differing}
     return found
 
 

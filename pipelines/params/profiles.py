@@ -18,7 +18,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from pipelines.params import changes, keys, reading
+from pipelines.params import changes, fields, reading
 from pipelines.params.block import Block, ParamsError
 from pipelines.params.schema import Params
 from pipelines.work import project
@@ -114,10 +114,10 @@ def in_use() -> str | None:
 
 def nearest(present: dict[str, Any]) -> tuple[str | None, set[str]]:
     """The profile that differs in the fewest keys, and these keys. A profile that cannot be read is none."""
-    own, found = dict(keys.stated(present)), {}
+    own, found = dict(fields.stated(present)), {}
     for name in names():
         try:
-            theirs = dict(keys.stated(merged(lineage(name))))
+            theirs = dict(fields.stated(merged(lineage(name))))
         except ParamsError:
             continue
         found[name] = {key for key in own.keys() | theirs.keys() if own.get(key, ...) != theirs.get(key, ...)}
@@ -128,8 +128,8 @@ def nearest(present: dict[str, Any]) -> tuple[str | None, set[str]]:
 def _put_over(below: CommentedMap, above: CommentedMap, block: type[Block]) -> None:
     """What `above` states into `below`, with its comments."""
     for name, value in above.items():
-        field = keys.inside(block).get(name)
-        if field is not None and keys.is_block(field.annotation) and isinstance(value, CommentedMap):
+        field = fields.inside(block).get(name)
+        if field is not None and fields.is_block(field.annotation) and isinstance(value, CommentedMap):
             _put_over(below.setdefault(name, CommentedMap()), value, field.annotation)
         else:
             below[name] = value

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, YAMLError
 
-from pipelines.params import keys
+from pipelines.params import fields
 from pipelines.params.block import ParamsError
 from pipelines.params.schema import Params
 from pipelines.work.wording import did_you_mean, short
@@ -39,7 +39,7 @@ def parse(text: str, told_as: str, typ: str = "safe") -> dict[str, Any]:
     """`told_as`: what an error calls the text. `typ="rt"`: with its comments, for `dump`."""
     content = parse_value(text, told_as, typ)
     if not isinstance(content, dict):
-        raise ParamsError(f"{told_as}: must hold a mapping of blocks ({', '.join(keys.known([]))})")
+        raise ParamsError(f"{told_as}: must hold a mapping of blocks ({', '.join(fields.known([]))})")
     return content
 
 
@@ -87,7 +87,7 @@ def _explain(told_as: str, detail: Any) -> str:
     if detail["type"] == "value_error":
         return f"{told_as}: {detail['ctx']['error']}"
     if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(location[-1], keys.known(location[:-1]))
+        hint = did_you_mean(location[-1], fields.known(location[:-1]))
         return f"{told_as}: unknown key {key} = {short(detail['input'])}{hint}; remove or rename it"
     if detail["type"] == "missing":
         return f"{told_as}: {key} is missing; add it{_purpose(location)}"
@@ -96,5 +96,5 @@ def _explain(told_as: str, detail: Any) -> str:
 
 
 def _purpose(location: list[str]) -> str:
-    field = next((found for end in range(len(location), 0, -1) if (found := keys.find(location[:end]))), None)
+    field = next((found for end in range(len(location), 0, -1) if (found := fields.find(location[:end]))), None)
     return f" ({field.description})" if field is not None and field.description else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import params
-from pipelines.params import explanation, keys, profiles
+from pipelines.params import explanation, fields, profiles
 from tests.pipelines.params.test_profiles import project  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -20,7 +20,7 @@ def shown(key: str) -> dict[str, object]:
 def test_every_setting_is_explained() -> None:
     profiles.use("smoke")
     rows = explanation.explain()
-    assert [row["key"] for row in rows] == [key for key, _ in keys.settings()]
+    assert [row["key"] for row in rows] == [key for key, _ in fields.settings()]
     for row in rows:
         assert list(row) == ["key", "value", "from", "type", "bound", "description"]
         assert row["type"], row

@@ -12,7 +12,7 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from pipelines import params
-from pipelines.params import keys, profiles
+from pipelines.params import fields, profiles
 from tests.conftest import REPOSITORY
 
 NAMES = [file.stem for file in sorted((REPOSITORY / "profiles").glob("*.yaml")) if file.stem != "base"]
@@ -52,14 +52,14 @@ def test_the_committed_params_are_the_smoke_profile() -> None:
 
 def test_the_base_states_every_setting() -> None:
     base = content((REPOSITORY / "profiles/base.yaml").read_text())
-    assert sorted(key for key, _ in keys.stated(base)) == sorted(key for key, _ in keys.settings())
+    assert sorted(key for key, _ in fields.stated(base)) == sorted(key for key, _ in fields.settings())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_states_differences_only(name: str) -> None:
     *below, (_, own) = profiles.lineage(name)
-    before = dict(keys.stated(profiles.merged(below)))
-    assert [key for key, value in keys.stated(own) if key != "extends" and before[key] == value] == []
+    before = dict(fields.stated(profiles.merged(below)))
+    assert [key for key, value in fields.stated(own) if key != "extends" and before[key] == value] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
