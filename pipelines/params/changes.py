@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipelines.params import fields, reading
 from pipelines.params.block import ParamsError
@@ -38,7 +38,7 @@ def _parsed(change: str) -> tuple[list[str], Any]:
 def _set(content: Any, parts: list[str], value: Any) -> None:
     *above, name = parts
     for part in above:
-        content = content[part]
+        content = content.setdefault(part, CommentedMap())
     before = content.get(name)
     if isinstance(before, CommentedSeq) and isinstance(value, list):
         last = before.ca.items.pop(len(before) - 1, None)  # holds the comment lines that follow

@@ -122,7 +122,7 @@ def nearest(present: dict[str, Any]) -> tuple[str | None, set[str]]:
             continue
         found[name] = {key for key in own.keys() | theirs.keys() if own.get(key, ...) != theirs.get(key, ...)}
     best = min(found, key=lambda name: len(found[name]), default=None)
-    return best, found.get(best or "", {"params.yaml"})
+    return best, found[best] if best else set()
 
 
 def _put_over(below: CommentedMap, above: CommentedMap, block: type[Block]) -> None:
@@ -130,7 +130,9 @@ def _put_over(below: CommentedMap, above: CommentedMap, block: type[Block]) -> N
     for name, value in above.items():
         field = fields.inside(block).get(name)
         if field is not None and fields.is_block(field.annotation) and isinstance(value, CommentedMap):
-            _put_over(below.setdefault(name, CommentedMap()), value, field.annotation)
+            if not isinstance(below.get(name), CommentedMap):
+                below[name] = CommentedMap()
+            _put_over(below[name], value, field.annotation)
         else:
             below[name] = value
             below.ca.items.pop(name, None)

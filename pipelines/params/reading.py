@@ -30,7 +30,8 @@ def text(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; `medseg profile use smoke` writes one") from None
+        remedy = "; `medseg profile use smoke` writes one" if path.name == "params.yaml" else ""
+        raise ParamsError(f"{path}: no such file{remedy}") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 

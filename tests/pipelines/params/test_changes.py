@@ -101,6 +101,11 @@ def test_an_impossible_change_is_refused_with_the_remedy(wished: str, told: str)
     assert "\n" not in str(refused.value)
 
 
+def test_a_table_that_was_left_out_may_be_given() -> None:
+    text = SMOKE.replace("  normalisation:\n    default: auto\n", "")
+    assert changed(text, "preprocess.normalisation.default=window") == ["+   normalisation:", "+     default: window"]
+
+
 def test_params_that_were_bad_before_are_not_blamed_on_the_change() -> None:
     with pytest.raises(params.ParamsError, match=r"^params\.yaml: evaluate\.overlap = 5"):
         changes.apply(SMOKE.replace("overlap: 0.5", "overlap: 5"), ["train.steps=300"])

@@ -105,6 +105,13 @@ def test_blocks_are_merged_while_lists_and_tables_by_source_are_replaced_whole(p
     assert composed["promote"]["floors"] == {"default": 0.1, "liver": 0.9}
 
 
+def test_what_was_no_block_below_becomes_one(project: Path) -> None:
+    (project / "profiles/odd.yaml").write_text("train: 3\n")
+    (project / "profiles/over.yaml").write_text("extends: odd\ntrain: {steps: 1000}\n")
+    with pytest.raises(params.ParamsError, match=r"profiles/over\.yaml: train\.seed is missing"):
+        profiles.use("over")
+
+
 def test_a_profile_may_build_on_another(project: Path) -> None:
     (project / "profiles/longer.yaml").write_text("extends: smoke\ntrain: {steps: 1000}\n")
     longer, smoke = profiles.settings("longer"), profiles.settings("smoke")
