@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+from pipelines.work import environment
 from pipelines.work.tether import tether
 
 log = logging.getLogger(__name__)
@@ -16,7 +17,7 @@ Result = TypeVar("Result")
 
 def workers() -> int:
     """$MEDSEG_WORKERS, or one a core."""
-    return int(os.environ.get("MEDSEG_WORKERS", 0)) or len(os.sched_getaffinity(0))
+    return environment.read().workers or len(os.sched_getaffinity(0))
 
 
 def each(
