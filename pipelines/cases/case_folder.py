@@ -13,7 +13,6 @@ is ever half-written under its final name.
 import csv
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -93,14 +92,9 @@ def path_of(folder: Path, entry: Entry) -> Path:
 def finish(folder: Path, case: Case, key: str) -> Entry:
     """Write a case into `folder` under its key, complete or not at all; any process may, without the index."""
     path = folder / UNFINISHED / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{key}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         casefile.write(temporary, case)
         size, digest = _size_and_digest(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Entry(case.record.case_id, case.record.split, key, size, digest)
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pipelines.work import project
+from pipelines.work.writing import replacing
 
 
 def link(folder: Path) -> None:
@@ -22,11 +23,8 @@ def link(folder: Path) -> None:
         if any(raw.iterdir()):
             raise ValueError(f"{raw} is a folder with scans of its own; move it away before linking {folder} there")
         raw.rmdir()
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    temporary = raw.with_name(f".{raw.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder, target_is_directory=True)
-    temporary.replace(raw)
+    with replacing(raw) as temporary:
+        temporary.symlink_to(folder, target_is_directory=True)
 
 
 def changed() -> bool:
