@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pipelines.work import project
+from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
 
 
@@ -36,7 +37,7 @@ def changed() -> bool:
     if not listed.is_file():
         return True
     placed = os.environ.get("MEDSEG_LINKED", "")  # decides which links are followed
-    seen = f"{placed} {_seen(project.root() / project.RAW)} {hashlib.sha256(listed.read_bytes()).hexdigest()}"
+    seen = f"{placed} {_seen(project.root() / project.RAW)} {sha256_of(listed)}"
     if memory.is_file() and memory.read_text() == seen:
         return False
     if _differs(listed):

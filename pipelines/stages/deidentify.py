@@ -28,6 +28,7 @@ from pipelines.dicom.index import Entry
 from pipelines.dicom.profile import Options
 from pipelines.stages import inventory
 from pipelines.work import project
+from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing, write_json
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def _inputs(series: _Series, settings: Settings, pseudonyms: key.Pseudonyms) -> 
         sorted(sha256 for sha256, _ in series.files),
         sorted((sha256, kind) for sha256, kind, _ in series.labels),
         sorted((sha256, path.name) for sha256, path in series.beside),
-        [key.digest_of_file(path) for path in meanings if path.is_file()],
+        [sha256_of(path) for path in meanings if path.is_file()],
         sorted(series.patients), asdict(settings), pseudonyms.fingerprint(), _code_digest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -189,7 +190,7 @@ def _code_digest() -> str:
     here = Path(__file__).parents[1]
     beside = (here / "scans" / f"{name}.py" for name in ("structure_names", "structures", "nifti", "volume"))
     sources = [*sorted((here / "dicom").glob("*.py")), *beside]
-    return hashlib.sha256("".join(key.digest_of_file(path) for path in sources).encode()).hexdigest()
+    return hashlib.sha256("".join(sha256_of(path) for path in sources).encode()).hexdigest()
 
 
 def _unchanged(path: Path, inputs: str) -> set[Path]:
