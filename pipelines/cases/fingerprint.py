@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.cases import preparation
 from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
 from pipelines.cases.preparation import bounding_box, content_of, moments
-from pipelines.scans import nifti, structures, volume
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import read
-from pipelines.work import project, within_memory
+from pipelines.work import code, project, within_memory
 from pipelines.work.memory import Memory
 from pipelines.work.within_memory import Executor, Job, Lost
 
@@ -48,8 +46,8 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
     """Statistics by case id, and the reasons of scans that gave none. `place` is asked where to work, if need be."""
     bound = max(1, CT_SAMPLES // max(1, sum("CT" in row.modalities for row in rows)))
     refused: dict[str, str] = {}
-    code = code_digest()
-    keys = {row.case_id: _key(row, code) for row in rows}
+    made_by = code.digest("pipelines.cases.fingerprint")
+    keys = {row.case_id: _key(row, made_by) for row in rows}
     with Memory(project.state() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
         found = ((row.case_id, _recall(memory, keys[row.case_id])) for row in rows)
         known = {case_id: _trimmed(own, bound) for case_id, own in found if own is not None}
@@ -103,23 +101,15 @@ def _summary(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in found)
 
 
-def code_digest() -> str:
-    """Of the code that a scan's statistics depend on."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in (structures, nifti, preparation, volume):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()
-
-
 def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
     """With at most `bound` CT samples, spread evenly: 15,000 CTs must not fill the memory."""
     samples = statistics.ct_samples
     return replace(statistics, ct_samples=samples[:: max(1, math.ceil(samples.size / bound))].copy())
 
 
-def _key(row: Row, code: str) -> str:
+def _key(row: Row, made_by: str) -> str:
     files = [(file.role, file.sha256) for file in row.files]
-    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, code]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, made_by]).encode()).hexdigest()
 
 
 def _recall(memory: Memory, key: str) -> ScanStatistics | None:

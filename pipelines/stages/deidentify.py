@@ -14,7 +14,6 @@ import json
 import logging
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from pipelines.dicom.convert import Job, Record, Settings, convert
 from pipelines.dicom.index import Entry
 from pipelines.dicom.profile import Options
 from pipelines.stages import inventory
-from pipelines.work import project
+from pipelines.work import code, project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing, write_json
 
@@ -180,17 +179,9 @@ def _inputs(series: _Series, settings: Settings, pseudonyms: key.Pseudonyms) -> 
         sorted((sha256, kind) for sha256, kind, _ in series.labels),
         sorted((sha256, path.name) for sha256, path in series.beside),
         [sha256_of(path) for path in meanings if path.is_file()],
-        sorted(series.patients), asdict(settings), pseudonyms.fingerprint(), _code_digest(),
+        sorted(series.patients), asdict(settings), pseudonyms.fingerprint(), code.digest("pipelines.dicom.convert"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-@cache
-def _code_digest() -> str:
-    here = Path(__file__).parents[1]
-    beside = (here / "scans" / f"{name}.py" for name in ("structure_names", "structures", "nifti", "volume"))
-    sources = [*sorted((here / "dicom").glob("*.py")), *beside]
-    return hashlib.sha256("".join(sha256_of(path) for path in sources).encode()).hexdigest()
 
 
 def _unchanged(path: Path, inputs: str) -> set[Path]:

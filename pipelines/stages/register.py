@@ -19,7 +19,7 @@ from typing import Any
 
 from model import weights
 from pipelines import params
-from pipelines.release import tracking
+from pipelines.release import run_identity, tracking
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing, write_json
@@ -44,7 +44,7 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
     client = mlflow.MlflowClient()
     weights_sha256 = weights.digest(trained)
     run_id = tracking.run_of(client, weights_sha256)
-    identity = {**tracking.identity(), "mlflow_run_id": run_id}
+    identity = {**run_identity.here(), "mlflow_run_id": run_id}
     with tempfile.TemporaryDirectory() as scratch:
         stamped = Path(scratch) / "weights"
         weights.stamp(trained, stamped, identity)
