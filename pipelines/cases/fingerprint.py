@@ -19,7 +19,7 @@ from pipelines.scans.manifest import Row
 from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import read
 from pipelines.work import code, project, within_memory
-from pipelines.work.memory import Memory
+from pipelines.work.cache import Cache
 from pipelines.work.within_memory import Executor, Job, Lost
 
 CT_SAMPLES_PER_CASE = 20_000
@@ -48,7 +48,7 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
     refused: dict[str, str] = {}
     made_by = code.digest("pipelines.cases.fingerprint")
     keys = {row.case_id: _key(row, made_by) for row in rows}
-    with Memory(project.state() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
+    with Cache(project.state() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
         found = ((row.case_id, _recall(memory, keys[row.case_id])) for row in rows)
         known = {case_id: _trimmed(own, bound) for case_id, own in found if own is not None}
         unknown = [row for row in rows if row.case_id not in known]
@@ -112,7 +112,7 @@ def _key(row: Row, made_by: str) -> str:
     return hashlib.sha256(json.dumps([files, row.contract, row.annotated, made_by]).encode()).hexdigest()
 
 
-def _recall(memory: Memory, key: str) -> ScanStatistics | None:
+def _recall(memory: Cache, key: str) -> ScanStatistics | None:
     found = memory.get(key)
     if found is None:
         return None
@@ -123,7 +123,7 @@ def _recall(memory: Memory, key: str) -> ScanStatistics | None:
     return ScanStatistics(content_shape=shape, intensity=intensity, ct_samples=samples, **record)
 
 
-def _remember(memory: Memory, key: str, statistics: ScanStatistics) -> None:
+def _remember(memory: Cache, key: str, statistics: ScanStatistics) -> None:
     record = {name: value for name, value in asdict(statistics).items() if name != "ct_samples"}
     samples = np.ascontiguousarray(statistics.ct_samples, dtype=np.float32).tobytes()
     memory.put(key, json.dumps(record), samples)

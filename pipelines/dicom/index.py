@@ -21,7 +21,7 @@ from pipelines.dicom.burned import SECONDARY_CAPTURE
 from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.profile import patient_of
 from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, items, looks_like_dicom, text
-from pipelines.work.memory import Memory
+from pipelines.work.cache import Cache
 
 VERSION = "1"  # of Entry and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads
@@ -128,7 +128,7 @@ def refresh(files: dict[Path, str], pseudonyms: Pseudonyms, memory: Path, limits
     """The entry of every file. `files`: path -> sha256; `memory`: database of known entries; `limits`: a chunk's."""
     mark = f"{VERSION}:{pseudonyms.fingerprint()}"
     keys = {path: _key(path, sha256, mark) for path, sha256 in files.items()}
-    with Memory(memory, "entry", ("entry",)) as known:
+    with Cache(memory, "entry", ("entry",)) as known:
         result = {path: _recalled(found[0]) for path, key in keys.items() if (found := known.get(key))}
         for path, fresh in _read([path for path in files if path not in result], pseudonyms, limits):
             known.put(keys[path], json.dumps(asdict(fresh)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.work.memory import Memory
+from pipelines.work.cache import Cache
 
 
 def sha256_of(path: Path) -> str:
@@ -18,29 +18,29 @@ def sha256_of(path: Path) -> str:
 class Digests:
     """Of the files of one machine."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
 
     def of(self, path: Path, status: os.stat_result | None = None, reread: bool = False) -> str:
         """The content's sha256. Reads the file if it is not as at its last reading, or if `reread`."""
         key = _key(status or path.stat())
-        known = None if reread else self.memory.get(key)
+        known = None if reread else self.cache.get(key)
         if known:
             return str(known[0])
         digest = sha256_of(path)
-        self.memory.put(key, digest)
+        self.cache.put(key, digest)
         return digest
 
     def remember(self, path: Path, sha256: str) -> None:
         """Of a file that was just written, or moved: its digest is known without reading."""
-        self.memory.put(_key(path.stat()), sha256)
+        self.cache.put(_key(path.stat()), sha256)
 
 
 @contextmanager
 def remembered(path: Path) -> Iterator[Digests]:
     """The digests that the file `path` keeps."""
-    with Memory(path, "digest", ("sha256",)) as memory:
-        yield Digests(memory)
+    with Cache(path, "digest", ("sha256",)) as cache:
+        yield Digests(cache)
 
 
 def _key(status: os.stat_result) -> str:

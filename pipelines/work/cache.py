@@ -1,6 +1,6 @@
 """What was found out once, in a SQLite file of this machine's state. No result depends on it: forgetting costs time.
 
-    with Memory(path, "digest", ("sha256",)) as memory: ...      get(key) -> values or None; put(key, *values)
+    with Cache(path, "digest", ("sha256",)) as cache: ...      get(key) -> values or None; put(key, *values)
 
 Several processes may use one file. Each entry is written at once, so that a killed run goes on from there. A file that
 is damaged, or of another layout, is set aside as NAME.damaged and begun anew, with a line in the log.
@@ -20,7 +20,7 @@ PATIENCE_S = 60.0  # for another process that writes; it needs microseconds
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-class Memory:
+class Cache:
     """A table of key -> values. Raises OSError, naming the file, where it cannot be opened or written."""
 
     def __init__(self, path: Path, table: str, columns: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ class Memory:
             self._database.close()
             self._database = None
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> "Cache":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -9,42 +9,42 @@ from pathlib import Path
 import pytest
 
 from pipelines.work.digests import remembered, sha256_of
-from pipelines.work.memory import Memory
+from pipelines.work.cache import Cache
 
 WRITER = """
 import sys
 from pathlib import Path
-from pipelines.work.memory import Memory
-with Memory(Path(sys.argv[1]), "seen", ("value",)) as memory:
+from pipelines.work.cache import Cache
+with Cache(Path(sys.argv[1]), "seen", ("value",)) as cache:
     for number in range(200):
-        memory.put(f"{sys.argv[2]}-{number}", number)
+        cache.put(f"{sys.argv[2]}-{number}", number)
 """
 
 
-def opened(folder: Path) -> Memory:
-    return Memory(folder / "memory.sqlite", "seen", ("value", "more"))
+def opened(folder: Path) -> Cache:
+    return Cache(folder / "cache.sqlite", "seen", ("value", "more"))
 
 
 def filled(folder: Path, count: int = 200) -> Path:
-    with opened(folder) as memory:
+    with opened(folder) as cache:
         for number in range(count):
-            memory.put(str(number), number, b"x" * 100)
-    return folder / "memory.sqlite"
+            cache.put(str(number), number, b"x" * 100)
+    return folder / "cache.sqlite"
 
 
 def test_what_was_put_is_got_again_and_the_last_value_holds(tmp_path: Path) -> None:
     filled(tmp_path, 3)
-    with opened(tmp_path) as memory:
-        memory.put("2", 7, b"")
-        assert [memory.get(key) for key in ("1", "2", "3")] == [(1, b"x" * 100), (7, b""), None]
+    with opened(tmp_path) as cache:
+        cache.put("2", 7, b"")
+        assert [cache.get(key) for key in ("1", "2", "3")] == [(1, b"x" * 100), (7, b""), None]
 
 
 def test_an_entry_is_kept_though_the_process_that_made_it_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), opened(tmp_path) as memory:  # noqa: PT012
-        memory.put("key", 1, b"")
+    with pytest.raises(RuntimeError), opened(tmp_path) as cache:  # noqa: PT012
+        cache.put("key", 1, b"")
         raise RuntimeError
-    with opened(tmp_path) as memory:
-        assert memory.get("key") == (1, b"")
+    with opened(tmp_path) as cache:
+        assert cache.get("key") == (1, b"")
 
 
 @pytest.mark.parametrize("damage", ["no database", "cut", "overwritten", "other columns"])
@@ -65,30 +65,30 @@ def test_a_damaged_file_is_set_aside_and_begun_anew(
             other.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, value)")
         other.close()
     size = path.stat().st_size
-    with caplog.at_level(logging.WARNING), opened(tmp_path) as memory:
-        known = [memory.get(str(number)) for number in range(200)]
-        memory.put("new", 1, b"")
-        assert memory.get("new") == (1, b"")
+    with caplog.at_level(logging.WARNING), opened(tmp_path) as cache:
+        known = [cache.get(str(number)) for number in range(200)]
+        cache.put("new", 1, b"")
+        assert cache.get("new") == (1, b"")
     assert set(known) <= {None, *((number, b"x" * 100) for number in range(200))}
     assert known[-1] is None
-    assert path.with_name("memory.sqlite.damaged").stat().st_size == size
+    assert path.with_name("cache.sqlite.damaged").stat().st_size == size
     (line,) = caplog.messages
     assert line.startswith(f"{path} is damaged (")
-    with opened(tmp_path) as memory:
-        assert memory.get("new") == (1, b"")
+    with opened(tmp_path) as cache:
+        assert cache.get("new") == (1, b"")
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"memory\.sqlite: unable to open database file"):
+    with pytest.raises(OSError, match=r"cache\.sqlite: unable to open database file"):
         opened(tmp_path / "missing").get("key")
 
 
 def test_several_processes_remember_side_by_side(tmp_path: Path) -> None:
-    path = tmp_path / "memory.sqlite"
+    path = tmp_path / "cache.sqlite"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "abc"]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
-    with Memory(path, "seen", ("value",)) as memory:
-        assert all(memory.get(f"{name}-{number}") == (number,) for name in "abc" for number in range(200))
+    with Cache(path, "seen", ("value",)) as cache:
+        assert all(cache.get(f"{name}-{number}") == (number,) for name in "abc" for number in range(200))
 
 
 def test_a_file_is_read_again_only_if_it_changed_or_on_request(tmp_path: Path) -> None:
