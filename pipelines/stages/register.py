@@ -69,7 +69,7 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
     with mlflow.start_run(run_id=run_id), _quiet():
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).parents[1] / "release" / "pyfunc.py"),
+            python_model=str(Path(__file__).parents[1] / "serving" / "pyfunc.py"),
             model_config={"weights_uri": weights_uri, "weights_sha256": stamped_sha256},
             signature=_signature(),
             registered_model_name=name,

@@ -39,7 +39,7 @@ WITHOUT_INFLUENCE = (
 )
 PICTURES = ("pipelines.pages",)  # of what pretraining learnt: not worth learning it again
 # What a stage runs beside its own module and what that imports.
-ALSO_RUNS = {"register": ("pipelines.release.pyfunc",)}
+ALSO_RUNS = {"register": ("pipelines.serving.pyfunc",)}
 
 
 def of_stage(stage: str) -> str:

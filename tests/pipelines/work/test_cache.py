@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.work.digests import remembered, sha256_of
 from pipelines.work.cache import Cache
+from pipelines.work.digests import remembered, sha256_of
 
 WRITER = """
 import sys
