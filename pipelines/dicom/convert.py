@@ -30,6 +30,7 @@ from pipelines.scans.key import Pseudonyms
 from pipelines.scans.structure_names import structure_of
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import VolumeError, read
+from pipelines.work.writing import replacing
 
 # Kept in the record, after de-identification: what a model's performance may depend on.
 KEPT = (
@@ -267,13 +268,11 @@ def _voxels(slices: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray) -> str:
-    """Through a temporary name; deterministic: no date, no name in the gzip header."""
+    """Deterministic: no date, no name in the gzip header."""
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.partial.nii.gz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
     return path.name
 
 

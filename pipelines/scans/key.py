@@ -9,7 +9,6 @@ id against it, which a plain hash allows in seconds. Losing the key loses the wa
 holder has it.
 """
 
-import hashlib
 import hmac
 import math
 import os
@@ -109,11 +108,6 @@ def weakness_of(key: bytes) -> str:
 def _entropy_bits(values: Sequence[int]) -> float:
     """Shannon's, of the values as independent draws from their own frequencies."""
     return -sum(count * math.log2(count / len(values)) for count in Counter(values).values())
-
-
-def digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_inside_project(path: Path) -> None:

@@ -67,7 +67,7 @@ def main() -> None:
 
 def evaluate_case(
     path: Path, rows: dict[str, Row], weights: Path, overlap: float
-) -> tuple[list[Score], montage.Picture] | None:
+) -> tuple[list[Score], montage.Comparison] | None:
     """Scores and a picture of one held-out case file; None if it carries no label."""
     case = casefile.read(path)
     if case.record.split != TEST:
@@ -77,7 +77,7 @@ def evaluate_case(
     segmenter = cached_segmenter(weights, overlap)
     reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
     scores = list(score_case(case, reference, predicted))
-    return scores, montage.picture(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
+    return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
 
 
 def _report(summary: dict[str, Any]) -> None:

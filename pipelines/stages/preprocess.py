@@ -52,7 +52,6 @@ def run(settings: params.Preprocess, folder: CaseFolder) -> None:
         raise ValueError(f"{project.MANIFEST} has no scan that can be used; `medseg data ls` shows the reasons")
     decided = preparation.load(project.PLAN)
     found, tasks = sort_out(rows, decided, settings.foreground_points, folder)
-    folder.digests.keep()
     made = []
     if tasks:
         made = make(tasks, folder.folder, within_memory.executor(settings.executor, int(settings.memory_gib * GIB)))

@@ -161,7 +161,7 @@ def _identity(settings: params.Params) -> dict[str, str]:
     }
 
 
-def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.Picture]:
+def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:
     """Some scans of each modality, of validation patients where there are any."""
     if state.average:
         state.average.swap()
@@ -170,7 +170,7 @@ def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstructio
     task: MaskedModelling = job.task  # type: ignore[assignment]
     training = [case for cases in job.stream.by_source.values() for case in cases]
     for case in reconstruction.choose([*job.validation, *training]):
-        pictures.append(reconstruction.Picture(case.record, *task.painted(state.network, case, ranks.device)))
+        pictures.append(reconstruction.PaintedPatch(case.record, *task.painted(state.network, case, ranks.device)))
     reshard(state.network)
     if state.average:
         state.average.swap()

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-from model.certificate import document
-from model.certificate.page import page
 from model.certificate.plan import Plan
 from model.certificate.report import Cohort, certificate
 from model.certificate.search import Goal
@@ -24,6 +22,7 @@ from model.engine.hardware import gpu as find_gpu
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.pages import launch_certificate
 from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans.structures import BY_NAME, CONTRACTS
@@ -72,7 +71,7 @@ def certify(
         "digest": certificates.digest(settings.model.model_copy(update={"preset": preset}), chosen),
     }
     if content["fits"]:
-        content["file"] = str(document.write(content, page(content), certificates.folder()))
+        content["file"] = str(launch_certificate.write(content, certificates.folder()))
     return content
 
 

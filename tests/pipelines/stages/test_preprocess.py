@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.stages import deidentify, ingest, inventory, plan, preprocess
 from pipelines.work import code, project, within_memory
+from pipelines.work.writing import replacing
 from tests.conftest import save
 
 SMOKE = profiles.compose("smoke")
@@ -178,7 +180,10 @@ def test_a_run_that_dies_while_it_commits_ends_the_same_later(
         moved.append(target) if target.suffix == ".safetensors" else None
         return die() if len(moved) == 4 else rename(path, target)  # type: ignore[return-value]
 
-    deaths = {"write_index": (case_folder, "replacing", die), "move": (Path, "replace", die_at_the_fourth)}
+    def die_at_the_index(path: Path) -> AbstractContextManager[Path]:
+        return die() if path.name == "index.csv" else replacing(path)  # type: ignore[return-value]
+
+    deaths = {"write_index": (case_folder, "replacing", die_at_the_index), "move": (Path, "replace", die_at_the_fourth)}
     with monkeypatch.context() as patched:
         patched.setattr(*deaths.get(step, (shutil, "rmtree", die)))
         with pytest.raises(KeyboardInterrupt):
