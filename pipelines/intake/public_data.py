@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
