@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flows import processes
 from pipelines.work import project
@@ -108,7 +109,7 @@ def _said(fd: int) -> dict[str, Any]:
 
 
 def _alive(pid: Any) -> bool:
-    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+    return isinstance(pid, int) and psutil.pid_exists(pid)
 
 
 @contextmanager

@@ -51,6 +51,9 @@ def enter_project() -> None:
 
 
 def log_to_terminal() -> None:
+    """Our own log, and of other programs' what is a warning."""
     import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("flows", "pipelines", "model"):
+        logging.getLogger(package).setLevel(logging.INFO)

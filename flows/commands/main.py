@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import data as data_commands
-from flows.commands.common import Command, Json, enter_project, group
+from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
 params_app = group("params.yaml: validate and explain it.")
@@ -89,6 +89,7 @@ def predict(
 ) -> None:
     """Segment scans with a registered version, on their own grid."""
     enter_project()
+    log_to_terminal()
     from pipelines.serving.prediction import predict as segment
 
     for path in segment(source, target, model, labels_of, modality):
@@ -155,11 +156,10 @@ def certify(
     enter_project()
     from flows import show
     from pipelines.training.certification import certify as prove
+    from pipelines.work.progress import tell
 
-    content = prove(
-        preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, _progress
-    )
-    _progress("")
+    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, tell)
+    tell("")
     (show.as_json if json else show.certificate)(content)
     if not content["fits"]:
         raise ValueError(_refused(content))
@@ -265,14 +265,6 @@ def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
     from flows.approval import Signature
 
     return Signature(reviewer, reason, approve=not reject)
-
-
-def _progress(line: str) -> None:
-    """On a terminal one line of stderr that is written over, and at the end empty."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    elif line:
-        print(line, file=sys.stderr, flush=True)
 
 
 def _refused(content: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import read
 from pipelines.work import code, project, within_memory
 from pipelines.work.cache import Cache
-from pipelines.work.within_memory import Executor, Job, Lost
+from pipelines.work.within_memory import Executor, Load, Lost
 
 CT_SAMPLES_PER_CASE = 20_000
 CT_SAMPLES = 10_000_000  # of the whole cohort: percentiles to 0.1 HU, 40 MB
@@ -54,13 +54,13 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
         unknown = [row for row in rows if row.case_id not in known]
         if not unknown:
             return known, refused
-        where, jobs = place(), []
+        where, loads = place(), []
         for row in unknown:
             if within_memory.fits(need := fingerprint_bytes(row), where):
-                jobs.append(Job(row, need, fingerprint_seconds(row)))
+                loads.append(Load(row, need, fingerprint_seconds(row)))
             else:
                 refused[row.case_id] = "needs more memory than preprocess.memory_gib"
-        for row, outcome in within_memory.run(scan_statistics, jobs, where, "plan"):
+        for row, outcome in within_memory.each(scan_statistics, loads, where, "plan"):
             if isinstance(outcome, ScanStatistics):
                 known[row.case_id] = _trimmed(outcome, bound)
                 _remember(memory, keys[row.case_id], outcome)

@@ -37,7 +37,8 @@ def write(folder: Path, rows: list[Row], cases: int) -> None:
         for source in sorted({row.source for row in rows}):
             own = [row for row in rows if row.source == source]
             captioned = [(row, told(row, words)) for row in choose(own, cases)]
-            tiles = [tile for tile in parallel.each(draw, captioned, f"contact sheet of {source}") if tile is not None]
+            drawn = parallel.each(draw, captioned, f"contact sheet of {source}", lambda captioned: captioned[0].case_id)
+            tiles = [tile for tile in drawn if tile is not None]
             if tiles:
                 sheet(tiles, COLUMNS).save(temporary / f"{source}.png")
             sections.append(_section(source, own, len(tiles), words))

@@ -17,7 +17,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import SPLITS, Row
 from pipelines.work import project
 from pipelines.work.digests import Digests, remembered
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
 from pipelines.scans.volume import Geometry, read, restore
-from pipelines.serving.segmenter import Segmenter, cached_segmenter, processes
+from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import parallel, project
 from pipelines.work.writing import replacing, write_json
 
@@ -52,7 +52,8 @@ def main() -> None:
     rows = {row.case_id: row for row in manifest.read()}
     cases = sorted((project.CASES / TEST).glob("*.safetensors"))
     work = partial(evaluate_case, rows=rows, weights=project.TRAINED, overlap=settings.overlap)
-    done = [result for result in parallel.each(work, cases, "evaluate", processes()) if result is not None]
+    results = parallel.each(work, cases, "evaluate", lambda path: path.stem, scans_at_a_time())
+    done = [result for result in results if result is not None]
     if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
     scores = [score for own, _ in done for score in own]

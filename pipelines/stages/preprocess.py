@@ -23,8 +23,8 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.work import project, within_memory
 from pipelines.work.digests import remembered
-from pipelines.work.parallel import duration
-from pipelines.work.within_memory import Executor, Job, Lost
+from pipelines.work.progress import duration
+from pipelines.work.within_memory import Executor, Load, Lost
 from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ def sort_out(rows: list[Row], plan: Preprocessing, points: int, folder: CaseFold
 
 def make(tasks: list[Task], folder: Path, where: Executor) -> list[Entry]:
     """Make the cases; one that cannot fit is named before anything starts, and the others go on."""
-    jobs, made = [], []
+    loads, made = [], []
     for task in tasks:
         spacing_mm = task.plan.sources[task.row.source].spacing_mm
         need, bound = case_bytes(task.row, spacing_mm), max(machine.memory_bytes for machine in where.machines)
         if need <= bound:
-            jobs.append(Job(task, need, case_seconds(task.row, spacing_mm)))
+            loads.append(Load(task, need, case_seconds(task.row, spacing_mm)))
             continue
         reason = (
             f"needs {need / GIB:.2g} GiB ({' x '.join(map(str, task.row.shape))} voxels of {_mm(task.row.spacing_mm)} "
@@ -94,8 +94,8 @@ def make(tasks: list[Task], folder: Path, where: Executor) -> list[Entry]:
         )
         log.warning("preprocess: %s %s", task.row.case_id, reason)
         made.append(Entry(task.row.case_id, task.row.split, left_out=reason))
-    _announce(jobs, where)
-    for task, outcome in within_memory.run(partial(make_one, folder=folder), jobs, where, "preprocess"):
+    _announce(loads, where)
+    for task, outcome in within_memory.each(partial(make_one, folder=folder), loads, where, "preprocess"):
         made.append(
             Entry(task.row.case_id, task.row.split, left_out=outcome.reason) if isinstance(outcome, Lost) else outcome
         )
@@ -120,14 +120,14 @@ def stop_above(left_out: list[Entry], total: int, bound: float) -> None:
         )
 
 
-def _announce(jobs: list[Job[Task]], where: Executor) -> None:
-    if jobs:
+def _announce(loads: list[Load[Task]], where: Executor) -> None:
+    if loads:
         slots = sum(machine.slots for machine in where.machines)
-        longest = max(job.seconds for job in jobs)
-        seconds = max(longest, sum(job.seconds for job in jobs) / slots)
+        longest = max(load.seconds for load in loads)
+        seconds = max(longest, sum(load.seconds for load in loads) / slots)
         log.info(
             "preprocess: %d cases to make, the largest predicted at %.2f GiB, about %s",
-            len(jobs), max(job.memory_bytes for job in jobs) / GIB, duration(seconds),
+            len(loads), max(load.memory_bytes for load in loads) / GIB, duration(seconds),
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster
 
 from pipelines.work import environment, project
-from pipelines.work.parallel import workers
+from pipelines.work.cores import workers
 from pipelines.work.within_memory import Machine
 
 CONNECT_S = 60
