@@ -39,7 +39,7 @@ from pipelines.scans.manifest import TEST
 from pipelines.serving.segmenter import Segmenter
 from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
 from pipelines.stages.train import prepare
-from pipelines.training.run import Learning
+from pipelines.training.rank import Learning
 from pipelines.work import project
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -22,7 +22,7 @@ from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.profile import Options, deidentify
+from pipelines.dicom.profile import Options
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
@@ -100,7 +100,7 @@ def convert(job: Job) -> Record:
         first = headers[0]
         if reason := next(filter(None, map(burned.stated, headers)), ""):
             raise DicomError(f"{reason}; blank or remove it, then it can be used")
-        record.attributes, record.study_day = _kept(deidentify(first, job.pseudonyms, job.settings.options))
+        record.attributes, record.study_day = _kept(apply_profile(first, job.pseudonyms, job.settings.options))
         frames = [frame for k, each in enumerate(headers) for frame in _at(job.called[k], frames_of, each, k)]
         if any(frame.localiser for frame in frames):
             record.set_aside = "a localiser: planning images of several orientations"

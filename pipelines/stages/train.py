@@ -27,7 +27,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
 from pipelines.training.history import write_history
-from pipelines.training.run import Learning, LearningStage
+from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 

@@ -79,12 +79,12 @@ def as_rank(stage: LearningStage, settings: params.Params) -> None:
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
-    if state.step < recipe(stage.name, settings).steps:
+    if state.step < block_of(stage.name, settings).steps:
         raise SystemExit(PREEMPTED)
 
 
 def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> TrainState:
-    block = recipe(stage.name, settings)
+    block = block_of(stage.name, settings)
     certificate = certificates.require(certificates.launch(settings.model, block, ranks.world, ranks.node))
     job = stage.prepare(settings)
     network = parallelize(job.network, job.parallel, ranks, job.fit.seed)
@@ -117,7 +117,7 @@ def run_folder(stage: str, settings: params.Params) -> Path:
     """
     digest = hashlib.sha256(json.dumps(recorded(stage, settings), sort_keys=True, default=str).encode())
     digest.update(f"{code.of_stage(stage)} {_content(stage)}".encode())
-    parent = environment.read().checkpoints or project.state() / "checkpoints"
+    parent = environment.read().checkpoints or project.state_folder() / "checkpoints"
     return parent / f"{stage}-{digest.hexdigest()[:12]}"
 
 
@@ -128,7 +128,7 @@ def _content(stage: str) -> list[tuple[str, str]]:
     others = [project.CASES / "preprocessing.json"]
     if stage == "train":
         others += sorted(project.PRETRAINED.glob("*.safetensors"))
-    with remembered(project.state() / "digests.sqlite") as digests:
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
         return cases + [(path.name, digests.of(path)) for path in others]
 
 
@@ -141,14 +141,14 @@ def _tell_of_unfinished_runs(stage: str, folder: Path) -> None:
         )  # fmt: skip
 
 
-def recipe(stage: str, settings: params.Params) -> Optimisation:
+def block_of(stage: str, settings: params.Params) -> Optimisation:
     """The stage's block of the parameters."""
     return settings.pretrain if stage == "pretrain" else settings.train
 
 
 def recorded(stage: str, settings: params.Params) -> dict[str, object]:
     """The parameters that make the run, by their keys."""
-    blocks = {"model": settings.model.model_dump(), stage: recipe(stage, settings).model_dump()}
+    blocks = {"model": settings.model.model_dump(), stage: block_of(stage, settings).model_dump()}
     if stage == "train":
         blocks["pretrain"] = {"steps": settings.pretrain.steps}
     return {f"{block}.{name}": value for block, values in blocks.items() for name, value in values.items()}
