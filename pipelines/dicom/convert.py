@@ -22,7 +22,7 @@ from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.profile import Options
+from pipelines.dicom.profile import Options, apply_profile
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
