@@ -36,6 +36,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from model.engine.shards import fill_shard
 from model.network.decoder import RefineStep
 from model.network.embedding import ChannelGate, ConditionedConv
 from model.network.layers import Block, BlockNetwork
@@ -192,7 +193,7 @@ def shard(network: BlockNetwork, strategy: str, gathered: torch.dtype, ranks: Ra
 def materialise(network: BlockNetwork, device: torch.device, seed: int) -> None:
     network.to_empty(device=device)
     torch.manual_seed(seed)
-    network.init_weights()
+    network.init_weights(fill_shard)
 
 
 def sync_gradients(network: nn.Module, now: bool) -> None:

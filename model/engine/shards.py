@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from model.network.layers import fill_normal
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -24,6 +27,17 @@ def part_of(whole: Tensor, parameter: Tensor) -> Any:
     if not isinstance(parameter, DTensor):
         return whole
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill_shard(parameter: Tensor, std: float) -> None:
+    """`fill_normal` of a shard: its part of the whole parameter's values, so that any number of ranks has the same."""
+    if not isinstance(parameter, DTensor):
+        fill_normal(parameter, std)
+        return
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    fill_normal(whole, std)
+    parameter.to_local().copy_(part_of(whole, parameter).to_local())
 
 
 def plain_name(name: str) -> str:

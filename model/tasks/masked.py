@@ -29,7 +29,7 @@ from model.engine.parallelize import Ranks, autocast, each
 from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
 from model.network.embedding import PatchEmbedding
 from model.network.encoder import Encoder
-from model.network.layers import BlockNetwork, Upsample, fill_normal
+from model.network.layers import BlockNetwork, FillNormal, Upsample
 from model.network.sizes import pretraining_flops
 from model.tasks.probe import Probe
 
@@ -88,8 +88,8 @@ class HiddenToken(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.empty(dim))
 
-    def reset_parameters(self) -> None:
-        fill_normal(self.token, 1.0)
+    def fill_parameters(self, fill: FillNormal) -> None:
+        fill(self.token, 1.0)
 
     def forward(self, tokens_BDHWE: Tensor, masked_BDHW: Tensor) -> Tensor:
         return torch.where(masked_BDHW.unsqueeze(-1), self.token.to(tokens_BDHWE.dtype), tokens_BDHWE)
