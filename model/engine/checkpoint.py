@@ -23,16 +23,14 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._state_dict_utils import _create_cpu_state_dict
 from torch.distributed.checkpoint import CheckpointException
 
-from model.engine.parallelize import Ranks
+from model.engine.ranks import Ranks, gather_from_ranks, wait_for_ranks
 from model.engine.shards import local
 from model.engine.state import TrainState
 
@@ -42,7 +40,6 @@ log = logging.getLogger(__name__)
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
-T = TypeVar("T")
 SUMS, NUMBERS, LATEST, BEST = "checksums.json", "state.json", "latest", "best"
 
 
@@ -58,7 +55,7 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*.partial"):
                 shutil.rmtree(left)
-        self._meet()
+        wait_for_ranks(self.ranks)
 
     def due(self) -> bool:
         """By this rank's clock; the ranks then agree on it."""
@@ -89,7 +86,7 @@ class Checkpoints:
 
     def restore(self, state: TrainState) -> bool:
         """Load the newest whole checkpoint in place; False if there is none. A damaged one is told and passed over."""
-        for name in self._from_rank_0(self._newest_first()):
+        for name in gather_from_ranks(self._newest_first(), self.ranks)[0]:
             if damage := self._damage(self.folder / name):
                 if self.ranks.rank == 0:
                     log.warning("checkpoint %s is damaged (%s); trying the one before it", name, damage)
@@ -110,7 +107,7 @@ class Checkpoints:
     def remove(self) -> None:
         """The run is over and its result is kept elsewhere."""
         self.wait()
-        self._meet()
+        wait_for_ranks(self.ranks)
         if self.ranks.rank == 0:
             shutil.rmtree(self.folder)
 
@@ -142,7 +139,7 @@ class Checkpoints:
         ) as error:  # a full disk, a lost rank: training goes on, with the checkpoint before
             failure = _reason(error)
         try:
-            told = self._gather((failure, sums), self.ranks.saving)
+            told = gather_from_ranks((failure, sums), self.ranks, self.ranks.saving)
         except RuntimeError:  # a rank is lost; training finds that out, too, and says so
             return
         if self.ranks.rank != 0:
@@ -187,22 +184,8 @@ class Checkpoints:
             wrong = [f"{name}: checksum differs" for name, sha in own if _sha256(path / name) != sha]
         except (OSError, ValueError, AttributeError) as error:
             wrong = [_reason(error)]
-        found = [text for texts in self._gather(wrong, self.ranks.control) for text in texts]
+        found = [text for texts in gather_from_ranks(wrong, self.ranks) for text in texts]
         return found[0] if found else ""
-
-    def _gather(self, own: T, group: dist.ProcessGroup | None) -> list[T]:
-        if self.ranks.world == 1:
-            return [own]
-        everyone: list[Any] = [None] * self.ranks.world
-        dist.all_gather_object(everyone, own, group=group)
-        return everyone
-
-    def _from_rank_0(self, own: T) -> T:
-        return self._gather(own, self.ranks.control)[0]
-
-    def _meet(self) -> None:
-        if self.ranks.world > 1:
-            dist.barrier(group=self.ranks.control)
 
 
 def _reason(error: BaseException) -> str:

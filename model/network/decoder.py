@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
-from model.network.layers import Block, Conv3d, Upsample, VolumeNorm, pool
+from model.network.layers import Block, Conv3d, FullResolution, Upsample, VolumeNorm, pool
 
 
 class Decoder(nn.Module):
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         return self.memory_norm(torch.cat(scales, dim=1))
 
 
-class RefineStep(nn.Module):
+class RefineStep(FullResolution):
     """Upsample, add the embedding's skip, then one 3^3 convolution."""
 
     def __init__(self, in_dim: int, out_dim: int):
@@ -80,6 +80,8 @@ class RefineStep(nn.Module):
 
 class Head(nn.Linear):
     """A linear layer over the channels of a channels-first volume, without a change of its layout."""
+
+    row_axes = 0
 
     def forward(self, volume_BCDHW: Tensor) -> Tensor:
         weight = self.weight.expand(len(volume_BCDHW), -1, -1)

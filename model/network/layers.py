@@ -5,6 +5,9 @@ what PyTorch calls `channels_last_3d`, the layout in which CPU and GPU convoluti
 
 B batch, C channels of an image or of a convolution, D H W voxels or tokens along the axes, E embedding, N tokens,
 A attention heads, F features of one head.
+
+Some optimizers step along weights as matrices, outputs by inputs. A module's `row_axes` is how many leading axes of its
+weight count the outputs: 1 where it does not say, 0 where the weight is not to be taken for a matrix.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ class Conv3d(nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 1, bias: bool = True):
         super().__init__(in_channels, out_channels, 3, padding=1, groups=groups, bias=bias)
+        self.row_axes = 1 if in_channels > groups else 0
 
     def forward(self, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
         stride = tuple(stride)
@@ -42,6 +46,8 @@ class Upsample(nn.Module):
 
     The weights describe a block of 2 x 2 x 2; along an axis that is not upsampled their mean over that axis is used.
     """
+
+    row_axes = 4
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
@@ -184,6 +190,10 @@ class Block(nn.Module):
         return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
 
 
+class FullResolution(nn.Module):
+    """A step on full-resolution voxels: its activations are better computed twice than kept."""
+
+
 FillNormal = Callable[[Tensor, float], None]  # in place, with mean 0 and this standard deviation
 
 
@@ -198,6 +208,10 @@ class BlockNetwork(nn.Module):
     def blocks(self) -> Iterator[Block]:
         """In order of use."""
         return (module for module in self.modules() if isinstance(module, Block))
+
+    def full_resolution(self) -> Iterator[FullResolution]:
+        """The steps on full-resolution voxels, in the order in which they were built."""
+        return (module for module in self.modules() if isinstance(module, FullResolution))
 
     def init_weights(self, fill: FillNormal = fill_normal) -> None:
         """Fill the parameters wherever they are, one after the other. Another `fill` is for those that are no whole

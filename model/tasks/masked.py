@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
-from model.engine.parallelize import Ranks, autocast, each
+from model.engine.parallelize import autocast
+from model.engine.ranks import Ranks, map_over_ranks
 from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
 from model.network.embedding import PatchEmbedding
 from model.network.encoder import Encoder
@@ -166,7 +167,7 @@ class MaskedModelling:
         return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks) -> list[dict[str, float]]:
-        found = each(partial(self._explained, network, ranks.device), cases, ranks)
+        found = map_over_ranks(partial(self._explained, network, ranks.device), cases, ranks)
         if self.probe is None:
             return found
         return [*found, *self.probe.score(network, cases, ranks, self.precision)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +19,11 @@ from model.certificate.flops import COUNTS
 from model.certificate.gpu import as_gpu
 from model.certificate.memory import CATEGORIES, memory, saved_bytes
 from model.certificate.plan import Plan
-from model.certificate.simulate import CPU, batch, build, fit_config, simulate, task
+from model.certificate.simulate import CPU, batch, build, fit_config, made_up_run, simulate, task
 from model.certificate.timing import timing
 from model.engine.hardware import gpu
-from model.engine.parallelize import Ranks, autocast, checkpoint_activations
+from model.engine.parallelize import ParallelNetwork, autocast, checkpoint_activations
+from model.engine.ranks import Ranks
 from model.engine.trainer import accumulate, new_state
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -99,9 +99,8 @@ def test_flops_of_a_convolution_backward_are_twice_its_forward_whatever_its_grou
 
 def step_for_real(network: Any, plan: Plan) -> None:
     fit = fit_config(plan, 1)
-    watch: Any = SimpleNamespace(stop=False, profile=False)
-    feed: Any = iter([batch(plan)])
-    accumulate(network, new_state(network, fit), task(plan), feed, 1, fit, Ranks(0, 1, CPU), watch)
+    run = made_up_run(ParallelNetwork(network), plan, fit, Ranks(0, 1, CPU))
+    accumulate(run, new_state(network, fit), iter([batch(plan)]))
 
 
 def test_every_byte_has_a_category_and_the_peak_is_their_sum() -> None:

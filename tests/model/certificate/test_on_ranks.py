@@ -3,8 +3,6 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.certificate.plan import Plan
-from model.certificate.simulate import batch, fit_config, simulate, task
-from model.engine.parallelize import ParallelConfig, bare, parallelize
+from model.certificate.simulate import batch, fit_config, made_up_run, simulate
+from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.shards import local
 from model.engine.trainer import accumulate, new_state, update
 from model.network.config import PRESETS
@@ -37,13 +35,11 @@ def measure(rank: int, job: Job) -> None:
     wanted = plan((job.folder / "preset").read_text(), job.world)
     with torch.device("meta"):
         network = MedSegFormer(wanted.network, wanted.classes)
-    called = parallelize(network, ParallelConfig(job.parallel.strategy, precision="float32"), ranks)
+    parallel = parallelize(network, ParallelConfig(job.parallel.strategy, precision="float32"), ranks)
     fit = fit_config(wanted, 1)
-    state = new_state(called, fit)
-    feed: Any = iter([batch(wanted)])
-    watch: Any = SimpleNamespace(stop=False, profile=False)
-    accumulate(called, state, task(wanted), feed, 1, fit, ranks, watch)
-    parameters = list(bare(called).parameters())
+    state = new_state(parallel.network, fit)
+    accumulate(made_up_run(parallel, wanted, fit, ranks), state, iter([batch(wanted)]))
+    parameters = list(parallel.network.parameters())
     held = {WEIGHTS: held_bytes(parameters)}
     held[GRADIENTS] = held_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     update(state, fit.clip_norm)

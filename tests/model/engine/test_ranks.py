@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from model.engine import trainer
 from model.engine.optim import LossScale
-from model.engine.parallelize import ParallelConfig, Ranks, choose
+from model.engine.parallelize import ParallelConfig, choose
+from model.engine.ranks import Ranks
 from tests.model.engine.ranks import CONFIG, Job, results, run, train_and_save
 
 CPU = torch.device("cpu")

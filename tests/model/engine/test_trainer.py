@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,26 @@ import torch
 from torch.utils.data import DataLoader
 
 from model.data import casefile
-from model.data.augment import PLAIN_CROP, AugmentConfig
 from model.data.casefile import Case, CaseRecord, open_cases
 from model.data.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
+from model.data.draws import PLAIN_CROP, AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import LossScale, WeightAverage, learning_rate
-from model.engine.parallelize import Ranks
-from model.engine.progress import Feed
+from model.engine.parallelize import ParallelNetwork
+from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
+from model.engine.trainer import (
+    FitConfig,
+    Run,
+    StepResult,
+    accumulate,
+    fit,
+    micro_batches,
+    micro_steps,
+    new_state,
+    update,
+)
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -76,21 +88,39 @@ def train(
     reported: list[tuple[int, dict[str, float]]] | None = None,
 ) -> TrainState:
     """A whole run on one rank, or what is left of it: `folder` keeps its checkpoints."""
-    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
-    stream = SampleStream(cases, replace(STREAM, micro_batch=config.micro_batch))
 
     def report(step: int, values: dict[str, float]) -> None:
         if reported is not None:
             reported.append((step, values))
 
-    return fit(new_network(), TASK, stream, validation, config, ALONE, report, checkpoints, watch)
+    return fit(run_of(folder, config, cases, validation, report))
 
 
-def first_step(network: MedSegFormer, batches: Iterator[Batch], accumulation: int, config: FitConfig) -> StepResult:
+def run_of(
+    folder: Path,
+    config: FitConfig = FIT,
+    cases: Sequence[Case] = CASES,
+    validation: Sequence[Case] = (),
+    report: Report = lambda step, values: None,
+) -> Run:
+    return Run(
+        parallel=ParallelNetwork(new_network()),
+        task=TASK,
+        stream=SampleStream(cases, replace(STREAM, micro_batch=config.micro_batch)),
+        validation=validation,
+        config=config,
+        ranks=ALONE,
+        report=report,
+        checkpoints=Checkpoints(folder, ALONE, every_s=0),
+        watch=Watch(folder, 0),
+    )
+
+
+def first_step(network: MedSegFormer, batches: Iterator[Batch], config: FitConfig) -> StepResult:
     """Gradients of one step, left in the network."""
-    state = new_state(network, config)
-    feed = Feed(batches, network, TASK)
-    return accumulate(network, state, TASK, feed, accumulation, config, ALONE, Watch(Path(), 0))
+    nothing: Any = None  # is loaded, reported or saved
+    run = Run(ParallelNetwork(network), TASK, nothing, (), config, ALONE, nothing, nothing, nothing)
+    return accumulate(run, new_state(network, config), batches)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -179,15 +209,15 @@ def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> Non
     batches = [SampleStream(CASES, STREAM)[index] for index in range(2)]
     trained = new_network()
     trained.load_state_dict(state.network.state_dict())
-    first, last = (first_step(each, iter(batches), 2, FIT).loss for each in (new_network(), trained))
+    first, last = (first_step(each, iter(batches), FIT).loss for each in (new_network(), trained))
     assert last < 0.8 * first
     assert state.average is not None
     assert state.average.updates == 30
 
 
-def gradients(config: FitConfig, accumulation: int, batches: list[Batch]) -> list[torch.Tensor]:
+def gradients(config: FitConfig, batches: list[Batch]) -> list[torch.Tensor]:
     network = new_network()
-    first_step(network, iter(batches), accumulation, config)
+    first_step(network, iter(batches), config)
     return [p.grad for p in network.parameters() if p.grad is not None]
 
 
@@ -196,7 +226,7 @@ def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foregrou
     names = ("image", "modality", "target", "annotated")
     big = replace(small[0], **{name: torch.cat([getattr(part, name) for part in small]) for name in names})
     big = replace(big, cases=small[0].cases + small[1].cases)
-    one, other = gradients(FIT, 2, small), gradients(replace(FIT, micro_batch=4), 1, [big])
+    one, other = gradients(FIT, small), gradients(replace(FIT, micro_batch=4), [big])
     for left, right in zip(one, other, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
@@ -249,11 +279,10 @@ def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precis
             raise InterruptedRunError
 
     folder = tmp_path / "halves"
-    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
-    stream = SampleStream(CASES, replace(STREAM, micro_batch=1))
+    halves = run_of(folder, config, validation=CASES[:1], report=interrupt)
     with pytest.raises(InterruptedRunError):
-        fit(new_network(), TASK, stream, CASES[:1], config, ALONE, interrupt, checkpoints, watch)
-    checkpoints.wait()
+        fit(halves)
+    halves.checkpoints.wait()
     assert (folder / "latest").read_text() == "step-0000003"
     rest = train(folder, config, validation=CASES[:1])
     assert rest.curve == whole.curve
