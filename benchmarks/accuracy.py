@@ -38,7 +38,7 @@ from pipelines.scans.manifest import TEST
 from pipelines.serving.segmenter import Segmenter
 from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
 from pipelines.stages.train import prepare
-from pipelines.training.launcher import Job
+from pipelines.training.run import Learning
 from pipelines.work import project
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -104,14 +104,14 @@ def run_seed(settings: params.Params, seed: int, arguments: argparse.Namespace) 
     return float(summary["mean_dice"])
 
 
-def of_source(job: Job, source: str | None) -> Job:
+def of_source(job: Learning, source: str | None) -> Learning:
     if source is None:
         return job
     stream = SampleStream(job.stream.by_source[source], job.stream.config)
     return replace(job, stream=stream, validation=[case for case in job.validation if case.record.source == source])
 
 
-def train(job: Job, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
+def train(job: Learning, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
     """The trained state, and the CPU seconds of this process for it; `watched`: those of its curve are counted too."""
     torch.manual_seed(job.fit.seed)
     network = job.network
@@ -149,7 +149,7 @@ def progress(steps: int) -> Report:
     return report
 
 
-def evaluate(state: TrainState, job: Job, overlap: float, source: str | None) -> list[Score]:
+def evaluate(state: TrainState, job: Learning, overlap: float, source: str | None) -> list[Score]:
     """As the evaluate stage does it, on one core."""
     rows = {row.case_id: row for row in manifest.read()}
     if state.average:

@@ -33,7 +33,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.stages import pretrain
 from pipelines.stages import train as training
 from pipelines.stages.evaluate import summarise
-from pipelines.training.launcher import Job
+from pipelines.training.run import Learning
 from pipelines.work import project
 
 SOURCE = "msd"
@@ -120,7 +120,7 @@ def compare(settings: params.Params, encoder: Path | None, arguments: argparse.N
             print(f"mean of {len(values)} seeds, {name}: {mean(values):.4f}")
 
 
-def few_labels(settings: params.Params, seed: int, share: float, encoder: Path | None) -> Job:
+def few_labels(settings: params.Params, seed: int, share: float, encoder: Path | None) -> Learning:
     """The recipe on a share of the source's labelled training cases, the same for every seed."""
     folder = Path("few")
     (folder / TRAIN).mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def chosen(paths: Sequence[Path], share: float) -> list[Path]:
     return ranked[: max(1, round(share * len(ranked)))]
 
 
-def steps_in(job: Job, minutes: float) -> int:
+def steps_in(job: Learning, minutes: float) -> int:
     few, more = (train(job, steps)[1] for steps in TIMED_STEPS)
     return round(60 * minutes / (more - few) * (TIMED_STEPS[1] - TIMED_STEPS[0]))
 

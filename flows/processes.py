@@ -6,8 +6,8 @@ Each program gets a session of its own and a mark in its environment, which ever
 sessions of their own too. On any exit all that carry the mark get SIGTERM, and SIGKILL after a grace.
 
 SIGKILL of ourselves runs no code of ours. Then the kernel's parent-death signal (pipelines/work/tether.py) ends the
-chain link by link, and a guardian, a small process that only waits for our end, makes sure of it: a link may hang, or be a
-program that knows nothing of tethers.
+chain link by link, and a guardian, a small process that only waits for our end, makes sure of it: a link may hang, or
+be a program that knows nothing of tethers.
 """
 
 import atexit

@@ -10,8 +10,8 @@ from typing import Any
 
 from flows import lock, server
 from pipelines import params
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.scans import raw_folder
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {

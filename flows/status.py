@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock, results
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.scans import raw_folder
-from pipelines.work import project
+from pipelines.stages import CODE, STAGES
+from pipelines.work import code, project
 
 IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
 
@@ -48,11 +49,19 @@ def next_step(status: dict[str, Any]) -> str:
 
 
 def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
-    changed = pool.submit(raw_folder.changed)
+    changed, of_other_code = pool.submit(raw_folder.changed), pool.submit(_of_other_code)
     declared, stale = dvc.declared(), dvc.stale()
     if changed.result():  # DVC learns of it only from the inventory, at the next run
-        stale |= dvc.downstream(declared, {stage.name for stage in declared if stage.always_changed})
-    return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared}
+        stale |= dvc.downstream(declared, {"inventory"})
+    stale |= dvc.downstream(declared, of_other_code.result())
+    return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared if stage.name != CODE}
+
+
+def _of_other_code() -> set[str]:
+    """Stages whose code is not what DVC last saw."""
+    if not (project.root() / project.CODE).is_dir():
+        return set()  # never run: DVC says so itself
+    return code.changed(STAGES[1:])
 
 
 def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
@@ -65,6 +74,7 @@ def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
     return {
         stage.name: "running" if stage.name == holder.get("stage") else "stale" if stage.name in due else "fresh"
         for stage in declared
+        if stage.name != CODE
     }
 
 
@@ -93,7 +103,7 @@ def _describe(version: Any) -> dict[str, Any]:
 
 
 def _same_identity(tags: dict[str, str]) -> bool:
-    from pipelines.release import tracking
+    from pipelines.release import run_identity
 
-    here = tracking.identity()
+    here = run_identity.here()
     return all(tags.get(key) == here[key] for key in IDENTITY)

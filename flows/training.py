@@ -17,9 +17,9 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from flows import dvc, lock, results, stage_task
 from pipelines import params
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import tracking
-from pipelines.scans import raw_folder
 from pipelines.work import project
 
 

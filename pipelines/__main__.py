@@ -12,19 +12,22 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
-STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess", "pretrain", "train", "evaluate", "register")
+from pipelines.stages import CODE, STAGES  # noqa: E402
 
 
 def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] not in STAGES:
-        print(f"usage: python -m pipelines {{{','.join(STAGES)}}} [--debug]", file=sys.stderr)
+    if len(sys.argv) < 2 or sys.argv[1] not in (CODE, *STAGES):
+        print(f"usage: python -m pipelines {{{','.join((CODE, *STAGES))}}} [--debug]", file=sys.stderr)
         return 2
     stage, debug = sys.argv[1], "--debug" in sys.argv or os.environ.get("MEDSEG_DEBUG") == "1"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     for package in ("pipelines", "model"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        importlib.import_module(f"pipelines.stages.{stage}").main()
+        if stage == CODE:
+            importlib.import_module("pipelines.work.code").write(STAGES[1:])  # the inventory is asked at every run
+        else:
+            importlib.import_module(f"pipelines.stages.{stage}").main()
     except (ValueError, OSError) as error:
         if debug:
             raise

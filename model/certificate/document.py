@@ -1,7 +1,8 @@
 """The certificate as a file, what it is bound to, and whether a run may start with it. Imports no torch.
 
-A certificate is bound to the sha256 of the `model` and `train` blocks of the parameters and of the code of `model/`: a
-changed setting or a changed line voids it. It holds for one number of ranks, ranks to a copy of the weights, and GPU.
+A certificate is bound to the sha256 of the `model` and `train` blocks of the parameters and of the code that trains: a
+changed setting or a changed constant voids it, a comment does not. It holds for one number of ranks, ranks to a copy of
+the weights, and GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from model.engine.hardware import GPUS
-
-CODE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,9 @@ class Launch:
     digest: str
 
 
-def digest(blocks: Mapping[str, Any]) -> str:
-    """Of the parameters that shape a run (plain values by block) and of all code below `model/`."""
-    found = hashlib.sha256(json.dumps(blocks, sort_keys=True).encode())
-    for path in sorted(CODE.rglob("*.py")):
-        found.update(path.relative_to(CODE).as_posix().encode() + path.read_bytes())
-    return found.hexdigest()
+def digest(blocks: Mapping[str, Any], code: str) -> str:
+    """Of the parameters that shape a run (plain values by block) and of a digest of the code that runs it."""
+    return hashlib.sha256(f"{json.dumps(blocks, sort_keys=True)} {code}".encode()).hexdigest()
 
 
 def write(content: Mapping[str, Any], page: str, folder: Path) -> Path:

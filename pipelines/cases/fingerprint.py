@@ -15,14 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.cases import preparation
 from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
 from pipelines.cases.preparation import bounding_box, content_of, moments
-from pipelines.scans import nifti, structures, volume
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import read
-from pipelines.work import project, within_memory
+from pipelines.work import code, project, within_memory
 from pipelines.work.within_memory import Executor, Job, Lost
 
 CT_SAMPLES_PER_CASE = 20_000
@@ -49,8 +47,8 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
     """Statistics by case id, and the reasons of scans that gave none. `place` is asked where to work, if need be."""
     bound = max(1, CT_SAMPLES // max(1, sum("CT" in row.modalities for row in rows)))
     refused: dict[str, str] = {}
-    code = code_digest()
-    keys = {row.case_id: _key(row, code) for row in rows}
+    made_by = code.digest("pipelines.cases.fingerprint")
+    keys = {row.case_id: _key(row, made_by) for row in rows}
     with closing(sqlite3.connect(project.state() / "fingerprints.sqlite")) as memory, memory:
         memory.execute("PRAGMA synchronous = OFF")  # it can be taken again
         memory.execute("CREATE TABLE IF NOT EXISTS scan (key TEXT PRIMARY KEY, record TEXT, samples BLOB)")
@@ -108,23 +106,15 @@ def _summary(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in found)
 
 
-def code_digest() -> str:
-    """Of the code that a scan's statistics depend on."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in (structures, nifti, preparation, volume):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()
-
-
 def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
     """With at most `bound` CT samples, spread evenly: 15,000 CTs must not fill the memory."""
     samples = statistics.ct_samples
     return replace(statistics, ct_samples=samples[:: max(1, math.ceil(samples.size / bound))].copy())
 
 
-def _key(row: Row, code: str) -> str:
+def _key(row: Row, made_by: str) -> str:
     files = [(file.role, file.sha256) for file in row.files]
-    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, code]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, made_by]).encode()).hexdigest()
 
 
 def _recall(memory: sqlite3.Connection, key: str) -> ScanStatistics | None:

@@ -1,8 +1,8 @@
 """What a case will cost, from its row in the manifest alone: peak memory and time, before a voxel is read.
 
 Closed form over the steps of preparation.py and fingerprint.py beside this file, in the order they hold memory;
-tests/pipelines/cases/test_forecast.py holds it against measured peaks. A scan's content is taken to fill it and its file to
-be turned on reading, so that a scan with much air costs less than predicted, not more.
+tests/pipelines/cases/test_forecast.py holds it against measured peaks. A scan's content is taken to fill it and its
+file to be turned on reading, so that a scan with much air costs less than predicted, not more.
 """
 
 from itertools import pairwise

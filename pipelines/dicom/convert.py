@@ -22,11 +22,11 @@ from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.profile import Options, deidentify
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
+from pipelines.scans.key import Pseudonyms
 from pipelines.scans.structure_names import structure_of
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import VolumeError, read

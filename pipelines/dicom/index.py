@@ -20,9 +20,9 @@ from pydicom.uid import UID
 
 from pipelines.dicom import sandbox
 from pipelines.dicom.burned import SECONDARY_CAPTURE
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.profile import patient_of
 from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, items, looks_like_dicom, text
+from pipelines.scans.key import Pseudonyms
 
 VERSION = "1"  # of Entry and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads

@@ -25,8 +25,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, generate_uid
 
 from pipelines.dicom.descriptors import DESCRIPTORS, TECHNICAL, clean
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.reading import DAMAGE, DicomError, text
+from pipelines.scans.key import Pseudonyms
 
 STANDARD_ROOT = "1.2.840.10008."  # SOP classes, transfer syntaxes: the standard's own, nobody's identity
 METHOD = "PS3.15 E basic profile 2026c"

@@ -1,9 +1,9 @@
 """What a series shows: modality and MR sequence, from coded attributes first, then from the descriptions.
 
 The names are those of model.network.config.MODALITIES. Coded means ScanningSequence, EchoTime, RepetitionTime,
-InversionTime, FlipAngle, DiffusionBValue, ContrastBolusAgent: the scanner fills them in. Descriptions are typed by people and differ
-from hospital to hospital; they decide only where the codes do not, and the record says which of the two it was.
-Bounds of TE, TR and TI in ms follow the usual ranges of clinical protocols at 1.5 and 3 T.
+InversionTime, FlipAngle, DiffusionBValue, ContrastBolusAgent: the scanner fills them in. Descriptions are typed by
+people and differ from hospital to hospital; they decide only where the codes do not, and the record says which of the
+two it was. Bounds of TE, TR and TI in ms follow the usual ranges of clinical protocols at 1.5 and 3 T.
 """
 
 import re

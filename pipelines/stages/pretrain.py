@@ -30,12 +30,13 @@ from model.weights import ENCODER, EncoderCard
 from pipelines import params
 from pipelines.cases import preparation
 from pipelines.pages import reconstruction
-from pipelines.release import tracking
+from pipelines.release import run_identity
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
-from pipelines.training import certificates, launcher
-from pipelines.training.launcher import Job, Stage
+from pipelines.training import certificates, configs, launcher
+from pipelines.training.history import write_history
+from pipelines.training.run import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -46,7 +47,7 @@ SKIPPED = "Pretraining was skipped: pretrain.steps is 0.\n"
 
 def main() -> None:
     if params.load().pretrain.steps:
-        launcher.main(Stage("pretrain", prepare, _save, project.PRETRAINING_REPORT))
+        launcher.main(LearningStage("pretrain", prepare, _save, project.PRETRAINING_REPORT))
     else:
         skip()
 
@@ -60,7 +61,7 @@ def skip() -> None:
     log.info("pretrain: skipped, since pretrain.steps is 0")
 
 
-def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
+def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     """Everything `fit` needs, from the training and validation folders alone; the same on every rank."""
     training = open_cases(cases / TRAIN, TRAIN, labelled=False)
     if not training:
@@ -70,12 +71,12 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     config = StreamConfig(
         classes=(),
         structures={},
-        patch_size={source: launcher.patch_size(source, settings.pretrain, plan) for source in sources},
+        patch_size={source: configs.patch_size(source, settings.pretrain, plan) for source in sources},
         micro_batch=settings.pretrain.micro_batch,
         seed=settings.pretrain.seed,
         foreground_fraction=0.0,
         source_balance=settings.pretrain.source_balance,
-        augment=launcher.augment_config(settings.pretrain),
+        augment=configs.augment_config(settings.pretrain),
     )
     network_config = PRESETS[settings.model.preset]
     with torch.device("meta"):
@@ -90,13 +91,13 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     for case in training:
         _check_cells(task, case.record.source, config.patch_size[case.record.source], case.record.spacing_mm)
     validation = open_cases(cases / VALIDATION, VALIDATION, labelled=False)
-    return Job(
+    return Learning(
         network=network,
         task=task,
         stream=SampleStream(training, config),
         validation=[case for case in validation if case.record.source in config.patch_size],
-        fit=launcher.fit_config(settings.pretrain),
-        parallel=launcher.parallel_config(settings.pretrain),
+        fit=configs.fit_config(settings.pretrain),
+        parallel=configs.parallel_config(settings.pretrain),
         card=EncoderCard(
             preset=settings.model.preset,
             network=asdict(network_config),
@@ -131,7 +132,7 @@ def _probe(training: Sequence[Case], config: StreamConfig) -> Probe | None:
     return Probe(stream, tuple(labelled)) if labelled else None
 
 
-def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) -> dict[str, str]:
+def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Ranks) -> dict[str, str]:
     """A sharded tensor is put together from all ranks, one at a time; all ranks draw, since all have a part."""
     tensors = {name: each for name, each in state.final_weights().items() if name.startswith(weights.PRETRAINED)}
     pictures = _paint(job, state, ranks)
@@ -142,10 +143,10 @@ def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) ->
     with replacing(project.PRETRAINED) as folder:
         folder.mkdir()
         weights.export(folder, tensors, card, ENCODER)
-        launcher.write_history(folder / "history.csv", state.curve)
+        write_history(folder / "history.csv", state.curve)
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
-    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": tracking.git_commit()}
+    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": run_identity.git_commit()}
 
 
 def _identity(settings: params.Params) -> dict[str, str]:
@@ -154,13 +155,13 @@ def _identity(settings: params.Params) -> dict[str, str]:
     The commit and the run are MLflow's: its run has the tag `encoder_sha256`.
     """
     return {
-        "dvc_lock_sha256": tracking.upstream_lock_sha256("pretrain"),
+        "dvc_lock_sha256": run_identity.upstream_lock_sha256("pretrain"),
         "manifest_sha256": manifest.digest(),
         "params_sha256": certificates.parameters_sha256(settings.model, settings.pretrain),
     }
 
 
-def _paint(job: Job, state: TrainState, ranks: Ranks) -> list[reconstruction.Picture]:
+def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.Picture]:
     """Some scans of each modality, of validation patients where there are any."""
     if state.average:
         state.average.swap()

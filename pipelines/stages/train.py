@@ -25,8 +25,9 @@ from pipelines import params
 from pipelines.cases import preparation
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
-from pipelines.training import launcher
-from pipelines.training.launcher import Job, Stage
+from pipelines.training import configs, launcher
+from pipelines.training.history import write_history
+from pipelines.training.run import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    launcher.main(Stage("train", prepare, _save))
+    launcher.main(LearningStage("train", prepare, _save))
 
 
-def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
+def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     """Everything `fit` needs, from the training and validation folders alone; the same on every rank."""
     training = open_cases(cases / TRAIN, TRAIN)
     if not training:
@@ -47,7 +48,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     structures = {name: BY_NAME[name].id for name in classes}
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
-    patch_size = {source: launcher.patch_size(source, settings.train, plan) for source in sources}
+    patch_size = {source: configs.patch_size(source, settings.train, plan) for source in sources}
     network_config = PRESETS[settings.model.preset]
     config = StreamConfig(
         classes=tuple(structures.values()),
@@ -57,7 +58,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
         seed=settings.train.seed,
         foreground_fraction=settings.train.foreground_fraction,
         source_balance=settings.train.source_balance,
-        augment=launcher.augment_config(settings.train),
+        augment=configs.augment_config(settings.train),
     )
     validation = [
         case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
@@ -67,19 +68,19 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Job:
     if settings.train.freeze_encoder:
         network.embedding.requires_grad_(False)
         network.encoder.requires_grad_(False)
-    return Job(
+    return Learning(
         network=network,
         task=Segmentation(config, settings.train.precision),
         stream=SampleStream(training, config),
         validation=[case for case in validation if case.record.source in patch_size],
-        fit=launcher.fit_config(settings.train),
-        parallel=launcher.parallel_config(settings.train),
+        fit=configs.fit_config(settings.train),
+        parallel=configs.parallel_config(settings.train),
         card=Card(settings.model.preset, asdict(network_config), classes, structures, patch_size, plan.to_json(), {}),
         encoder=project.PRETRAINED if settings.pretrain.steps else None,
     )
 
 
-def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) -> dict[str, str]:
+def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Ranks) -> dict[str, str]:
     """A sharded tensor is put together from all ranks, one at a time."""
     if ranks.rank != 0:
         weights.export(None, state.final_weights(), job.card)
@@ -87,6 +88,6 @@ def _save(settings: params.Params, job: Job, state: TrainState, ranks: Ranks) ->
     with replacing(project.TRAINED) as folder:
         folder.mkdir()
         weights.export(folder, state.final_weights(), job.card)
-        launcher.write_history(folder / "history.csv", state.curve)
+        write_history(folder / "history.csv", state.curve)
     log.info("train: weights in %s", project.TRAINED)
     return {"weights_sha256": weights.digest(project.TRAINED)}

@@ -8,13 +8,24 @@ import json
 import os
 from pathlib import Path
 
+import torch
+
 from model.certificate import document
 from model.certificate.document import Launch
 from pipelines import params
 from pipelines.params.recipe import Optimisation
-from pipelines.work import project
+from pipelines.work import code, project
 
 UNCERTIFIED = "uncertified, on request"
+
+
+def launch(model: params.Model, recipe: Optimisation, ranks: int, node: int) -> Launch:
+    """What is about to start, as a launch certificate would have it. `node`: ranks on this machine."""
+    gpu, memory_bytes = "", 0.0
+    if torch.cuda.is_available():
+        gpu, memory_bytes = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+    group = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
+    return Launch(ranks, group, gpu, memory_bytes, digest(model, recipe))
 
 
 def folder() -> Path:
@@ -22,8 +33,9 @@ def folder() -> Path:
 
 
 def digest(model: params.Model, recipe: Optimisation) -> str:
-    """What a certificate is bound to: these two blocks, and the code of the network and of its training."""
-    return document.digest(_blocks(model, recipe))
+    """What a certificate is bound to: these two blocks, the code that trains, and the code that simulates it."""
+    trains, simulates = code.of_stage(recipe.block), code.digest("model.certificate.report", without=())
+    return document.digest(_blocks(model, recipe), f"{trains} {simulates}")
 
 
 def parameters_sha256(model: params.Model, recipe: Optimisation) -> str:

@@ -32,6 +32,7 @@ def state() -> Path:
 RAW = Path("data/raw")
 PHANTOM = Path("data/phantom")
 DEIDENTIFIED = Path("data/deidentified")
+CODE = Path("data/code")  # one digest a stage, see pipelines/work/code.py
 INVENTORY = Path("data/inventory.parquet")
 MANIFEST = Path("data/manifest.parquet")
 PLAN = Path("data/plan.json")

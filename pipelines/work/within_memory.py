@@ -1,8 +1,8 @@
 """Cases on machines, inside a memory budget: what runs at one time is predicted to fit.
 
 A job knows its memory and time before it starts (pipelines/cases/forecast.py). The largest start first, smaller ones
-fill what is left. A process that dies under a job - killed by the system for its memory, most often - takes no other case
-with it: what ran at that moment is tried again, each alone, and only one that dies alone is given up, by name.
+fill what is left. A process that dies under a job - killed by the system for its memory, most often - takes no other
+case with it: what ran at that moment is tried again, each alone, and only one that dies alone is given up, by name.
 """
 
 import logging

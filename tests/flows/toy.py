@@ -66,11 +66,11 @@ def evaluate() -> None:
 
 
 def register() -> None:
-    from pipelines.release import tracking
+    from pipelines.release import run_identity, tracking
 
-    weights_sha256 = tracking.sha256(Path("models/train/model.safetensors"))
+    weights_sha256 = run_identity.sha256(Path("models/train/model.safetensors"))
     dice = json.loads(Path("reports/evaluate/metrics.json").read_text())["dice"]
-    tags = {**tracking.identity(), "weights_sha256": weights_sha256, "mean_dice": "0.9", "dice": json.dumps(dice)}
+    tags = {**run_identity.here(), "weights_sha256": weights_sha256, "mean_dice": "0.9", "dice": json.dumps(dice)}
     new_version(tracking.configure().MlflowClient(), "medsegformer", tags)
     with replacing(Path("models/register")) as folder:
         folder.mkdir()

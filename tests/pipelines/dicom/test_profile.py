@@ -8,9 +8,9 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, keyword_dict
 
 from pipelines.dicom.descriptors import DESCRIPTORS, TECHNICAL, clean
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.profile import Options, action_of, deidentify, shifted
 from pipelines.dicom.reading import DicomError
+from pipelines.scans.key import Pseudonyms
 from tests.pipelines.dicom import dicom_files as files
 
 KEY = Pseudonyms(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH")

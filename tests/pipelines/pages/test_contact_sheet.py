@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import BY_NAME
-from pipelines.stages import ingest, inventory
 from tests.conftest import save
 
 
@@ -21,8 +21,8 @@ def rows(cohort: Path) -> list[Row]:
     (cohort / "Doe Jane 1970").mkdir()
     shutil.move(cohort / "patient009", cohort / "Doe Jane 1970" / "patient009")
     (cohort / "patient001/patient001_frame01.nii.gz").write_bytes(b"")
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    found = ingest.examine(ingest.find(Path("data/raw"), listed, ("acdc",)))
+    listed = listing.take(cohort, cohort.parent / "digests.sqlite")
+    found = examination.examine(finding.find(Path("data/raw"), listed, ("acdc",)))
     named = next(row for row in found if "Jane" in row.files[0].path)
     refused = f"{named.files[0].path}: duplicate case, the same as {named.files[0].path}; 12 of 40 slices"
     found[found.index(named)] = replace(named, quarantined=refused)

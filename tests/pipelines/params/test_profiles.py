@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import params
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.scans import raw_folder
 
 REPOSITORY = Path(__file__).parents[3]
 

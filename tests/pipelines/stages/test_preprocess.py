@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grimp
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
@@ -16,7 +15,7 @@ from pipelines.cases import case_folder, forecast, preparation
 from pipelines.cases.forecast import case_bytes
 from pipelines.scans import manifest
 from pipelines.stages import deidentify, ingest, inventory, plan, preprocess
-from pipelines.work import project, within_memory
+from pipelines.work import code, project, within_memory
 from tests.conftest import REPOSITORY, save
 
 
@@ -224,13 +223,12 @@ def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_i
     assert case_bytes(rows[3], (10.0, 1.5, 1.5)) > 4 * forecast.GIB
 
 
-def test_a_case_counts_as_made_by_all_the_code_that_makes_it() -> None:
-    """What they import beyond it only names things or says where they lie; contracts are counted one by one."""
-    graph = grimp.build_graph("pipelines", "model")
-    used = {module for made_by in case_folder.MADE_BY for module in graph.find_upstream_modules(made_by.__name__)}
-    counted = {module.__name__ for module in case_folder.MADE_BY}
-    assert used - counted <= {"model", "pipelines", "pipelines.scans.structures", "pipelines.scans.manifest", "pipelines.work.writing",
-                              "pipelines.work.project", "pipelines.scans.structure_names"}  # fmt: skip
+def test_a_case_counts_as_made_by_the_code_that_makes_it_and_not_by_what_only_names_things() -> None:
+    counted = code.closure(*case_folder.MADE_BY, without=(*code.WITHOUT_INFLUENCE, *case_folder.COUNTED_APART))
+    assert set(counted) == {
+        "model.data.bricks", "model.data.casefile", "pipelines.cases.preparation", "pipelines.cases.resampling",
+        "pipelines.scans.nifti", "pipelines.scans.volume",
+    }  # fmt: skip
 
 
 def test_cases_made_by_one_worker_and_by_several_are_the_same(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,92 +1,122 @@
-"""dvc.yaml says the truth: a stage's deps are the modules it imports, and placement is not among its params."""
+"""dvc.yaml says the truth: a stage depends on its code, its data and each parameter that it reads, and on no more."""
 
+import importlib
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from pipelines.__main__ import STAGES
+from pipelines.params import schema
+from pipelines.params.block import Block
+from pipelines.stages import CODE, STAGES
+from pipelines.work import code
 from tests.conftest import REPOSITORY
+from tests.test_pipeline import shorten
 
-# What cannot change a result: where and how a stage runs, what it logs. The values in params.yaml are tracked.
-WITHOUT_INFLUENCE = {
-    "pipelines", "pipelines.__main__", "pipelines.params.block", "pipelines.params.quality_bounds", "pipelines.params.bysource",
-    "pipelines.training.certificates", "pipelines.work.dask_executor", "pipelines.work.digests", "pipelines.work.writing", "pipelines.work.parallel",
-    "pipelines.params", "pipelines.work.project", "pipelines.params.recipe", "pipelines.release.registry", "pipelines.work.within_memory",
-    "pipelines.work.tether", "pipelines.release.tracking",
-    "model", "model.certificate", "model.certificate.document", "model.engine.hardware", "model.engine.progress", "model.engine.watch",
-}  # fmt: skip
-
-LOADED = {f"pipelines.{name}" for name in ("prepare", "manifest", "nifti", "resampling", "volume")}  # names, `load`
-# What a stage imports but cannot be changed by: its input, already tracked, was made with it, or only a name is used.
-READS_A_NAME_OF = {
-    "deidentify": {"model.network.config"},  # through params: the bound of a patch size
-    "ingest": {
-        "model.network.config",
-        "pipelines.dicom",
-        "pipelines.dicom.key",
-    },  # the latter through inventory, itself tracked
-    "preprocess": {"model.network.config"},
-    "pretrain": LOADED,
-    "train": LOADED,
-}
-
-
-def declared() -> dict[str, dict[str, object]]:
-    return dict(YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"])
-
-
-def imported_by(stage: str) -> set[str]:
-    graph = grimp.build_graph("flows", "pipelines", "model")
-    module = f"pipelines.{stage}"
-    return {module} | graph.find_upstream_modules(module)
-
-
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("inventory", "register")])
-def test_a_stage_depends_on_every_module_it_imports(stage: str) -> None:
-    deps = [str(dep) for dep in declared()[stage]["deps"]]  # type: ignore[attr-defined]
-    for module in sorted(imported_by(stage) - WITHOUT_INFLUENCE - READS_A_NAME_OF.get(stage, set())):
-        path = module.replace(".", "/")
-        covered = f"{path}.py" in deps or f"{path}/__init__.py" in deps
-        assert covered, f"{stage} imports {module} but does not depend on it"
-
-
-def test_training_does_not_depend_on_prediction() -> None:
-    deps = set(declared()["train"]["deps"])  # type: ignore[call-overload]
-    assert not deps & {
-        "pipelines/serving/prediction.py",
-        "pipelines/serving/segmenter.py",
-        "model/tasks/inference.py",
-        "pipelines/stages/evaluate.py",
-    }
-    assert not imported_by("train") & {
-        "pipelines.serving.prediction",
-        "pipelines.serving.segmenter",
-        "model.tasks.inference",
-    }
-
-
-def test_training_is_never_given_the_held_out_cases() -> None:
-    assert not [dep for dep in declared()["train"]["deps"] if str(dep) in ("data/cases", "data/cases/test", "data")]  # type: ignore[attr-defined]
+DECLARED: dict[str, dict[str, Any]] = dict(YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"])
 
 
 def test_stages_and_modules_have_one_name() -> None:
-    assert tuple(declared()) == STAGES
+    assert tuple(DECLARED) == (CODE, *STAGES)
     for stage in STAGES:
-        assert (REPOSITORY / "pipelines" / f"{stage}.py").is_file()
-        assert declared()[stage]["cmd"] == f"exec python -m pipelines {stage}"
+        assert (REPOSITORY / "pipelines/stages" / f"{stage}.py").is_file()
+        assert DECLARED[stage]["cmd"] == f"exec python -m pipelines {stage}"
+    assert {path.stem for path in (REPOSITORY / "pipelines/stages").glob("*.py")} == {"__init__", *STAGES}
 
 
-def test_no_stage_depends_on_a_folder_of_code() -> None:
-    """Its __pycache__ would be part of the hash, and the stage stale after every run."""
-    for name, stage in declared().items():
-        code = [str(dep) for dep in stage.get("deps", []) if not str(dep).startswith(("data/", "models/", "reports/"))]  # type: ignore[attr-defined]
-        assert all(dep.endswith(".py") for dep in code), name
+def test_every_stage_depends_on_the_digest_of_its_code() -> None:
+    asked_at_every_run = {"inventory"}
+    for stage in set(STAGES) - asked_at_every_run:
+        assert f"data/code/{stage}" in DECLARED[stage]["deps"]
+    assert DECLARED[CODE]["outs"] == [f"data/code/{stage}" for stage in STAGES if stage not in asked_at_every_run]
 
 
-def test_every_dep_in_the_code_exists() -> None:
-    for stage in declared().values():
-        for dep in stage.get("deps", []):  # type: ignore[attr-defined]
-            if not str(dep).startswith(("data/", "models/", "reports/")):
-                assert Path(REPOSITORY / str(dep)).exists(), dep
+def test_no_stage_depends_on_a_file_of_code() -> None:
+    """DVC would hash its comments; and of a folder its __pycache__."""
+    deps = {str(dep) for stage in DECLARED.values() for dep in stage.get("deps", [])}
+    assert all(dep.startswith(("data/", "models/", "reports/")) for dep in deps)
+
+
+def test_training_is_never_given_the_held_out_cases() -> None:
+    for stage in ("pretrain", "train"):
+        assert not {"data", "data/cases", "data/cases/test", "data/cases/index.csv"} & set(DECLARED[stage]["deps"])
+
+
+def test_the_code_behind_training_is_all_that_trains_and_nothing_that_predicts() -> None:
+    behind = set(code.closure("pipelines.stages.train"))
+    assert behind >= {
+        "model.data.dataset", "model.engine.checkpoint", "model.engine.trainer", "model.network.layers",
+        "model.tasks.losses", "pipelines.training.run", "pipelines.cases.preparation",
+    }  # fmt: skip
+    assert not [name for name in behind if name.startswith(("pipelines.serving", "pipelines.pages", "flows"))]
+    assert "model.tasks.inference" not in behind
+
+
+def test_what_is_said_to_have_no_influence_exists() -> None:
+    for name in (*code.WITHOUT_INFLUENCE, *code.PICTURES):
+        assert find_spec(name) is not None, name
+
+
+class Reads:
+    """Which parameters were read, by their keys, while each stage ran."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keys: set[str] = set()
+        self.places: dict[int, tuple[Block, str]] = {}
+        validate, get = schema.Params.model_validate_json, Block.__getattribute__
+
+        def load(*arguments: Any, **settings: Any) -> schema.Params:
+            self._place(found := validate(*arguments, **settings), "")
+            return found
+
+        def read(block: Block, name: str) -> Any:
+            value = get(block, name)
+            if (known := self.places.get(id(block))) and known[0] is block:
+                self._note(block, known[1], name, value)
+            return value
+
+        monkeypatch.setattr(schema.Params, "model_validate_json", load)
+        monkeypatch.setattr(Block, "__getattribute__", read)
+
+    def _place(self, block: Block, key: str) -> None:
+        for name, field in type(block).model_fields.items():
+            if isinstance(value := block.__dict__[name], Block):
+                self._place(value, f"{key}.{field.alias or name}".removeprefix("."))
+        self.places[id(block)] = (block, key)
+
+    def _note(self, block: Block, key: str, name: str, value: Any) -> None:
+        if name == "model_dump":
+            self.keys.add(key)  # all of the block
+        elif name in type(block).model_fields and not isinstance(value, Block):
+            self.keys.add(f"{key}.{name}".removeprefix("."))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Parameters cut down to seconds; the one rank of a training stage is this process."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    two_steps = {"steps": 2, "warmup_steps": 1, "validate_every": 2}
+    shorten(tmp_path, train=two_steps, pretrain=two_steps, **{"ingest.phantom": {"cases_per_layout": 6}})
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of type hints, at registration
+def test_a_stage_declares_every_parameter_that_it_reads(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    for stage in STAGES:
+        reads.keys.clear()
+        importlib.import_module(f"pipelines.stages.{stage}").main()
+        declared = set(DECLARED[stage].get("params", ()))
+        asked = reads.keys if stage != "inventory" else set()  # asked at every run, so it needs none
+        undeclared = {key for key in asked if not any(f"{key}.".startswith(f"{each}.") for each in declared)}
+        placement = {"preprocess.executor"}  # where cases are made, with the same result
+        assert undeclared <= placement, stage
+        if stage in ("plan", "train"):
+            assert asked, stage  # the reading is seen at all

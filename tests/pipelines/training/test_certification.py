@@ -13,7 +13,7 @@ from model.certificate.search import GIB, Goal
 from model.engine.hardware import Gpu, gpu
 from model.network.config import PRESETS
 from pipelines import params
-from pipelines.training import certificates, launcher
+from pipelines.training import certificates
 from pipelines.training.certification import certify
 from tests.conftest import REPOSITORY
 
@@ -136,11 +136,11 @@ def test_the_stage_asks_for_what_its_parameters_and_placement_say(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = params.load("params.yaml")
-    assert launcher.launch("train", settings, 4, 2) == Launch(
+    assert certificates.launch(settings.model, settings.train, 4, 2) == Launch(
         4, 2, "", 0.0, certificates.digest(settings.model, settings.train)
     )
     monkeypatch.setenv("MEDSEG_SHARD_RANKS", "4")
-    assert launcher.launch("train", settings, 4, 2).group == 4
+    assert certificates.launch(settings.model, settings.train, 4, 2).group == 4
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scans import raw_folder
+from pipelines.intake import raw_folder
 from pipelines.stages import inventory
 from tests.pipelines.stages.test_preprocess import state
 

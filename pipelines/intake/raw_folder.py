@@ -50,9 +50,9 @@ def changed() -> bool:
 def _differs(listed: Path) -> bool:
     import pyarrow.parquet as pq
 
-    from pipelines.stages import inventory
+    from pipelines.intake import claims, listing
 
-    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(inventory.current())
+    return not pq.read_table(listed, schema=listing.SCHEMA).equals(claims.current())
 
 
 def _seen(folder: Path) -> str:

@@ -1,0 +1,36 @@
+"""From the parameters of a training stage to what the engine, the network and the patches take.
+
+Fields go by name: a setting that has the same name on both sides is handed over, and nothing is spelled twice.
+"""
+
+from typing import Any
+
+from model.data.augment import AugmentConfig
+from model.engine.parallelize import ParallelConfig
+from model.engine.trainer import FitConfig
+from pipelines.cases.preparation import Preprocessing
+from pipelines.params import bysource
+from pipelines.params.recipe import Optimisation
+
+
+def fit_config(settings: Optimisation) -> FitConfig:
+    return FitConfig(**_common(settings, FitConfig))
+
+
+def parallel_config(settings: Optimisation) -> ParallelConfig:
+    return ParallelConfig(**_common(settings, ParallelConfig))
+
+
+def augment_config(settings: Optimisation) -> AugmentConfig:
+    return AugmentConfig(**settings.augment.model_dump())
+
+
+def _common(settings: Optimisation, kind: Any) -> dict[str, Any]:
+    names = kind.__dataclass_fields__.keys() & type(settings).model_fields.keys()
+    return {name: getattr(settings, name) for name in names}
+
+
+def patch_size(source: str, settings: Optimisation, plan: Preprocessing) -> tuple[int, int, int]:
+    """As params.yaml states it, or as planned."""
+    d, h, w = bysource.by_source(settings.patch_size, source) or plan.sources[source].patch_size
+    return d, h, w
