@@ -21,14 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model.certificate.gpu import as_gpu
-from model.certificate.plan import Plan
-from model.certificate.record import Record, Recorder
+from model.certificate.launch_plan import LaunchPlan
+from model.certificate.record import Recorder, StepRecord
 from model.data.dataset import Batch, StreamConfig
 from model.data.draws import AugmentConfig
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, wrap_and_shard
 from model.engine.ranks import Ranks
-from model.engine.state import TrainState
 from model.engine.task import TrainingTask
+from model.engine.train_state import TrainState
 from model.engine.trainer import FitConfig, Run, accumulate, micro_steps, new_state, update
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
@@ -38,12 +38,12 @@ CPU = torch.device("cpu")
 MICRO_STEPS = 2  # simulated; those between the first and the last are like the first
 
 
-def simulate(plan: Plan, memory_bytes: float) -> Record:
+def simulate(plan: LaunchPlan, memory_bytes: float) -> StepRecord:
     """What one rank allocates, computes and sends in a step. `memory_bytes` is what the sharding believes to have."""
     count = min(MICRO_STEPS, plan.accumulation)
     ranks = Ranks(0, plan.ranks, CPU, plan.group)
     with torch.device("meta"):
-        network = build(plan)
+        network = build_network(plan)
     config = ParallelConfig(plan.strategy, plan.checkpointing, precision=plan.precision)
     with pretended_ranks(plan.ranks), as_gpu(memory_bytes), Recorder() as recorder:
         # Not in fake mode: the mesh needs real numbers.
@@ -53,16 +53,16 @@ def simulate(plan: Plan, memory_bytes: float) -> Record:
             if plan.strategy == "ddp":
                 parallel = replace(parallel, wrapper=replicated(network))
             run = made_up_run(parallel, plan, fit_config(plan, count), ranks)
-            step(run, prepared(run, recorder), plan, recorder)
+            simulated_step(run, prepared(run, recorder), plan, recorder)
     return recorder.record
 
 
-def build(plan: Plan) -> MedSegFormer | MaskedAutoencoder:
+def build_network(plan: LaunchPlan) -> MedSegFormer | MaskedAutoencoder:
     """The network of the plan's stage, where the caller wants it."""
     return MaskedAutoencoder(plan.network) if plan.stage == "pretrain" else MedSegFormer(plan.network, plan.classes)
 
 
-def task(plan: Plan) -> TrainingTask:
+def made_up_task(plan: LaunchPlan) -> TrainingTask:
     """What is learnt, on made-up batches. How much is hidden changes neither memory nor time."""
     stream = StreamConfig((), {}, {}, plan.micro_batch, 0, 0.0, 0.0, AugmentConfig())
     if plan.stage == "pretrain":
@@ -70,11 +70,11 @@ def task(plan: Plan) -> TrainingTask:
     return Segmentation(stream, plan.precision)
 
 
-def made_up_run(parallel: ParallelNetwork, plan: Plan, config: FitConfig, ranks: Ranks) -> Run:
+def made_up_run(parallel: ParallelNetwork, plan: LaunchPlan, config: FitConfig, ranks: Ranks) -> Run:
     """What a step takes of a run; nothing is loaded, reported or saved."""
     nothing: Any = None
     return Run(
-        parallel=parallel, task=task(plan), config=config, ranks=ranks,
+        parallel=parallel, task=made_up_task(plan), config=config, ranks=ranks,
         stream=nothing, validation=(), report=nothing, checkpoints=nothing, watch=nothing,
     )  # fmt: skip
 
@@ -85,17 +85,17 @@ def prepared(run: Run, recorder: Recorder) -> TrainState:
     recorder.follow(network)
     state = new_state(network, run.config)
     run.parallel.called.train()
-    recorder.call("optimizer", state.tensors().values())
-    recorder.call("weights", network.parameters())
+    recorder.label("optimizer", state.tensors().values())
+    recorder.label("weights", network.parameters())
     return state
 
 
-def step(run: Run, state: TrainState, plan: Plan, recorder: Recorder) -> None:
+def simulated_step(run: Run, state: TrainState, plan: LaunchPlan, recorder: Recorder) -> None:
     """The training's own step, each part of it marked."""
-    feed = marked(batch(plan), micro_steps(run.config, plan.ranks), recorder)
+    feed = marked(made_up_batch(plan), micro_steps(run.config, plan.ranks), recorder)
     accumulate(run, state, feed)
     parameters = run.parallel.network.parameters()
-    recorder.call("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
+    recorder.label("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
     recorder.mark("update")
     update(state, run.config.clip_norm)
 
@@ -106,7 +106,7 @@ def marked(batch: Batch, count: int, recorder: Recorder) -> Iterator[Batch]:
         yield batch
 
 
-def batch(plan: Plan) -> Batch:
+def made_up_batch(plan: LaunchPlan) -> Batch:
     """Some class is unannotated, as in every batch of a partially labelled cohort: the loss then costs most."""
     size, count = plan.patch, plan.micro_batch
     return Batch(
@@ -119,7 +119,7 @@ def batch(plan: Plan) -> Batch:
     )
 
 
-def fit_config(plan: Plan, count: int) -> FitConfig:
+def fit_config(plan: LaunchPlan, count: int) -> FitConfig:
     """What of the training's settings changes memory or time; the others as a run might have them."""
     return FitConfig(
         seed=0, steps=1, global_batch=count * plan.micro_batch * plan.ranks, micro_batch=plan.micro_batch,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.engine.shards import part_of
+from model.engine.dtensors import shard_like
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
@@ -73,7 +73,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * 0.2 * max(matrix.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, orthogonal(matrix).float(), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(part_of(update.view(parameter.shape), parameter), alpha=rate)
+                    parameter.sub_(shard_like(update.view(parameter.shape), parameter), alpha=rate)
 
     def _stacks(self, parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         """Matrices of one shape, so that they are orthogonalised together."""

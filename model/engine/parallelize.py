@@ -34,8 +34,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from model.engine.dtensors import fill_shard
 from model.engine.ranks import Ranks
-from model.engine.shards import fill_shard
 from model.network.layers import BlockNetwork
 
 # Depth-wise convolutions return gradients in the layout of their input; DDP copies them and says so at every run.
@@ -98,7 +98,7 @@ def parallelize(network: BlockNetwork, config: ParallelConfig, ranks: Ranks, see
     Checkpointing wraps the blocks, compiling must see the wrapped blocks, and sharding must come last: it replaces the
     parameters that the others hold. The weights depend on `seed` alone, not on the number of ranks.
     """
-    strategy = choose(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
+    strategy = choose_strategy(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
     parallel = wrap_and_shard(network, strategy, config, ranks)
     materialise(network, ranks.device, seed)
     return replace(parallel, wrapper=DistributedDataParallel(network)) if strategy == "ddp" else parallel
@@ -115,7 +115,7 @@ def wrap_and_shard(network: BlockNetwork, strategy: str, config: ParallelConfig,
     return ParallelNetwork(network)
 
 
-def choose(strategy: str, parameters: int, ranks: Ranks) -> str:
+def choose_strategy(strategy: str, parameters: int, ranks: Ranks) -> str:
     """Resolve `auto`, from sizes alone; `medseg certify` chooses with activations in view."""
     if ranks.world == 1:
         return "none"

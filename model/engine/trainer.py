@@ -16,13 +16,13 @@ from torch import nn
 from model.data.casefile import Case
 from model.data.dataset import Batch, SampleStream, loader
 from model.engine.checkpoint import Checkpoints
+from model.engine.dtensors import local_part
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
 from model.engine.parallelize import ParallelNetwork, autocast, reshard
 from model.engine.progress import Feed, Progress, Report, peak_flops
 from model.engine.ranks import Ranks, gather_from_ranks, sum_over_ranks
-from model.engine.shards import local
-from model.engine.state import TrainState
 from model.engine.task import TrainingTask
+from model.engine.train_state import TrainState
 from model.engine.watch import Watch
 from model.metrics import mean
 
@@ -180,7 +180,7 @@ def update(state: TrainState, clip_norm: float) -> float | None:
     if finite:
         factor = min(1.0, clip_norm / (norm + 1e-6)) / state.scale.value
         if factor != 1.0:
-            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
+            torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
         for optimizer in state.optimizers:
             optimizer.step()
         if state.average:

@@ -167,7 +167,7 @@ class DropPath(nn.Module):
         return branch_BDHWE * keep / (1 - self.rate)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block: attention to pooled tokens (its own, or a memory given), then the feed-forward layer.
 
     The unit of activation checkpointing and of sharding.
@@ -205,9 +205,9 @@ def fill_normal(parameter: Tensor, std: float) -> None:
 class BlockNetwork(nn.Module):
     """A network that is divided at its blocks: the boundaries of activation checkpointing and of sharding."""
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[TransformerBlock]:
         """In order of use."""
-        return (module for module in self.modules() if isinstance(module, Block))
+        return (module for module in self.modules() if isinstance(module, TransformerBlock))
 
     def full_resolution(self) -> Iterator[FullResolution]:
         """The steps on full-resolution voxels, in the order in which they were built."""

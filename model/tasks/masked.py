@@ -167,10 +167,10 @@ class MaskedModelling:
         return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks) -> list[dict[str, float]]:
-        found = map_over_ranks(partial(self._explained, network, ranks.device), cases, ranks)
+        scores = map_over_ranks(partial(self._explained, network, ranks.device), cases, ranks)
         if self.probe is None:
-            return found
-        return [*found, *self.probe.score(network, cases, ranks, self.precision)]
+            return scores
+        return [*scores, *self.probe.score(network, cases, ranks, self.precision)]
 
     def hidden_cells(self, batch: Batch) -> Tensor:
         """Bool (B, d, h, w) on the grid of cells: a function of the seed and of each sample's number."""

@@ -42,14 +42,14 @@ class Probe:
     def score(self, network: Any, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         """`probe_dice.STRUCTURE` of each labelled case, on every rank; only sources with labels to learn from."""
         features = partial(_features, network, self.stream, ranks.device, precision)
-        found: list[dict[str, float]] = []
+        scores: list[dict[str, float]] = []
         for source in sorted({case.record.source for case in self.cases}):
-            known = [case for case in self.cases if case.record.source == source][:CASES]
-            asked = [case for case in cases if case.record.source == source and len(case.foreground)]
-            if asked:
-                weight = self._fit(features, known, ranks)
-                found += map_over_ranks(partial(self._dice, features, weight), asked, ranks)
-        return found
+            examples = [case for case in self.cases if case.record.source == source][:CASES]
+            labelled = [case for case in cases if case.record.source == source and len(case.foreground)]
+            if labelled:
+                weight = self._fit(features, examples, ranks)
+                scores += map_over_ranks(partial(self._dice, features, weight), labelled, ranks)
+        return scores
 
     def _fit(self, features: Features, cases: Sequence[Case], ranks: Ranks) -> Tensor:
         """(E + 1, K), float64; the last row is for the feature that is always 1."""
@@ -60,9 +60,9 @@ class Probe:
             chosen = torch.linspace(0, len(classes) - 1, min(len(classes), TOKENS)).long()
             rows = _with_one(tokens_BDHWE.flatten(0, 3)[chosen.to(tokens_BDHWE.device)].double().cpu())
             classes = F.one_hot(classes[chosen], len(self.stream.classes) + 1)
-            own = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
-            own = own if number < len(cases) else torch.zeros_like(own)
-            products = own if products is None else products + own
+            product = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
+            product = product if number < len(cases) else torch.zeros_like(product)
+            products = product if products is None else products + product
         assert products is not None
         return discriminant(sum_over_ranks(products, ranks))
 

@@ -21,8 +21,9 @@ import torch
 from model import weights
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream, StreamConfig
-from model.engine.parallelize import Ranks, reshard
-from model.engine.state import TrainState
+from model.engine.parallelize import reshard
+from model.engine.ranks import Ranks
+from model.engine.train_state import TrainState
 from model.network.config import PRESETS
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.probe import Probe

@@ -15,8 +15,8 @@ import torch
 from model import weights
 from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
-from model.engine.parallelize import Ranks
-from model.engine.state import TrainState
+from model.engine.ranks import Ranks
+from model.engine.train_state import TrainState
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from model.engine import trainer
 from model.engine.optim import LossScale
-from model.engine.parallelize import ParallelConfig, choose
+from model.engine.parallelize import ParallelConfig, choose_strategy
 from model.engine.ranks import Ranks
 from tests.model.engine.ranks import CONFIG, Job, results, run, train_and_save
 
@@ -87,14 +87,14 @@ def overflowing(rank: int, job: Job) -> None:
     [(4_000_000, 1, 1, "none"), (4_000_000, 2, 2, "ddp"), (10**12, 8, 8, "fsdp"), (10**12, 8, 4, "fsdp")],
 )
 def test_auto_replicates_what_fits_and_shards_the_rest(parameters: int, world: int, node: int, expected: str) -> None:
-    assert choose("auto", parameters, Ranks(0, world, CPU, node)) == expected
+    assert choose_strategy("auto", parameters, Ranks(0, world, CPU, node)) == expected
 
 
 def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.engine.parallelize.memory_bytes", lambda ranks: 80e9)
-    assert choose("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
+    assert choose_strategy("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
 
 
 def test_hsdp_on_one_node_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.strategy hsdp .* 4 ranks with 4 on this node; use fsdp"):
-        choose("hsdp", 10, Ranks(0, 4, CPU, 4))
+        choose_strategy("hsdp", 10, Ranks(0, 4, CPU, 4))

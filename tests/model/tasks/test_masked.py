@@ -1,11 +1,13 @@
 """Laws of masked-volume modelling and of what fine-tuning takes over from it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,8 +19,8 @@ from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import layer_scales
 from model.engine.parallelize import ParallelNetwork
-from model.engine.state import TrainState
 from model.engine.task import TrainingTask
+from model.engine.train_state import TrainState
 from model.engine.trainer import FitConfig, fit
 from model.network.config import PRESETS, strides
 from model.network.medsegformer import MedSegFormer
@@ -221,7 +223,8 @@ def test_fine_tuning_starts_from_the_encoder_and_leaves_the_rest(tmp_path: Path)
         theirs = dict(getattr(pretrained, part).named_parameters())
         assert all(torch.equal(p, theirs[name]) for name, p in getattr(network, part).named_parameters())
     assert all(torch.equal(p, decoder[name]) for name, p in network.decoder.named_parameters())
-    assert weights.read_encoder_card(tmp_path) == CARD
+    with safe_open(tmp_path / f"{ENCODER}.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["medsegformer"]) == json.loads(json.dumps(vars(CARD)))
 
 
 def test_an_encoder_that_does_not_fit_is_refused_by_name_and_nothing_is_copied(tmp_path: Path) -> None:
