@@ -114,7 +114,7 @@ def of_source(job: Learning, source: str | None) -> Learning:
 
 def train(job: Learning, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
     """The trained state, and the CPU seconds of this process for it; `watched`: those of its curve are counted too."""
-    torch.manual_seed(job.fit.seed)
+    torch.manual_seed(job.stream.config.seed)
     network = job.network
     if embedding:
         with torch.device("meta"):

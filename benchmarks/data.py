@@ -190,7 +190,7 @@ def loader(folder: Path) -> Iterator[Row]:
     ranks = Ranks(0, 1, torch.device("cpu"), loader_workers=1)
     checkpoints, watch = Checkpoints(job.folder, ranks, every_s=1e9), Watch(job.folder, 0)
     with torch.enable_grad():
-        task = Segmentation(stream, "bfloat16")
+        task = Segmentation(stream)
         samples = SampleStream([case], stream)
         fit(Run(network, task, samples, [], fit_config(job), ranks, report, checkpoints, watch))
     waited: Any = np.mean(waits[1:])  # without the first report, which has the start of the loader's process

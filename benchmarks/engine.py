@@ -111,10 +111,10 @@ def _work(rank: int, job: Job) -> None:
     ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, job.loaders, *groups)
     with torch.device("meta"):
         network = MedSegFormer(PRESETS[job.preset], num_classes=3)
-    parallel = parallelize(network, ParallelConfig(job.strategy, precision="bfloat16"), ranks)
+    parallel = parallelize(network, ParallelConfig(job.strategy), ranks, "bfloat16")
     clock = Clock()
     parallel.called.register_forward_pre_hook(lambda *_: clock.start())
-    task = Segmentation(stream(job).config, "bfloat16")
+    task = Segmentation(stream(job).config)
     Segmentation.loss = clock.until_loss(Segmentation.loss)  # type: ignore[method-assign]
     torch.Tensor.backward = clock.adding(torch.Tensor.backward)  # type: ignore[method-assign]
     torch.optim.AdamW.step = clock.adding(torch.optim.AdamW.step)  # type: ignore[method-assign]
@@ -212,7 +212,7 @@ def stream(job: Job) -> SampleStream:
 def fit_config(job: Job) -> FitConfig:
     """Every rank sees `micro_batch` patches a step, so perfect scaling doubles the patches in the same time."""
     return FitConfig(
-        seed=0, steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world, micro_batch=job.micro_batch,
+        steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world,
         optimizer="adamw", learning_rate=1e-4, final_learning_rate=1e-5, schedule="cosine", warmup_steps=1, beta2=0.99,
         weight_decay=0.02, clip_norm=3.0, precision="bfloat16",
         average_decay=0.995, validate_every=10**9,

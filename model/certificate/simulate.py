@@ -23,13 +23,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.record import Recorder, StepRecord
-from model.data.dataset import Batch, StreamConfig
+from model.data.dataset import Batch, SampleStream, StreamConfig
 from model.data.draws import AugmentConfig
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, wrap_and_shard
 from model.engine.ranks import Ranks
 from model.engine.task import TrainingTask
 from model.engine.train_state import TrainState
-from model.engine.trainer import FitConfig, Run, accumulate, micro_steps, new_state, update
+from model.engine.trainer import FitConfig, Run, accumulate, new_state, update
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.segmentation import Segmentation
@@ -44,10 +44,10 @@ def simulate(plan: LaunchPlan, memory_bytes: float) -> StepRecord:
     ranks = Ranks(0, plan.ranks, CPU, plan.group)
     with torch.device("meta"):
         network = build_network(plan)
-    config = ParallelConfig(plan.strategy, plan.checkpointing, precision=plan.precision)
+    config = ParallelConfig(plan.strategy, plan.checkpointing)
     with pretended_ranks(plan.ranks), as_gpu(memory_bytes), Recorder() as recorder:
         # Not in fake mode: the mesh needs real numbers.
-        parallel = wrap_and_shard(network, plan.strategy, config, ranks)
+        parallel = wrap_and_shard(network, plan.strategy, config, ranks, plan.precision)
         with FakeTensorMode(allow_non_fake_inputs=True):
             materialise(network, CPU, seed=0)
             if plan.strategy == "ddp":
@@ -64,18 +64,26 @@ def build_network(plan: LaunchPlan) -> MedSegFormer | MaskedAutoencoder:
 
 def made_up_task(plan: LaunchPlan) -> TrainingTask:
     """What is learnt, on made-up batches. How much is hidden changes neither memory nor time."""
-    stream = StreamConfig((), {}, {}, plan.micro_batch, 0, 0.0, 0.0, AugmentConfig())
+    stream = stream_config(plan)
     if plan.stage == "pretrain":
-        return MaskedModelling(stream, plan.precision, mask_stride=16, mask_fraction=0.5)
-    return Segmentation(stream, plan.precision)
+        return MaskedModelling(stream, mask_stride=16, mask_fraction=0.5)
+    return Segmentation(stream)
+
+
+def stream_config(plan: LaunchPlan) -> StreamConfig:
+    """Of patches that are not drawn but made up."""
+    return StreamConfig(
+        classes=(), structures={}, patch_size={}, micro_batch=plan.micro_batch, seed=0,
+        foreground_fraction=0.0, source_balance=0.0, augment=AugmentConfig(),
+    )  # fmt: skip
 
 
 def made_up_run(parallel: ParallelNetwork, plan: LaunchPlan, config: FitConfig, ranks: Ranks) -> Run:
     """What a step takes of a run; nothing is loaded, reported or saved."""
     nothing: Any = None
     return Run(
-        parallel=parallel, task=made_up_task(plan), config=config, ranks=ranks,
-        stream=nothing, validation=(), report=nothing, checkpoints=nothing, watch=nothing,
+        parallel=parallel, task=made_up_task(plan), stream=SampleStream((), stream_config(plan)), validation=(),
+        config=config, ranks=ranks, report=nothing, checkpoints=nothing, watch=nothing,
     )  # fmt: skip
 
 
@@ -92,7 +100,7 @@ def prepared(run: Run, recorder: Recorder) -> TrainState:
 
 def simulated_step(run: Run, state: TrainState, plan: LaunchPlan, recorder: Recorder) -> None:
     """The training's own step, each part of it marked."""
-    feed = marked(made_up_batch(plan), micro_steps(run.config, plan.ranks), recorder)
+    feed = marked(made_up_batch(plan), run.accumulation, recorder)
     accumulate(run, state, feed)
     parameters = run.parallel.network.parameters()
     recorder.label("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -122,8 +130,8 @@ def made_up_batch(plan: LaunchPlan) -> Batch:
 def fit_config(plan: LaunchPlan, count: int) -> FitConfig:
     """What of the training's settings changes memory or time; the others as a run might have them."""
     return FitConfig(
-        seed=0, steps=1, global_batch=count * plan.micro_batch * plan.ranks, micro_batch=plan.micro_batch,
-        optimizer=plan.optimizer, learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
+        steps=1, global_batch=count * plan.micro_batch * plan.ranks, optimizer=plan.optimizer,
+        learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
         beta2=0.99, weight_decay=0.1, clip_norm=1.0, precision=plan.precision, validate_every=1,
         average_decay=0.999 if plan.averaged else 0.0,
     )  # fmt: skip

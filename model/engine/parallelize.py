@@ -50,12 +50,11 @@ KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """As params.yaml's `train` has them. `precision` is what sharded weights are gathered in."""
+    """As params.yaml's `train` and `pretrain` have them."""
 
     strategy: str = "auto"
     activation_checkpointing: str = "none"  # none | selective | full
     compile: bool = False
-    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -92,26 +91,30 @@ class ParallelNetwork:
                 self.network.set_requires_gradient_sync(now)
 
 
-def parallelize(network: BlockNetwork, config: ParallelConfig, ranks: Ranks, seed: int = 0) -> ParallelNetwork:
-    """Make a network that was built on the meta device real and ready to train.
+def parallelize(
+    network: BlockNetwork, config: ParallelConfig, ranks: Ranks, precision: str = "float32", seed: int = 0
+) -> ParallelNetwork:
+    """Make a network that was built on the meta device real and ready to train; `precision`: of gathered weights.
 
     Checkpointing wraps the blocks, compiling must see the wrapped blocks, and sharding must come last: it replaces the
     parameters that the others hold. The weights depend on `seed` alone, not on the number of ranks.
     """
     strategy = choose_strategy(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
-    parallel = wrap_and_shard(network, strategy, config, ranks)
+    parallel = wrap_and_shard(network, strategy, config, ranks, precision)
     materialise(network, ranks.device, seed)
     return replace(parallel, wrapper=DistributedDataParallel(network)) if strategy == "ddp" else parallel
 
 
-def wrap_and_shard(network: BlockNetwork, strategy: str, config: ParallelConfig, ranks: Ranks) -> ParallelNetwork:
+def wrap_and_shard(
+    network: BlockNetwork, strategy: str, config: ParallelConfig, ranks: Ranks, precision: str
+) -> ParallelNetwork:
     """All that is done before the first weight exists; DDP's wrapper comes after."""
     checkpoint_activations(network, config.activation_checkpointing)
     if config.compile:
         for block in network.blocks():
             block.compile()
     if strategy in ("fsdp", "hsdp"):
-        return shard(network, strategy, PRECISIONS[config.precision], ranks)
+        return shard(network, strategy, PRECISIONS[precision], ranks)
     return ParallelNetwork(network)
 
 

@@ -32,5 +32,5 @@ class TrainingTask(Protocol):
     def forward_flops(self, network: nn.Module, batch: Batch) -> int:
         """Of the whole batch."""
 
-    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks) -> list[dict[str, float]]:
+    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         """Named scores by case, on every rank; a name is KIND.WHAT. The network is in evaluation mode."""

@@ -34,12 +34,10 @@ MAX_SKIPPED = 20  # within the window. A loss scale settles within about 16 halv
 
 @dataclass(frozen=True)
 class FitConfig:
-    """As params.yaml's `train` and `pretrain` have them."""
+    """As params.yaml's `train` and `pretrain` have them; what concerns patches is in StreamConfig."""
 
-    seed: int
     steps: int
     global_batch: int
-    micro_batch: int
     optimizer: str
     learning_rate: float
     final_learning_rate: float
@@ -67,6 +65,11 @@ class Run:
     report: Report
     checkpoints: Checkpoints
     watch: Watch
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that a rank accumulates in a step."""
+        return micro_steps(self.config.global_batch, self.stream.config.micro_batch, self.ranks.world)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def new_state(network: nn.Module, config: FitConfig) -> TrainState:
 
 
 def new_feed(run: Run, first_step: int) -> Feed:
-    indices = micro_batches(first_step, run.config.steps, micro_steps(run.config, run.ranks.world), run.ranks)
+    indices = micro_batches(first_step, run.config.steps, run.accumulation, run.ranks)
     batches = loader(run.stream, indices, run.ranks.loader_workers, run.ranks.device)
     return Feed(batches, run.parallel.network, run.task)
 
@@ -150,11 +153,11 @@ def accumulate(run: Run, state: TrainState, feed: Iterator[Batch]) -> StepResult
     weight = state.scale.value * run.ranks.world / config.global_batch
     cases: list[str] = []
     losses: list[torch.Tensor] = []
-    accumulation = micro_steps(config, run.ranks.world)
+    accumulation = run.accumulation
     for micro_step in range(accumulation):
         batch = next(feed)
         run.parallel.sync_gradients(now=micro_step == accumulation - 1)
-        torch.manual_seed(config.seed + batch.index)  # stochastic depth, too, follows from the index alone
+        torch.manual_seed(run.stream.config.seed + batch.index)  # stochastic depth, too, follows from the index
         with autocast(run.ranks.device, config.precision):
             outputs = run.task.forward(run.parallel.called, batch)
         loss_B = run.task.loss(outputs, batch)
@@ -215,7 +218,7 @@ def validate(run: Run, state: TrainState) -> bool:
     if state.average:
         state.average.swap()
     run.parallel.called.eval()
-    by_case = run.task.score(run.parallel.network, run.validation, run.ranks)
+    by_case = run.task.score(run.parallel.network, run.validation, run.ranks, run.config.precision)
     reshard(run.parallel.network)
     run.parallel.called.train()
     if state.average:
@@ -238,15 +241,15 @@ def _means(by_case: Sequence[dict[str, float]]) -> dict[str, float]:
     return point
 
 
-def micro_steps(config: FitConfig, world: int) -> int:
+def micro_steps(global_batch: int, micro_batch: int, world: int) -> int:
     """Micro-batches a rank accumulates per step. Raises ValueError if ranks cannot share the global batch evenly."""
-    share = config.micro_batch * world
-    if config.global_batch % share:
+    share = micro_batch * world
+    if global_batch % share:
         raise ValueError(
-            f"global_batch {config.global_batch} cannot be shared by {world} ranks of micro_batch "
-            f"{config.micro_batch}; it must be a multiple of {share}, or start fewer ranks (MEDSEG_RANKS)"
+            f"global_batch {global_batch} cannot be shared by {world} ranks of micro_batch {micro_batch}; it must be a "
+            f"multiple of {share}, or start fewer ranks (MEDSEG_RANKS)"
         )
-    return config.global_batch // share
+    return global_batch // share
 
 
 def micro_batches(first_step: int, steps: int, accumulation: int, ranks: Ranks) -> range:

@@ -24,7 +24,6 @@ class Segmentation:
     """Dice and cross-entropy at three scales; scored by Dice over one patch of each validation case."""
 
     stream: StreamConfig
-    precision: str
     decides: str = "validation_dice.mean"
     scored_before: bool = False
 
@@ -39,13 +38,13 @@ class Segmentation:
         config: Any = network.config
         return len(batch.target) * forward_flops(config, len(self.stream.classes) + 1, size, batch.spacing_mm, channels)
 
-    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks) -> list[dict[str, float]]:
+    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         with_structures = [case for case in cases if len(case.foreground)]
-        return map_over_ranks(partial(self._dice, network, ranks.device), with_structures, ranks)
+        return map_over_ranks(partial(self._dice, network, ranks.device, precision), with_structures, ranks)
 
-    def _dice(self, network: nn.Module, device: torch.device, case: Case) -> dict[str, float]:
+    def _dice(self, network: nn.Module, device: torch.device, precision: str, case: Case) -> dict[str, float]:
         batch = validation_batch(case, self.stream).to(device)
-        with autocast(device, self.precision):
+        with autocast(device, precision):
             logits = network(batch.image, batch.modality, batch.spacing_mm)
         allowed = batch.annotated[:, :, None, None, None]
         predicted = logits.float().masked_fill(~allowed, float("-inf")).argmax(1)

@@ -70,7 +70,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         network.encoder.requires_grad_(False)
     return Learning(
         network=network,
-        task=Segmentation(config, settings.train.precision),
+        task=Segmentation(config),
         stream=SampleStream(training, config),
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),

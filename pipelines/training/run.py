@@ -90,7 +90,7 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     block = recipe(stage.name, settings)
     certificate = certificates.require(certificates.launch(settings.model, block, ranks.world, ranks.node))
     job = stage.prepare(settings)
-    parallel = parallelize(job.network, job.parallel, ranks, job.fit.seed)
+    parallel = parallelize(job.network, job.parallel, ranks, job.fit.precision, job.stream.config.seed)
     if job.encoder:
         load_encoder(parallel.network, job.encoder)
     folder = run_folder(stage.name, settings)

@@ -208,10 +208,8 @@ def test_cpus_and_a_single_gpu_need_no_certificate(tmp_path: Path, changes: dict
     assert document.check(launch(**changes), tmp_path) == (None, "")
 
 
-def test_the_digest_changes_with_the_parameters_and_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "network.py").write_text("a = 1\n")
-    monkeypatch.setattr(document, "CODE", tmp_path)
-    first = document.digest({"train": {"seed": 0}})
-    assert document.digest({"train": {"seed": 1}}) != first
-    (tmp_path / "network.py").write_text("a = 2\n")
-    assert document.digest({"train": {"seed": 0}}) != first
+def test_the_digest_changes_with_the_parameters_and_the_code() -> None:
+    first = document.digest({"train": {"seed": 0}}, "code")
+    assert document.digest({"train": {"seed": 1}}, "code") != first
+    assert document.digest({"train": {"seed": 0}}, "other code") != first
+    assert document.digest({"train": {"seed": 0}}, "code") == first

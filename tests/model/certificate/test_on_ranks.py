@@ -35,7 +35,7 @@ def measure(rank: int, job: Job) -> None:
     wanted = plan((job.folder / "preset").read_text(), job.world)
     with torch.device("meta"):
         network = MedSegFormer(wanted.network, wanted.classes)
-    parallel = parallelize(network, ParallelConfig(job.parallel.strategy, precision="float32"), ranks)
+    parallel = parallelize(network, ParallelConfig(job.parallel.strategy), ranks)
     fit = fit_config(wanted, 1)
     state = new_state(parallel.network, fit)
     accumulate(made_up_run(parallel, wanted, fit, ranks), state, iter([made_up_batch(wanted)]))

@@ -34,7 +34,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
     world, node, strategy, checkpointing = WAYS[way]
-    parallel = ParallelConfig(strategy, checkpointing, precision="float32")
+    parallel = ParallelConfig(strategy, checkpointing)
     folder = run(Job(tmp_path, world, node, parallel, block_by_block=world == 4))
     losses = [values["loss"] for _, values in results(folder)["reported"] if "loss" in values]
     expected = [values["loss"] for _, values in results(alone)["reported"] if "loss" in values]
@@ -50,14 +50,14 @@ def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path,
 def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, strategy: str) -> None:
     config = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
     one = run(Job(tmp_path / "one", config=config))
-    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy, precision="float32"), config))
+    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy), config))
     ours, theirs = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
 
 
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, alone: Path) -> None:
-    big = run(Job(tmp_path / "big", config=replace(CONFIG, micro_batch=4), cases=Job(tmp_path).cases[:4]))
+    big = run(Job(tmp_path / "big", micro_batch=4, cases=Job(tmp_path).cases[:4]))
     small = run(Job(tmp_path / "small", cases=Job(tmp_path).cases[:4]))
     ours, theirs = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
     for name, tensor in theirs.items():
@@ -66,7 +66,7 @@ def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, al
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
-    parallel = ParallelConfig("fsdp", precision="float16")
+    parallel = ParallelConfig("fsdp")
     folder = run(Job(tmp_path, 2, 2, parallel, config, block_by_block=True), overflowing)
     numbers = results(folder)["numbers"]
     assert 0 < len(numbers["skipped"]) < 9

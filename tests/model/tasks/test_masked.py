@@ -31,7 +31,7 @@ from model.weights import ENCODER, EncoderCard
 from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM, run_of
 
 UNLABELLED = replace(STREAM, classes=(), structures={})
-TASK = MaskedModelling(UNLABELLED, "float32", mask_stride=4, mask_fraction=0.5)
+TASK = MaskedModelling(UNLABELLED, mask_stride=4, mask_fraction=0.5)
 CARD = EncoderCard("nano", {}, {}, {}, (), {}, {})
 CONFIG = replace(FIT, learning_rate=3e-3, validate_every=3, steps=6)
 
@@ -58,7 +58,7 @@ def pretrain(
         if callable(on_report):
             on_report(step, values)
 
-    stream = SampleStream(CASES[:4], replace(UNLABELLED, micro_batch=config.micro_batch))
+    stream = SampleStream(CASES[:4], UNLABELLED)
     segmenting = run_of(folder, config, validation=CASES[:2] if validation else [], report=report)
     return fit(replace(segmenting, parallel=ParallelNetwork(new_network()), task=task, stream=stream))
 
@@ -171,7 +171,7 @@ def test_pretraining_learns_what_can_be_seen_from_around(tmp_path: Path) -> None
     record = CaseRecord("a", "acdc", "train", ("CINE",), (), (1.0, 1.0, 1.0), {})
     case = Case(record, image, np.zeros(image.shape[1:], np.uint8), np.zeros((0, 4), np.int32))
     stream = replace(UNLABELLED, augment=AugmentConfig(spatial_probability=0.0), micro_batch=4, foreground_fraction=0)
-    config = replace(CONFIG, steps=60, global_batch=4, micro_batch=4, average_decay=0.9, validate_every=60)
+    config = replace(CONFIG, steps=60, global_batch=4, average_decay=0.9, validate_every=60)
     task = replace(TASK, stream=stream)
     run = replace(run_of(tmp_path, config, validation=[case]), checkpoints=Checkpoints(tmp_path, ALONE, every_s=1e9))
     network = ParallelNetwork(new_network())
@@ -201,7 +201,7 @@ def test_a_pretraining_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path
 
 def test_a_picture_shows_what_was_seen_as_it_is_and_predicts_only_what_was_hidden() -> None:
     network, case = new_network().eval(), CASES[5]  # four channels
-    image, hidden, painted = TASK.painted(network, case, ALONE.device)
+    image, hidden, painted = TASK.painted(network, case, ALONE.device, "float32")
     assert torch.equal(image, validation_batch(case, UNLABELLED).image[0])
     assert 0.4 < hidden.float().mean() < 0.6
     assert torch.equal(painted[:, ~hidden], image[:, ~hidden])
