@@ -8,8 +8,8 @@
     timing.py        from a record to seconds, messages and model FLOP utilisation
     estimate.py      a deep network from the record of a shallow one, for the search and the scaling study
     ways.py          every way to run it, those that fit in order, and why
-    document.py      the certificate as a file, what it is bound to, when it is valid
-    page.py          the same on one page, with pictures
+    report.py        its content: figures, sentences, remedies; pipelines/pages/launch_certificate.py writes it
+    document.py      what it is bound to, when it is valid
 
 GPUs and links are data in model/engine/hardware.py. Nothing here changes a training run; the train stage imports
 `document` alone.

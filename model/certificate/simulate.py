@@ -27,8 +27,8 @@ from model.data.dataset import Batch, SampleStream, StreamConfig
 from model.data.draws import AugmentConfig
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, wrap_and_shard
 from model.engine.ranks import Ranks
+from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.engine.train_state import TrainState
 from model.engine.trainer import FitConfig, Run, accumulate, new_state, update
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling

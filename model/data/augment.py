@@ -6,7 +6,7 @@
 
 The region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
 rotation, scaling, elastic deformation and flip are one resampling (model/data/deform.py), then come the intensities
-(model/data/intensities.py). Only the noise depends on the kind of device, by its generator of numbers.
+(model/data/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.data.deform import resample
 from model.data.draws import AugmentConfig, Draw, draw
-from model.data.intensities import change_intensity
+from model.data.intensity import change_intensity
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     change = draw(AugmentConfig(), channels=4, shape=(48, 64, 48), spacing_mm=(1.0, 1.0, 1.0), rng=rng)
 
 They are drawn on the CPU: the same generator state gives the same patch. What they do to a patch is in
-model/data/deform.py (space) and model/data/intensities.py.
+model/data/deform.py (space) and model/data/intensity.py.
 """
 
 from __future__ import annotations

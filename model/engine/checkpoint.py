@@ -32,7 +32,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from model.engine.dtensors import local_part
 from model.engine.ranks import Ranks, gather_from_ranks, wait_for_ranks
-from model.engine.train_state import TrainState
+from model.engine.state import TrainState
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from model.data.dataset import Batch
 from model.engine.hardware import GPUS
+from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.engine.train_state import TrainState
 from model.metrics import mean
 
 Report = Callable[[int, dict[str, float]], None]

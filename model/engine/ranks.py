@@ -33,10 +33,10 @@ class Ranks:
     saving: dist.ProcessGroup | None = field(default=None, compare=False)
 
 
-def join_ranks(loader_workers: int = 0, shard_ranks: int = 0) -> Ranks:
+def join_ranks(loader_workers: int = 0, shard_ranks: int | None = None) -> Ranks:
     """Meet the other ranks that torchrun started: NCCL between GPUs, gloo between CPUs.
 
-    `shard_ranks`: how many are to share a copy of the weights in hsdp; 0: those of a machine.
+    `shard_ranks`: how many are to share a copy of the weights in hsdp; None: those of a machine.
     """
     rank, world, position, on_machine = (
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -21,8 +21,8 @@ from model.engine.optim import LossScale, WeightAverage, global_norm, learning_r
 from model.engine.parallelize import ParallelNetwork, autocast, reshard
 from model.engine.progress import Feed, Progress, Report, peak_flops
 from model.engine.ranks import Ranks, gather_from_ranks, sum_over_ranks
+from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.engine.train_state import TrainState
 from model.engine.watch import Watch
 from model.metrics import mean
 

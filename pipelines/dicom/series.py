@@ -22,6 +22,7 @@ from pipelines.dicom.profile import Options
 from pipelines.intake import claims, listing
 from pipelines.scans import key
 from pipelines.work import code
+from pipelines.work.digests import sha256_of
 from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def _inputs(series: _Series, settings: Settings, pseudonyms: key.Pseudonyms) -> 
         sorted(sha256 for sha256, _ in series.files),
         sorted((sha256, kind) for sha256, kind, _ in series.labels),
         sorted((sha256, path.name) for sha256, path in series.beside),
-        [key.digest_of_file(path) for path in meanings if path.is_file()],
+        [sha256_of(path) for path in meanings if path.is_file()],
         sorted(series.patients), asdict(settings), pseudonyms.fingerprint(), code.digest("pipelines.dicom.convert"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -20,7 +20,7 @@ def examine(rows: list[Row], bounds: Quality | None = None) -> list[Row]:
 
     `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
     """
-    return list(parallel.each(partial(examine_one, bounds=bounds), rows, "ingest"))
+    return list(parallel.each(partial(examine_one, bounds=bounds), rows, "ingest", lambda row: row.case_id))
 
 
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:

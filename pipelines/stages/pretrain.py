@@ -23,7 +23,7 @@ from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.parallelize import reshard
 from model.engine.ranks import Ranks
-from model.engine.train_state import TrainState
+from model.engine.state import TrainState
 from model.network.config import PRESETS
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.probe import Probe
@@ -37,7 +37,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import certificates, configs, launcher
 from pipelines.training.history import write_history
-from pipelines.training.run import Learning, LearningStage
+from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -161,7 +161,7 @@ def _identity(settings: params.Params) -> dict[str, str]:
     }
 
 
-def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.Picture]:
+def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:
     """Some scans of each modality, of validation patients where there are any."""
     if state.average:
         state.average.swap()
@@ -171,7 +171,7 @@ def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstructio
     training = [case for cases in job.stream.by_source.values() for case in cases]
     for case in reconstruction.choose([*job.validation, *training]):
         painted = task.painted(state.network, case, ranks.device, job.fit.precision)
-        pictures.append(reconstruction.Picture(case.record, *painted))
+        pictures.append(reconstruction.PaintedPatch(case.record, *painted))
     reshard(state.network)
     if state.average:
         state.average.swap()

@@ -16,7 +16,7 @@ from model import weights
 from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.ranks import Ranks
-from model.engine.train_state import TrainState
+from model.engine.state import TrainState
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
@@ -27,7 +27,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
 from pipelines.training.history import write_history
-from pipelines.training.run import Learning, LearningStage
+from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 

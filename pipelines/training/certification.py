@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 
-from model.certificate import document
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.page import page
 from model.certificate.report import Cohort, certificate
 from model.certificate.ways import Goal
 from model.engine.hardware import find_gpu
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.pages import launch_certificate
 from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans.structures import BY_NAME, CONTRACTS
@@ -72,7 +71,7 @@ def certify(
         "digest": certificates.digest(settings.model.model_copy(update={"preset": preset}), chosen),
     }
     if content["fits"]:
-        content["file"] = str(document.write(content, page(content), certificates.folder()))
+        content["file"] = str(launch_certificate.write(content, certificates.folder()))
     return content
 
 
@@ -82,7 +81,7 @@ def parameters(preset: str) -> tuple[str, params.Params]:
         raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     own = params.load(project.root() / "params.yaml")
     for name in profiles.names() if own.model.preset != preset else ():
-        settings = params.load(profiles.path(name))
+        settings = profiles.settings(name)
         if settings.model.preset == preset:
             return f"profile {name}", settings
     return "params.yaml", own

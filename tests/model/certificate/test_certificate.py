@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ def launch(**changes: Any) -> Launch:
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     content = {"fits": True, "digest": "d", "ranks": 32, "strategy": "hsdp", "group": 8, "preset": "xl"}
-    document.write({**content, "stage": "train", "gpu": {"key": A100.key, **asdict(A100)}}, "", tmp_path)
+    text = json.dumps({**content, "gpu": {"key": A100.key, **asdict(A100)}})
+    (tmp_path / "xl-a100-80gbx32.json").write_text(text)
     return tmp_path
 
 

@@ -19,7 +19,7 @@ from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
-from model.engine.train_state import TrainState
+from model.engine.state import TrainState
 from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS

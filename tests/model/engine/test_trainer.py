@@ -19,7 +19,7 @@ from model.engine.optim import LossScale, WeightAverage, learning_rate
 from model.engine.parallelize import ParallelNetwork
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
-from model.engine.train_state import TrainState
+from model.engine.state import TrainState
 from model.engine.trainer import (
     FitConfig,
     Run,

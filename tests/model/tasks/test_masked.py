@@ -19,8 +19,8 @@ from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import layer_scales
 from model.engine.parallelize import ParallelNetwork
+from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.engine.train_state import TrainState
 from model.engine.trainer import FitConfig, fit
 from model.network.config import PRESETS, strides
 from model.network.medsegformer import MedSegFormer

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from ruamel.yaml import YAML
 from model.data import casefile
 from pipelines.cases import case_folder, forecast, preparation
 from pipelines.cases.forecast import case_bytes
+from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.stages import deidentify, ingest, inventory, plan, preprocess
 from pipelines.work import code, project, within_memory
-from tests.conftest import REPOSITORY, save
+from pipelines.work.writing import replacing
+from tests.conftest import save
+
+SMOKE = profiles.compose("smoke")
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def ingested() -> None:
 
 def state(**changed: Any) -> None:
     """Write params.yaml: the smoke profile with some keys changed."""
-    content = YAML(typ="safe").load((REPOSITORY / "profiles/smoke.yaml").read_text())
+    content = YAML(typ="safe").load(SMOKE)
     content["data"]["sources"] = ["acdc"]
     for key, value in changed.items():
         *parents, last = key.split(".")
@@ -57,7 +62,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     inner = preprocess.make
 
-    def counting(tasks: list[preprocess.Task], *rest: Any) -> Any:
+    def counting(tasks: list[preprocess.CaseToMake], *rest: Any) -> Any:
         seen.extend(task.row.case_id for task in tasks)
         return inner(tasks, *rest)
 
@@ -175,7 +180,10 @@ def test_a_run_that_dies_while_it_commits_ends_the_same_later(
         moved.append(target) if target.suffix == ".safetensors" else None
         return die() if len(moved) == 4 else rename(path, target)  # type: ignore[return-value]
 
-    deaths = {"write_index": (case_folder, "replacing", die), "move": (Path, "replace", die_at_the_fourth)}
+    def die_at_the_index(path: Path) -> AbstractContextManager[Path]:
+        return die() if path.name == "index.csv" else replacing(path)  # type: ignore[return-value]
+
+    deaths = {"write_index": (case_folder, "replacing", die_at_the_index), "move": (Path, "replace", die_at_the_fourth)}
     with monkeypatch.context() as patched:
         patched.setattr(*deaths.get(step, (shutil, "rmtree", die)))
         with pytest.raises(KeyboardInterrupt):
@@ -213,7 +221,7 @@ def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_i
     rows = manifest.read()
     rows[3] = replace(rows[3], shape=[2000, 512, 512])
     decided = preparation.load(project.PLAN)
-    tasks = [preprocess.Task(row, str(place), decided, 5) for place, row in enumerate(rows)]
+    tasks = [preprocess.CaseToMake(row, str(place), decided, 5) for place, row in enumerate(rows)]
     where = within_memory.LocalExecutor(4 * forecast.GIB)
     entries = preprocess.make(tasks, project.CASES, where)
     assert entries[0].case_id == rows[3].case_id  # before the others
