@@ -47,7 +47,7 @@ class Feed:
         return batch
 
 
-class Progress:
+class TrainingProgress:
     """Reports every few seconds what happened since the last report. `world` ranks did the same in the same time."""
 
     def __init__(

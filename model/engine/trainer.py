@@ -19,7 +19,7 @@ from model.engine.checkpoint import Checkpoints
 from model.engine.dtensors import local_part
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
 from model.engine.parallelize import ParallelNetwork, autocast, reshard
-from model.engine.progress import Feed, Progress, Report, peak_flops
+from model.engine.progress import Feed, Report, TrainingProgress, peak_flops
 from model.engine.ranks import Ranks, gather_from_ranks, sum_over_ranks
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
@@ -102,7 +102,7 @@ def fit(run: Run) -> TrainState:
     run.checkpoints.restore(state)
     feed = new_feed(run, state.step)
     peak = peak_flops(ranks.device, config.precision)
-    progress = Progress(state, config.steps, ranks.world, feed, peak, run.report)
+    progress = TrainingProgress(state, config.steps, ranks.world, feed, peak, run.report)
     run.parallel.called.train()
     if run.task.scored_before and state.step == 0:
         validate(run, state)
@@ -114,7 +114,7 @@ def fit(run: Run) -> TrainState:
     return state
 
 
-def train_step(run: Run, state: TrainState, feed: Iterator[Batch], progress: Progress) -> bool:
+def train_step(run: Run, state: TrainState, feed: Iterator[Batch], progress: TrainingProgress) -> bool:
     """An optimizer step and all that follows it; True if any rank was asked to stop."""
     rate = set_learning_rate(state, run.config)
     result = accumulate(run, state, feed)
