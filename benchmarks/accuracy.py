@@ -33,6 +33,7 @@ from model.engine.trainer import FitConfig, fit
 from model.engine.watch import Watch
 from model.weights import load_encoder
 from pipelines import params
+from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST
 from pipelines.serving.segmenter import Segmenter
@@ -53,7 +54,7 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     repository = project.root()
-    settings = params.load(repository / "profiles" / f"{arguments.profile}.yaml")
+    settings = profiles.settings(arguments.profile)
     with tempfile.TemporaryDirectory() as scratch:
         make_project(Path(scratch), repository, arguments.profile, arguments.data.resolve())
         os.chdir(scratch)
@@ -76,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 def make_project(folder: Path, repository: Path, profile: str, data: Path) -> None:
     """Scans ingested and preprocessed by the stages themselves."""
     (folder / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
-    (folder / "params.yaml").write_bytes((repository / "profiles" / f"{profile}.yaml").read_bytes())
+    (folder / "params.yaml").write_text(profiles.compose(profile))
     (folder / "data").mkdir()
     (folder / project.RAW).symlink_to(data)
     environment = {**os.environ, "PYTHONPATH": str(repository), "MEDSEG_ROOT": str(folder)}

@@ -104,7 +104,7 @@ def locked() -> dict[str, Any]:
     return dict(_read_yaml(lock_file).get("stages", {})) if lock_file.is_file() else {}
 
 
-def environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Ours, quiet, with this interpreter's folder first in PATH: stage commands say `python`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
@@ -123,7 +123,7 @@ def _dvc(
     command = [sys.executable, "-m", "dvc", *arguments]
     pipe = subprocess.PIPE
     with processes.running(
-        command, environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
+        command, _environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

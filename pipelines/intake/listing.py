@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.work import environment
 from pipelines.work.digests import Digests, remembered
 
 SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()), ("problem", pa.string())])
@@ -54,7 +55,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def linked_roots() -> list[Path]:
     """$MEDSEG_LINKED: folders outside that links may lead to, separated by colons; placement, not a parameter."""
-    return [Path(name).resolve() for name in os.environ.get("MEDSEG_LINKED", "").split(os.pathsep) if name]
+    return [folder.resolve() for folder in environment.read().linked]
 
 
 def _leads_out(path: Path, roots: list[Path]) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from pipelines.work import project
+from pipelines.work import environment, project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
 
@@ -36,7 +36,7 @@ def changed() -> bool:
     listed, memory = project.root() / project.INVENTORY, project.state() / "raw-unchanged"
     if not listed.is_file():
         return True
-    placed = os.environ.get("MEDSEG_LINKED", "")  # decides which links are followed
+    placed = environment.read().linked  # decides which links are followed
     seen = f"{placed} {_seen(project.root() / project.RAW)} {sha256_of(listed)}"
     if memory.is_file() and memory.read_text() == seen:
         return False

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipelines.work import project
+from pipelines.work import environment, project
 
 VARIABLE = "MEDSEG_KEY_FILE"
 REMEDY = f"`medseg data key NEWFILE` makes one outside the project; then export {VARIABLE}=NEWFILE"
@@ -59,10 +59,10 @@ class Pseudonyms:
 
 def load() -> Pseudonyms:
     """Pseudonyms under the key in the file that $MEDSEG_KEY_FILE names. Raises ValueError with the remedy."""
-    named = os.environ.get(VARIABLE, "")
-    if not named:
+    named = environment.read().key_file
+    if named is None:
         raise ValueError(f"DICOM scans need a secret key for pseudonyms, and {VARIABLE} is not set; {REMEDY}")
-    path = Path(named).expanduser()
+    path = named.expanduser()
     _refuse_inside_project(path)
     try:
         status = path.stat()

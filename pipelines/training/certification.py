@@ -81,7 +81,7 @@ def parameters(preset: str) -> tuple[str, params.Params]:
         raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     own = params.load(project.root() / "params.yaml")
     for name in profiles.names() if own.model.preset != preset else ():
-        settings = params.load(profiles.path(name))
+        settings = profiles.settings(name)
         if settings.model.preset == preset:
             return f"profile {name}", settings
     return "params.yaml", own

@@ -22,6 +22,7 @@ from pipelines import params
 from pipelines.params.recipe import Optimisation
 from pipelines.training import certificates
 from pipelines.training.run import PEER_LOST, LearningStage, as_rank, recipe, run_folder
+from pipelines.work import environment
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def _launch(stage: str, ranks: int, folder: Path) -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGUSR2, _forward)
-    restarts = int(os.environ.get("MEDSEG_RESTARTS", "3"))
+    restarts = environment.read().restarts
     for attempt in range(restarts + 1):
         for stacks in folder.glob("stacks-*"):
             stacks.unlink()
@@ -72,7 +73,7 @@ def _launch(stage: str, ranks: int, folder: Path) -> None:
 
 def _run_ranks(stage: str, ranks: int) -> str:
     """Empty if training ended well, else why the ranks died. A refusal, which a rank told itself, ends the stage."""
-    arguments = ["--standalone", "--nproc-per-node", str(ranks), "--shutdown-timeout", grace_s()]
+    arguments = ["--standalone", "--nproc-per-node", str(ranks), "--shutdown-timeout", str(environment.read().grace_s)]
     arguments += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "pipelines", stage]
     try:
         torchrun.run(torchrun.parse_args(arguments))
@@ -91,11 +92,6 @@ def _run_ranks(stage: str, ranks: int) -> str:
     return ""
 
 
-def grace_s() -> str:
-    """How long ranks may take to finish a step and save when they are asked to stop."""
-    return os.environ.get("MEDSEG_GRACE_S", "120")
-
-
 def _forward(signum: int, _frame: FrameType | None) -> None:
     """Hand a signal on to the ranks."""
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
@@ -104,14 +100,14 @@ def _forward(signum: int, _frame: FrameType | None) -> None:
 
 def rank_count(settings: Optimisation) -> int:
     """$MEDSEG_RANKS, or one a GPU, or the most cores that share the global batch evenly. ValueError if unusable."""
-    asked = os.environ.get("MEDSEG_RANKS", "")
+    asked = environment.read().ranks
     shares = settings.global_batch // settings.micro_batch
     if asked:
-        if not asked.isdigit() or int(asked) < 1 or shares % int(asked):
+        if shares % asked:
             raise ValueError(
-                f"MEDSEG_RANKS {asked!r} must be a whole number that divides {settings.block}.global_batch / "
-                f"{settings.block}.micro_batch = {shares}; unset it to let the machine decide"
+                f"MEDSEG_RANKS = {asked} must divide {settings.block}.global_batch / {settings.block}.micro_batch = "
+                f"{shares}; unset it to let the machine decide"
             )
-        return int(asked)
+        return asked
     available = torch.cuda.device_count() or len(os.sched_getaffinity(0))
     return max(ranks for ranks in range(1, available + 1) if shares % ranks == 0)

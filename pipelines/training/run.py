@@ -33,7 +33,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.training import certificates
 from pipelines.training.curves import Curves
 from pipelines.training.history import History
-from pipelines.work import code, project
+from pipelines.work import code, environment, project
 from pipelines.work.digests import remembered
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class LearningStage:
 
 def as_rank(stage: LearningStage, settings: params.Params) -> None:
     """This process's part in a run that the launcher started; it ends the process with an exit code of watch.py."""
-    ranks = join(loader_workers=int(os.environ.get("MEDSEG_LOADERS", "8" if torch.cuda.is_available() else "0")))
+    loaders = environment.read().loaders
+    ranks = join(loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0)
     try:
         state = _train(stage, settings, ranks)
     except RuntimeError as error:
@@ -92,8 +93,8 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     folder = run_folder(stage.name, settings)
     if ranks.rank == 0:
         _tell_of_unfinished_runs(stage.name, folder)
-    checkpoints = Checkpoints(folder, ranks, every_s=float(os.environ.get("MEDSEG_CHECKPOINT_S", "600")))
-    watch = Watch(folder, ranks.rank, hang_s=float(os.environ.get("MEDSEG_HANG_S", "1800")))
+    checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
+    watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
     known = {**recorded(stage.name, settings), "certificate": certificate}
     curves = Curves(stage.name, known, folder / "mlflow-run") if ranks.rank == 0 else None
     history = History(curves, job.fit.steps, job.task.decides)
@@ -116,7 +117,7 @@ def run_folder(stage: str, settings: params.Params) -> Path:
     """
     digest = hashlib.sha256(json.dumps(recorded(stage, settings), sort_keys=True, default=str).encode())
     digest.update(f"{code.of_stage(stage)} {_content(stage)}".encode())
-    parent = Path(os.environ.get("MEDSEG_CHECKPOINTS") or project.state() / "checkpoints")
+    parent = environment.read().checkpoints or project.state() / "checkpoints"
     return parent / f"{stage}-{digest.hexdigest()[:12]}"
 
 

@@ -2,7 +2,9 @@
 
 import os
 
+from pipelines.work import environment
+
 
 def workers() -> int:
     """$MEDSEG_WORKERS, or one a core."""
-    return int(os.environ.get("MEDSEG_WORKERS", 0)) or len(os.sched_getaffinity(0))
+    return environment.read().workers or len(os.sched_getaffinity(0))

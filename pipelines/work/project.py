@@ -4,8 +4,9 @@
 checkpoints), which no result depends on.
 """
 
-import os
 from pathlib import Path
+
+from pipelines.work import environment
 
 
 def root() -> Path:
@@ -13,8 +14,8 @@ def root() -> Path:
 
     Raises ValueError when there is none.
     """
-    if named := os.environ.get("MEDSEG_ROOT"):
-        return Path(named).resolve()
+    if named := environment.read().root:
+        return named.resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():

@@ -14,15 +14,14 @@ import SimpleITK
 from pydicom import FileDataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from pipelines import params
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
+from pipelines.params import profiles
 from pipelines.scans.key import Pseudonyms
-from tests.conftest import REPOSITORY
 from tests.pipelines.dicom import dicom_files as files
 
 KEY = Pseudonyms(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH")
-SETTINGS = params.load(REPOSITORY / "profiles" / "smoke.yaml").deidentify
+SETTINGS = profiles.settings("smoke").deidentify
 
 
 def brought(raw: Path, **changed: Any) -> list[dict[str, Any]]:

@@ -8,15 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipelines import params
 from pipelines.intake import examination, finding, listing, quality
 from pipelines.intake.quality import Finding
+from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import Volume
-from tests.conftest import REPOSITORY
 
-BOUNDS = params.load(REPOSITORY / "profiles" / "smoke.yaml").ingest.quality
+BOUNDS = profiles.settings("smoke").ingest.quality
 SPACING_MM = (5.0, 2.0, 2.0)
 SPLEEN = BY_NAME["spleen"].id
 SHAPE = (20, 60, 90)  # 100 x 120 x 180 mm

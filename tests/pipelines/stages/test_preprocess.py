@@ -14,11 +14,14 @@ from ruamel.yaml import YAML
 from model.data import casefile
 from pipelines.cases import case_folder, forecast, preparation
 from pipelines.cases.forecast import case_bytes
+from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.stages import deidentify, ingest, inventory, plan, preprocess
 from pipelines.work import code, project, within_memory
 from pipelines.work.writing import replacing
-from tests.conftest import REPOSITORY, save
+from tests.conftest import save
+
+SMOKE = profiles.compose("smoke")
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def ingested() -> None:
 
 def state(**changed: Any) -> None:
     """Write params.yaml: the smoke profile with some keys changed."""
-    content = YAML(typ="safe").load((REPOSITORY / "profiles/smoke.yaml").read_text())
+    content = YAML(typ="safe").load(SMOKE)
     content["data"]["sources"] = ["acdc"]
     for key, value in changed.items():
         *parents, last = key.split(".")

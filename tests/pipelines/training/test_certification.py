@@ -13,6 +13,7 @@ from model.certificate.search import GIB, Goal
 from model.engine.hardware import Gpu, gpu
 from model.network.config import PRESETS
 from pipelines import params
+from pipelines.params import profiles
 from pipelines.training import certificates
 from pipelines.training.certification import certify
 from tests.conftest import REPOSITORY
@@ -32,9 +33,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "profiles").mkdir()
-    for name in ("smoke", "xl-a100x32"):
+    for name in ("base", "smoke", "xl-a100x32"):
         (tmp_path / "profiles" / f"{name}.yaml").write_bytes((REPOSITORY / "profiles" / f"{name}.yaml").read_bytes())
-    (tmp_path / "params.yaml").write_bytes((tmp_path / "profiles" / "smoke.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_text(profiles.compose("smoke"))
     return tmp_path
 
 
