@@ -32,6 +32,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests run in one process, one after the other, as they share what they have made."""
     groups = {item: _group(item.path.relative_to(REPOSITORY).as_posix()) for item in items}
