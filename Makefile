@@ -4,11 +4,22 @@
 # make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules    make format      put format and imports in order
+# make lock    both locks from pyproject.toml, every version as it is; the newest of packages in UPGRADE="NAME NAME"
+#
+# .venv is made from LOCK, every file checked by its sha256: requirements.lock, with PyTorch's CPU build, where pip finds that
+# build (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu), else requirements-gpu.lock, with the build of PyPI, which
+# on Linux brings the CUDA libraries. make LOCK=FILE names one.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows pipelines model tests benchmarks
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# The file of PyTorch's CPU build for Python 3.11 on x86-64 Linux, which PyPI does not have; as pip hash prints it.
+TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+CPU_BUILD = grep --after-context=1 ^torch== requirements.lock
+LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --requirement /dev/stdin 2> /dev/null && \
+    echo requirements.lock || echo requirements-gpu.lock)
 
-.PHONY: run test test-slow drills bench scale check format clean
+.PHONY: run test test-slow drills bench scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
 
@@ -38,12 +49,12 @@ format: .venv/ready
 	$(BIN)/ruff format $(PACKAGES)
 	$(BIN)/ruff check --fix $(PACKAGES)
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock requirements-gpu.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
-	@echo "Making the environment in .venv (2 GB, some minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@lock=$(LOCK); echo "Making the environment in .venv from $$lock (3 GB, more with CUDA; some minutes)"; \
+	$(PIP) --quiet --require-hashes --requirement $$lock
+	$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .bench/ready: benchmarks/peers.lock
@@ -51,6 +62,21 @@ format: .venv/ready
 	$(PYTHON) -m venv .bench
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.lock
 	@touch $@
+
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@cp requirements-gpu.lock .venv/lock/all.lock
+	.venv/lock/bin/uv pip compile --quiet --no-header --no-strip-extras --universal --python-version 3.11 --extra dev \
+	    --generate-hashes $(addprefix --upgrade-package ,$(UPGRADE)) --output-file .venv/lock/all.lock pyproject.toml
+	@awk -v cpu=$(TORCH_CPU) ' \
+	    /^[a-z]/ { part = /^(cuda|nvidia|triton)/ ? "cuda" : /^torch==/ ? "torch" : /^[^ ]*\[/ ? "extras" : "plain" } \
+	    /^torch==/ { cpu = $$1 "+cpu \\\n    --hash=" cpu } \
+	    { text[part] = text[part] $$0 "\n" } \
+	    END { head = "# Made by make lock. First what has extras: pip before 23.3 would look for other versions of it."; \
+	          print head "\n" text["extras"] text["plain"] cpu > "requirements.lock"; \
+	          printf head "\n" text["extras"] text["cuda"] text["plain"] text["torch"] > "requirements-gpu.lock" } \
+	' .venv/lock/all.lock
 
 clean:
 	rm -rf .venv .bench

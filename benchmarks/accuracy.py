@@ -26,19 +26,21 @@ from benchmarks.network import KEEP_MEMORY
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import Ranks
+from model.engine.parallelize import ParallelNetwork
 from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, fit
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.weights import load_encoder
 from pipelines import params
+from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST
 from pipelines.serving.segmenter import Segmenter
 from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
 from pipelines.stages.train import prepare
-from pipelines.training.run import Learning
+from pipelines.training.rank import Learning
 from pipelines.work import project
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -53,7 +55,7 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     repository = project.root()
-    settings = params.load(repository / "profiles" / f"{arguments.profile}.yaml")
+    settings = profiles.settings(arguments.profile)
     with tempfile.TemporaryDirectory() as scratch:
         make_project(Path(scratch), repository, arguments.profile, arguments.data.resolve())
         os.chdir(scratch)
@@ -76,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
 def make_project(folder: Path, repository: Path, profile: str, data: Path) -> None:
     """Scans ingested and preprocessed by the stages themselves."""
     (folder / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
-    (folder / "params.yaml").write_bytes((repository / "profiles" / f"{profile}.yaml").read_bytes())
+    (folder / "params.yaml").write_text(profiles.compose(profile))
     (folder / "data").mkdir()
     (folder / project.RAW).symlink_to(data)
     environment = {**os.environ, "PYTHONPATH": str(repository), "MEDSEG_ROOT": str(folder)}
@@ -113,7 +115,7 @@ def of_source(job: Learning, source: str | None) -> Learning:
 
 def train(job: Learning, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
     """The trained state, and the CPU seconds of this process for it; `watched`: those of its curve are counted too."""
-    torch.manual_seed(job.fit.seed)
+    torch.manual_seed(job.stream.config.seed)
     network = job.network
     if embedding:
         with torch.device("meta"):
@@ -127,17 +129,18 @@ def train(job: Learning, steps: int, embedding: str | None = None, watched: bool
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), ALONE, every_s=float("inf"))
         start = time.process_time()
-        state = fit(
-            network,
-            job.task,
-            job.stream,
-            validation,
-            config,
-            ALONE,
-            progress(steps),
-            checkpoints,
-            Watch(Path(folder), 0),
+        run = Run(
+            parallel=ParallelNetwork(network),
+            task=job.task,
+            stream=job.stream,
+            validation=validation,
+            config=config,
+            ranks=ALONE,
+            report=progress(steps),
+            checkpoints=checkpoints,
+            watch=Watch(Path(folder), 0),
         )
+        state = fit(run)
     return state, time.process_time() - start
 
 

@@ -45,7 +45,7 @@ def ours(folder: Path, task: Path) -> Cost:
     (folder / "raw" / task.name).symlink_to(task.resolve())
     (folder / project.RAW).symlink_to(folder / "raw")
     (folder / "dvc.yaml").write_bytes((REPOSITORY / "dvc.yaml").read_bytes())
-    (folder / "params.yaml").write_bytes((REPOSITORY / "profiles" / "hippocampus.yaml").read_bytes())
+    (folder / "params.yaml").write_bytes(_parameters("hippocampus"))
     stages = list(YAML(typ="safe").load(folder / "dvc.yaml")["stages"])
     before, counted = stages[: stages.index("ingest") + 1], stages[stages.index("ingest") + 1 : stages.index("train")]
     environment = {"PYTHONPATH": str(REPOSITORY), "MEDSEG_ROOT": str(folder), "MEDSEG_WORKERS": "1"}
@@ -54,6 +54,11 @@ def ours(folder: Path, task: Path) -> Cost:
     for stage in before:
         measured([*python, stage], folder, environment)
     return _sum([measured([*python, stage], folder, environment) for stage in counted])
+
+
+def _parameters(profile: str) -> bytes:
+    compose = f"from pipelines.params import profiles; print(profiles.compose({profile!r}))"
+    return subprocess.run([sys.executable, "-c", compose], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout
 
 
 def nnunet(folder: Path, task: Path, programs: Path) -> Cost:

@@ -29,11 +29,12 @@ from benchmarks.network import KEEP_MEMORY
 from model import weights
 from model.weights import ENCODER
 from pipelines import params
+from pipelines.params import profiles
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.stages import pretrain
 from pipelines.stages import train as training
 from pipelines.stages.evaluate import summarise
-from pipelines.training.run import Learning
+from pipelines.training.rank import Learning
 from pipelines.work import project
 
 SOURCE = "msd"
@@ -48,7 +49,7 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     repository = project.root()
-    recipes = {name: params.load(repository / f"profiles/{name}.yaml") for name in ("pretrained", "hippocampus")}
+    recipes = {name: profiles.settings(name) for name in ("pretrained", "hippocampus")}
     kept = arguments.encoder.resolve() if arguments.encoder else None
     with tempfile.TemporaryDirectory() as scratch:
         key = Path(scratch) / "key"

@@ -32,7 +32,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromotionState:
     """Where a promotion stands: `waiting` for a signature, or ended, with the flow's own `message`."""
 
     run: UUID
@@ -40,7 +40,7 @@ class Outcome:
     message: str
 
 
-def promote(version: int, alias: str, signature: Signature | None = None) -> Outcome:
+def promote(version: int, alias: str, signature: Signature | None = None) -> PromotionState:
     """Start a promotion and wait until it suspends; with a `signature`, sign it and wait for its end.
 
     Raises ValueError with the reasons when it is refused by the gate or the signature is not valid.
@@ -56,7 +56,7 @@ def promote(version: int, alias: str, signature: Signature | None = None) -> Out
         return outcome
 
 
-def approve(run: UUID, signature: Signature) -> Outcome:
+def approve(run: UUID, signature: Signature) -> PromotionState:
     """Sign a suspended promotion and wait for its end. Raises ValueError as `promote` does."""
     with _served() as client:
         return _sign(client, run, signature)
@@ -78,7 +78,7 @@ def _served() -> Iterator["SyncPrefectClient"]:
                     yield client
 
 
-def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> Outcome:
+def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> PromotionState:
     _validate(signature)
     run = _suspended(client, run_id)
     answer = client.resume_flow_run(run.id, run_input=asdict(signature))
@@ -117,16 +117,16 @@ def _suspended(client: "SyncPrefectClient", run_id: UUID) -> "FlowRun":
     return run
 
 
-def _wait(client: "SyncPrefectClient", run_id: UUID) -> Outcome:
+def _wait(client: "SyncPrefectClient", run_id: UUID) -> PromotionState:
     deadline = time.monotonic() + PICKUP_TIMEOUT_S
     while True:
         state = client.read_flow_run(run_id).state
         if state is not None and state.is_paused():
-            return Outcome(run_id, True, state.message or "")
+            return PromotionState(run_id, True, state.message or "")
         if state is not None and state.is_final():
             if not state.is_completed():
                 raise ValueError(state.message or f"the promotion ended as {state.name}")
-            return Outcome(run_id, False, state.message or "")
+            return PromotionState(run_id, False, state.message or "")
         if state is not None and (state.is_running() or state.is_pending()):
             deadline = time.monotonic() + PICKUP_TIMEOUT_S
         if time.monotonic() > deadline:

@@ -38,7 +38,7 @@ class StageFailedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stage:
+class DvcStage:
     """A stage of dvc.yaml. `deps` and `outs` are paths."""
 
     name: str
@@ -46,15 +46,15 @@ class Stage:
     outs: tuple[str, ...]
     always_changed: bool
 
-    def feeds(self, other: "Stage") -> bool:
+    def feeds(self, other: "DvcStage") -> bool:
         return any(_touch(out, dep) for out in self.outs for dep in other.deps)
 
 
-def declared() -> list[Stage]:
+def declared() -> list[DvcStage]:
     """The stages of dvc.yaml, in its order."""
     stages = _read_yaml(project.root() / "dvc.yaml").get("stages", {})
     return [
-        Stage(name, _paths(body.get("deps")), _paths(body.get("outs")), bool(body.get("always_changed")))
+        DvcStage(name, _paths(body.get("deps")), _paths(body.get("outs")), bool(body.get("always_changed")))
         for name, body in stages.items()
     ]
 
@@ -71,7 +71,7 @@ def stale() -> set[str]:
     return downstream(declared(), {name for name, changes in report.items() if changes != ["always changed"]})
 
 
-def downstream(stages: list[Stage], changed: set[str]) -> set[str]:
+def downstream(stages: list[DvcStage], changed: set[str]) -> set[str]:
     """`changed` and every stage that reads, directly or not, what one of them writes."""
     found = {stage.name for stage in stages if stage.name in changed}
     while True:
@@ -104,7 +104,7 @@ def locked() -> dict[str, Any]:
     return dict(_read_yaml(lock_file).get("stages", {})) if lock_file.is_file() else {}
 
 
-def environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Ours, quiet, with this interpreter's folder first in PATH: stage commands say `python`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
@@ -123,7 +123,7 @@ def _dvc(
     command = [sys.executable, "-m", "dvc", *arguments]
     pipe = subprocess.PIPE
     with processes.running(
-        command, environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
+        command, _environment(), mark=mark, keep_open=[held.fd], cwd=project.root(), stdout=pipe, stderr=pipe
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flows import processes
 from pipelines.work import project
@@ -108,12 +109,12 @@ def _said(fd: int) -> dict[str, Any]:
 
 
 def _alive(pid: Any) -> bool:
-    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+    return isinstance(pid, int) and psutil.pid_exists(pid)
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[int]:
-    fd = os.open(project.state() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(project.state_folder() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         yield fd
     finally:

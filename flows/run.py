@@ -1,6 +1,6 @@
 """`medseg run`: the training flow in this process, on an embedded Prefect server, in the project's lock.
 
-Run     medseg run [--profile P] [--data DIR]
+Run     medseg run [--profile P] [--set KEY=VALUE] [--data DIR]
 Expect  nothing changed: about 10 s, of which the server's start takes 3
 """
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, server
-from pipelines import params
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.scans import raw_folder
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -20,21 +19,19 @@ CONSOLE = {
 }
 
 
-def run(profile: str | None, data: Path | None, wait: bool) -> dict[str, Any]:
+def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) -> dict[str, Any]:
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line."""
     with lock.held(wait):
-        params.load(profiles.path(profile) if profile else "params.yaml")
+        profiles.proposed(profile, changes)  # refused here, before a server starts
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:
             from flows.training import training  # seconds, while the server starts
 
             ready()
-            if (
-                data
-            ):  # here and not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's
+            if data:  # not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's
                 raw_folder.link(data)
-            state = training(profile=profile, return_state=True)
+            state = training(profile=profile, changes=changes, return_state=True)
             if not state.is_completed():
                 raise ValueError(state.message or f"the run ended as {state.name}")
             result = state.result()

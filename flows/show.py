@@ -175,5 +175,39 @@ def certificate(content: dict[str, Any]) -> None:
         print(f"Certificate: {content['file']} (and .html)")
 
 
+def settings(rows: list[dict[str, Any]]) -> None:
+    """One entry a setting of params.yaml; own changes stand out."""
+    table = _entries("setting, value, where from", "may be, and why")
+    for row in rows:
+        value = json.dumps(row["value"]).replace('"', "")
+        style = "yellow" if row["from"] == "own change" else None
+        table.add_row(f"{row['key']}\n  {value} ({row['from']})", _meaning(row), style=style)
+    Console().print(table, highlight=False, markup=False)
+
+
+def variables(content: dict[str, Any]) -> None:
+    """One entry a variable, those that are set first; then what is wrong."""
+    table = _entries("variable, value now", "may be, and what for")
+    for row in sorted(content["variables"], key=lambda row: row["value"] is None):
+        style = "red" if row["problem"] else None if row["value"] is None else "bold"
+        table.add_row(f"{row['name']}\n  {row['value'] or 'unset: ' + row['default']}", _meaning(row), style=style)
+    console = Console()
+    console.print(table, highlight=False, markup=False)
+    for remark in [*(row["problem"] for row in content["variables"] if row["problem"]), *content["unknown"]]:
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
+
+
+def _entries(what: str, meaning: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(what, max_width=60, overflow="fold")
+    table.add_column(meaning, max_width=80, overflow="fold")
+    return table
+
+
+def _meaning(row: dict[str, Any]) -> str:
+    bound = f" ({row['bound']})" if row["bound"] else ""
+    return f"{row['type']}{bound}: {row['description']}"
+
+
 def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

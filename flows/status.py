@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock, results
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.scans import raw_folder
 from pipelines.stages import CODE, STAGES
 from pipelines.work import code, project
 
@@ -62,7 +62,6 @@ def _of_other_code() -> set[str]:
     if not (project.root() / project.CODE).is_dir():
         return set()  # never run: DVC says so itself
     return code.changed(STAGES[1:])
-
 
 
 def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:

@@ -16,50 +16,42 @@ from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
 from flows import dvc, lock, results, stage_task
-from pipelines import params
+from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import tracking
-from pipelines.scans import raw_folder
-from pipelines.work import project
-
-
-def _known_profile(name: str) -> str:
-    profiles.path(name)
-    return name
-
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
-Profile = Annotated[str, AfterValidator(_known_profile), WithJsonSchema({"type": "string", "enum": profiles.names()})]
+Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
 
 
 # The descriptions under `Args` are what the form in Prefect's UI shows; it does not read pydantic's.
 @flow(name="training", persist_result=False)
 def training(
-    profile: Profile | None = None, data: Path | None = None, wait: bool = False
+    profile: Profile | None = None, changes: list[str] | None = None, data: Path | None = None, wait: bool = False
 ) -> dict[str, Any] | State[Any]:
     """From folders of scans to a registered model: each stage of dvc.yaml that is stale.
 
     Args:
-        profile: whole parameter file to put in place of params.yaml; empty: as it is
+        profile: put in place of params.yaml; empty: as it is
+        changes: of single settings, on top, as KEY=VALUE, such as train.steps=20; they stay in params.yaml
         data: folder of scans to read, linked as data/raw; empty: as it is
         wait: wait for another run in this project to end, instead of failing
     """
     try:
         with lock.held(wait) as held:
-            prepare(profile, data)
+            prepare(profile, changes or [], data)
             return _run_stages(held)
     except (ValueError, OSError) as error:
         return Failed(message=str(error))
 
 
-def prepare(profile: str | None, data: Path | None) -> None:
+def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
     """Put the parameters and the scans in place and validate them, before anything runs. Call inside the lock."""
     logger = get_run_logger()
-    if profile and (kept := profiles.use(profile)):
+    if kept := profiles.use(profile, changes):
         logger.warning("params.yaml held changes of your own; they are kept in %s", kept)
     if data:
         raw_folder.link(data)
-    params.load(project.root() / "params.yaml")
 
 
 def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:

@@ -13,16 +13,18 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from pipelines.stages import CODE, STAGES  # noqa: E402
+from pipelines.work import environment  # noqa: E402
 
 
 def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in (CODE, *STAGES):
         print(f"usage: python -m pipelines {{{','.join((CODE, *STAGES))}}} [--debug]", file=sys.stderr)
         return 2
-    stage, debug = sys.argv[1], "--debug" in sys.argv or os.environ.get("MEDSEG_DEBUG") == "1"
+    stage, debug = sys.argv[1], "--debug" in sys.argv or environment.debugging()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     for package in ("pipelines", "model"):
         logging.getLogger(package).setLevel(logging.INFO)
+    environment.warn_of_unknown()
     try:
         if stage == CODE:
             importlib.import_module("pipelines.work.code").write(STAGES[1:])  # the inventory is asked at every run

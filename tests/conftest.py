@@ -1,4 +1,4 @@
-"""What all tests share: quiet tools, and folders of small real files."""
+"""What all tests share: quiet tools, how they are spread over processes, and folders of small real files."""
 
 import os
 from pathlib import Path
@@ -13,8 +13,36 @@ os.environ.update(
     DVC_NO_ANALYTICS="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
 )
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from threads and lose much beside others
 
 REPOSITORY = Path(__file__).parents[1]
+# Files that take longest, in this order, so that none of them is begun last. A folder is one group: it shares servers.
+LONGEST = (
+    "tests/flows",
+    "tests/test_pipeline.py",
+    "tests/pipelines/training/test_survival.py",
+    "tests/model/engine/test_ranks.py",
+    "tests/model/certificate/test_certificate.py",
+    "tests/pipelines/training/test_certification.py",
+)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than cores, since much of the suite waits for processes that start."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, one after the other, as they share what they have made."""
+    groups = {item: _group(item.path.relative_to(REPOSITORY).as_posix()) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+
+
+def _group(path: str) -> str:
+    return next((group for group in LONGEST if path.startswith(group)), path)
 
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -75,8 +75,8 @@ def reordered_sum(terms: float, dtype: torch.dtype = torch.float32) -> float:
 def interpolated(voxels: int) -> float:
     """Relative distance, in root mean square, of white noise sampled twice at the same places of an axis this long.
 
-    A place is a float32 in [-1, 1] after some 16 roundings, so it is off by `voxels / 2` times that; from voxel to voxel
-    white noise changes by sqrt(2) of its size, along three axes.
+    A place is a float32 in [-1, 1] after some 16 roundings, so it is off by `voxels / 2` times that; from voxel to
+    voxel white noise changes by sqrt(2) of its size, along three axes.
     """
     return math.sqrt(6) * voxels / 2 * rounded(16)
 

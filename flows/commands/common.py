@@ -23,7 +23,9 @@ class Command(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except (ValueError, OSError) as error:
-            if os.environ.get("MEDSEG_DEBUG") == "1":
+            from pipelines.work import environment
+
+            if environment.debugging():
                 raise
             print(f"medseg: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -42,12 +44,16 @@ def group(help_text: str, **settings: Any) -> typer.Typer:
 
 def enter_project() -> None:
     """Stages and their helpers use paths relative to the root; arguments were made absolute before."""
-    from pipelines.work import project
+    from pipelines.work import environment, project
 
+    environment.warn_of_unknown()
     os.chdir(project.root())
 
 
 def log_to_terminal() -> None:
+    """Our own log, and of other programs' what is a warning."""
     import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("flows", "pipelines", "model"):
+        logging.getLogger(package).setLevel(logging.INFO)

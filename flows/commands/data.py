@@ -18,7 +18,7 @@ def data_ls(json: Json = False) -> None:
     enter_project()
     from pipelines.scans import manifest
 
-    _show_scans(manifest.listing(), json)
+    _show_scans(manifest.as_records(), json)
 
 
 @app.command("check")
@@ -34,7 +34,7 @@ def data_key(
     path: Annotated[Path, typer.Argument(metavar="NEWFILE", dir_okay=False, resolve_path=True)],
 ) -> None:
     """Make the secret key that patients' pseudonyms are made with, outside the project."""
-    from pipelines.dicom import key
+    from pipelines.scans import key
 
     print(f"export {key.VARIABLE}={key.create(path)}")
 
@@ -105,7 +105,7 @@ def data_fetch(
     """Download a public data set."""
     enter_project()
     log_to_terminal()
-    from pipelines.scans import public_data
+    from pipelines.intake import public_data
     from pipelines.work import project
 
     print(public_data.fetch(name, to or project.root() / project.RAW))

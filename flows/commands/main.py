@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import data as data_commands
-from flows.commands.common import Command, Json, enter_project, group
+from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
-params_app = group("params.yaml: validate it.")
-profile_app = group("Whole parameter files: list them, put one in place of params.yaml.")
+params_app = group("params.yaml: validate and explain it.")
+profile_app = group("Profiles: what a kind of run has otherwise; list them, put one in place of params.yaml.")
 model_app = group("The network.")
 app.add_typer(params_app, name="params")
 app.add_typer(profile_app, name="profile")
@@ -44,9 +44,13 @@ Reason = Annotated[str | None, typer.Option(help="what you looked at, at least 1
 Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approve")]
 
 
-@app.command()
-def run(
-    profile: Annotated[str | None, typer.Option(help="whole parameter file to put in place of params.yaml")] = None,
+@app.command("run")
+def run_pipeline(
+    profile: Annotated[str | None, typer.Option(help="put this profile in place of params.yaml")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change params.yaml, as in train.steps=20; may be repeated"),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, resolve_path=True, help="folder of scans to read")
     ] = None,
@@ -62,7 +66,7 @@ def run(
     from flows import run as job
     from flows import show
 
-    show.run_summary(job.run(profile, data, wait))
+    show.run_summary(job.run(profile, changes or [], data, wait))
 
 
 @app.command()
@@ -85,6 +89,7 @@ def predict(
 ) -> None:
     """Segment scans with a registered version, on their own grid."""
     enter_project()
+    log_to_terminal()
     from pipelines.serving.prediction import predict as segment
 
     for path in segment(source, target, model, labels_of, modality):
@@ -151,11 +156,10 @@ def certify(
     enter_project()
     from flows import show
     from pipelines.training.certification import certify as prove
+    from pipelines.work.progress import tell
 
-    content = prove(
-        preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, _progress
-    )
-    _progress("")
+    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, tell)
+    tell("")
     (show.as_json if json else show.certificate)(content)
     if not content["fits"]:
         raise ValueError(_refused(content))
@@ -180,9 +184,32 @@ def params_check() -> None:
     print("params.yaml is valid")
 
 
+@params_app.command("show")
+def params_show(
+    key: Annotated[str, typer.Argument(help="a block or a setting, such as train or train.steps; all")] = "",
+    json: Json = False,
+) -> None:
+    """What each setting is, where its value comes from, its bounds and why."""
+    enter_project()
+    from flows import show
+    from pipelines.params import explanation
+
+    (show.as_json if json else show.settings)(explanation.explain(key))
+
+
+@app.command()
+def env(json: Json = False) -> None:
+    """The variables that say where and how a run happens, with their values now."""
+    from flows import show
+    from pipelines.work import environment
+
+    variables = {"variables": environment.rows(), "unknown": environment.unknown()}
+    (show.as_json if json else show.variables)(variables)
+
+
 @profile_app.command("use")
 def profile_use(name: str) -> None:
-    """Put profiles/NAME.yaml in place of params.yaml."""
+    """Put a profile in place of params.yaml."""
     enter_project()
     from flows import lock
     from pipelines.params import profiles
@@ -238,14 +265,6 @@ def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
     from flows.approval import Signature
 
     return Signature(reviewer, reason, approve=not reject)
-
-
-def _progress(line: str) -> None:
-    """On a terminal one line of stderr that is written over, and at the end empty."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    elif line:
-        print(line, file=sys.stderr, flush=True)
 
 
 def _refused(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The certificate as a file, what it is bound to, and whether a run may start with it. Imports no torch.
+"""What a certificate is bound to, and whether a run may start with one that lies here. Imports no torch.
 
 A certificate is bound to the sha256 of the `model` and `train` blocks of the parameters and of the code that trains: a
 changed setting or a changed constant voids it, a comment does not. It holds for one number of ranks, ranks to a copy of
@@ -34,18 +34,6 @@ def digest(blocks: Mapping[str, Any], code: str) -> str:
     return hashlib.sha256(f"{json.dumps(blocks, sort_keys=True)} {code}".encode()).hexdigest()
 
 
-def write(content: Mapping[str, Any], page: str, folder: Path) -> Path:
-    """NAME.json and NAME.html in `folder`; the JSON file's path. Whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pretraining = "-pretrain" if content["stage"] == "pretrain" else ""
-    target = folder / f"{content['preset']}-{content['gpu']['key']}x{content['ranks']}{pretraining}.json"
-    for path, text in ((target.with_suffix(".html"), page), (target, json.dumps(content, indent=1) + "\n")):
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(text)
-        temporary.replace(path)
-    return target
-
-
 def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
     """The certificate that a launch may start with, or why it may not and the remedy; neither if it needs none.
 
@@ -59,8 +47,8 @@ def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
             return path, ""
     if not faults:
         return None, f"{launch.ranks} GPUs need a launch certificate and {folder} holds none; {_remedy(launch)}"
-    told = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
-    return None, f"no certificate in {folder} is valid for this launch: {told}; {_remedy(launch)}"
+    reasons = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
+    return None, f"no certificate in {folder} is valid for this launch: {reasons}; {_remedy(launch)}"
 
 
 def _fault(content: Mapping[str, Any], launch: Launch) -> str:

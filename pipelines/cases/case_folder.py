@@ -13,7 +13,6 @@ is ever half-written under its final name.
 import csv
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -26,7 +25,7 @@ from pipelines.cases.preparation import Preprocessing
 from pipelines.scans.manifest import SPLITS, Row
 from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.work import code
-from pipelines.work.digests import Digests
+from pipelines.work.digests import Digests, sha256_of
 from pipelines.work.writing import replacing
 
 UNFINISHED = ".unfinished"
@@ -57,7 +56,7 @@ class CaseFolder:
     def finished(self, row: Row, key: str) -> Entry | None:
         """The entry of a case that need not be made again, or None."""
         if (waiting := self.unfinished / key).is_file():
-            return Entry(row.case_id, row.split, key, *_size_and_digest(waiting))
+            return Entry(row.case_id, row.split, key, waiting.stat().st_size, sha256_of(waiting))
         entry = self.index.get(row.case_id)
         if entry is None or entry.key != key:
             return None
@@ -95,14 +94,9 @@ def path_of(folder: Path, entry: Entry) -> Path:
 def finish(folder: Path, case: Case, key: str) -> Entry:
     """Write a case into `folder` under its key, complete or not at all; any process may, without the index."""
     path = folder / UNFINISHED / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{key}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         casefile.write(temporary, case)
-        size, digest = _size_and_digest(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        size, digest = temporary.stat().st_size, sha256_of(temporary)
     return Entry(case.record.case_id, case.record.split, key, size, digest)
 
 
@@ -142,8 +136,3 @@ def _key(row: Row, plan: Preprocessing, points: int, made_by: list[str]) -> str:
     applied = [source.spacing_mm, source.normalisation, asdict(plan.ct) if windowed else None, points]
     files = [(file.role, file.sha256) for file in row.files]
     return hashlib.sha256(json.dumps([scan, files, applied, made_by]).encode()).hexdigest()
-
-
-def _size_and_digest(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

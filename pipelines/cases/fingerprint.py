@@ -7,9 +7,7 @@ costs one scan. No result depends on it.
 import hashlib
 import json
 import math
-import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from pipelines.scans.manifest import Row
 from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import read
 from pipelines.work import code, project, within_memory
-from pipelines.work.within_memory import Executor, Job, Lost
+from pipelines.work.cache import Cache
+from pipelines.work.within_memory import Executor, Load, Lost
 
 CT_SAMPLES_PER_CASE = 20_000
 CT_SAMPLES = 10_000_000  # of the whole cohort: percentiles to 0.1 HU, 40 MB
@@ -49,26 +48,22 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
     refused: dict[str, str] = {}
     made_by = code.digest("pipelines.cases.fingerprint")
     keys = {row.case_id: _key(row, made_by) for row in rows}
-    with closing(sqlite3.connect(project.state() / "fingerprints.sqlite")) as memory, memory:
-        memory.execute("PRAGMA synchronous = OFF")  # it can be taken again
-        memory.execute("CREATE TABLE IF NOT EXISTS scan (key TEXT PRIMARY KEY, record TEXT, samples BLOB)")
+    with Cache(project.state_folder() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
         found = ((row.case_id, _recall(memory, keys[row.case_id])) for row in rows)
         known = {case_id: _trimmed(own, bound) for case_id, own in found if own is not None}
         unknown = [row for row in rows if row.case_id not in known]
         if not unknown:
             return known, refused
-        where, jobs = place(), []
+        where, loads = place(), []
         for row in unknown:
             if within_memory.fits(need := fingerprint_bytes(row), where):
-                jobs.append(Job(row, need, fingerprint_seconds(row)))
+                loads.append(Load(row, need, fingerprint_seconds(row)))
             else:
                 refused[row.case_id] = "needs more memory than preprocess.memory_gib"
-        for count, (row, outcome) in enumerate(within_memory.run(scan_statistics, jobs, where, "plan"), start=1):
+        for row, outcome in within_memory.each(scan_statistics, loads, where, "plan"):
             if isinstance(outcome, ScanStatistics):
                 known[row.case_id] = _trimmed(outcome, bound)
                 _remember(memory, keys[row.case_id], outcome)
-                if count % 100 == 0:
-                    memory.commit()  # a killed run goes on from here
             else:
                 refused[row.case_id] = outcome.reason if isinstance(outcome, Lost) else outcome
     return known, refused
@@ -117,8 +112,8 @@ def _key(row: Row, made_by: str) -> str:
     return hashlib.sha256(json.dumps([files, row.contract, row.annotated, made_by]).encode()).hexdigest()
 
 
-def _recall(memory: sqlite3.Connection, key: str) -> ScanStatistics | None:
-    found = memory.execute("SELECT record, samples FROM scan WHERE key = ?", (key,)).fetchone()
+def _recall(memory: Cache, key: str) -> ScanStatistics | None:
+    found = memory.get(key)
     if found is None:
         return None
     record = json.loads(found[0])
@@ -128,7 +123,7 @@ def _recall(memory: sqlite3.Connection, key: str) -> ScanStatistics | None:
     return ScanStatistics(content_shape=shape, intensity=intensity, ct_samples=samples, **record)
 
 
-def _remember(memory: sqlite3.Connection, key: str, statistics: ScanStatistics) -> None:
+def _remember(memory: Cache, key: str, statistics: ScanStatistics) -> None:
     record = {name: value for name, value in asdict(statistics).items() if name != "ct_samples"}
     samples = np.ascontiguousarray(statistics.ct_samples, dtype=np.float32).tobytes()
-    memory.execute("INSERT OR REPLACE INTO scan VALUES (?, ?, ?)", (key, json.dumps(record), samples))
+    memory.put(key, json.dumps(record), samples)

@@ -22,14 +22,15 @@ from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.key import Pseudonyms
-from pipelines.dicom.profile import Options, deidentify
+from pipelines.dicom.profile import Options, apply_profile
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
+from pipelines.scans.key import Pseudonyms
 from pipelines.scans.structure_names import structure_of
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import VolumeError, read
+from pipelines.work.writing import replacing
 
 # Kept in the record, after de-identification: what a model's performance may depend on.
 KEPT = (
@@ -99,7 +100,7 @@ def convert(job: Job) -> Record:
         first = headers[0]
         if reason := next(filter(None, map(burned.stated, headers)), ""):
             raise DicomError(f"{reason}; blank or remove it, then it can be used")
-        record.attributes, record.study_day = _kept(deidentify(first, job.pseudonyms, job.settings.options))
+        record.attributes, record.study_day = _kept(apply_profile(first, job.pseudonyms, job.settings.options))
         frames = [frame for k, each in enumerate(headers) for frame in _at(job.called[k], frames_of, each, k)]
         if any(frame.localiser for frame in frames):
             record.set_aside = "a localiser: planning images of several orientations"
@@ -267,13 +268,11 @@ def _voxels(slices: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray) -> str:
-    """Through a temporary name; deterministic: no date, no name in the gzip header."""
+    """Deterministic: no date, no name in the gzip header."""
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.partial.nii.gz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
     return path.name
 
 

@@ -12,7 +12,6 @@ from pydicom import Dataset
 
 from pipelines.dicom.reading import DicomError, image_shape, items, number, numbers, soft_number, text, texts
 
-UNIT_TOLERANCE = 1e-3  # headers round direction cosines to 4-6 digits
 MAX_POSITION_MM = 1e5
 LOCALISER = {"LOCALIZER", "SCOUT", "SURVEY"}
 

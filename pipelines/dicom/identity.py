@@ -19,7 +19,7 @@ from pipelines.dicom import sandbox
 from pipelines.dicom.descriptors import DESCRIPTORS, clean
 from pipelines.dicom.profile import DEVICE, MAX_DEPTH, STANDARD_ROOT, action_of
 from pipelines.dicom.reading import DAMAGE, header, looks_like_dicom
-from pipelines.stages import inventory
+from pipelines.intake import claims, listing
 
 CHUNK = 64
 LIMITS = sandbox.Limits(seconds=120, memory_gib=2)
@@ -45,7 +45,7 @@ class Identity:
 
 def collect(raw: Path, retain_device: bool) -> Identity:
     """From every DICOM file below `raw`, and from the names of its folders and files."""
-    paths = [path for path, problem in inventory.walk(raw) if not problem and path.is_file()]
+    paths = [path for path, problem in listing.walk(raw) if not problem and path.is_file()]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     values: set[Value] = set()
     files = unread = 0
@@ -69,9 +69,9 @@ def _chunk(paths: list[Path], raw: Path) -> tuple[set[Value], int, int]:
     values: set[Value] = set()
     files = unread = 0
     for path in paths:
-        claims = path.suffix.lower() in inventory.DICOM_SUFFIXES
+        named = path.suffix.lower() in claims.DICOM_SUFFIXES
         try:
-            if not claims and not looks_like_dicom(path):
+            if not named and not looks_like_dicom(path):
                 continue
             files += 1
             values |= {Value("path", part) for part in path.relative_to(raw).parts}

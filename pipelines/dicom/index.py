@@ -8,9 +8,7 @@ opened once in its life. A header that cannot be read is an entry too, with the 
 """
 
 import json
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +18,10 @@ from pydicom.uid import UID
 
 from pipelines.dicom import sandbox
 from pipelines.dicom.burned import SECONDARY_CAPTURE
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.profile import patient_of
 from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, items, looks_like_dicom, text
+from pipelines.scans.key import Pseudonyms
+from pipelines.work.cache import Cache
 
 VERSION = "1"  # of Entry and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads
@@ -128,20 +127,18 @@ def _referenced(dataset: Dataset) -> Iterable[str]:
 def refresh(files: dict[Path, str], pseudonyms: Pseudonyms, memory: Path, limits: sandbox.Limits) -> dict[Path, Entry]:
     """The entry of every file. `files`: path -> sha256; `memory`: database of known entries; `limits`: a chunk's."""
     mark = f"{VERSION}:{pseudonyms.fingerprint()}"
-    with closing(sqlite3.connect(memory)) as known, known:
-        known.execute("CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, entry TEXT)")
-        result = {}
-        for path, sha256 in files.items():
-            row = known.execute("SELECT entry FROM entry WHERE key = ?", (_key(path, sha256, mark),)).fetchone()
-            if row:
-                record = json.loads(row[0])
-                result[path] = Entry(**{**record, "references": tuple(record["references"])})
-        fresh = dict(_read([path for path in files if path not in result], pseudonyms, limits))
-        known.executemany(
-            "INSERT OR REPLACE INTO entry VALUES (?, ?)",
-            [(_key(path, files[path], mark), json.dumps(asdict(found))) for path, found in fresh.items()],
-        )
-    return {**result, **fresh}
+    keys = {path: _key(path, sha256, mark) for path, sha256 in files.items()}
+    with Cache(memory, "entry", ("entry",)) as known:
+        result = {path: _recalled(found[0]) for path, key in keys.items() if (found := known.get(key))}
+        for path, fresh in _read([path for path in files if path not in result], pseudonyms, limits):
+            known.put(keys[path], json.dumps(asdict(fresh)))
+            result[path] = fresh
+    return result
+
+
+def _recalled(text: str) -> Entry:
+    record = json.loads(text)
+    return Entry(**{**record, "references": tuple(record["references"])})
 
 
 def _key(path: Path, sha256: str, mark: str) -> str:

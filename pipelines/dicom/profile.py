@@ -1,6 +1,6 @@
 """De-identify one DICOM data set: the basic profile of PS3.15 table E.1-1, with options.
 
-    deidentify(dataset, pseudonyms, Options()) -> a new data set; the given one is not changed
+    apply_profile(dataset, pseudonyms, Options()) -> a new data set; the given one is not changed
 
 The table (edition 2026c, 690 attributes) is data of the package dicom-anonymizer; the actions on it are ours, because
 that package's are random, not keyed. Beyond the table every attribute goes by its kind, so that what the table does not
@@ -25,8 +25,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, generate_uid
 
 from pipelines.dicom.descriptors import DESCRIPTORS, TECHNICAL, clean
-from pipelines.dicom.key import Pseudonyms
 from pipelines.dicom.reading import DAMAGE, DicomError, text
+from pipelines.scans.key import Pseudonyms
 
 STANDARD_ROOT = "1.2.840.10008."  # SOP classes, transfer syntaxes: the standard's own, nobody's identity
 METHOD = "PS3.15 E basic profile 2026c"
@@ -72,7 +72,7 @@ class _Context:
     shift_days: int
 
 
-def deidentify(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | None = None) -> Dataset:
+def apply_profile(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | None = None) -> Dataset:
     """A new data set without identity. Raises DicomError if an attribute cannot be read or nests beyond MAX_DEPTH."""
     options = options or Options()
     patient = patient_of(dataset, pseudonyms)

@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.work import parallel
+from pipelines.work.cores import workers
+from pipelines.work.progress import track
 from pipelines.work.tether import tether
 
 Item = TypeVar("Item")
@@ -52,7 +53,7 @@ def each(
     work: Callable[[Item], Any], items: Sequence[Item], limits: Limits, title: str, processes: int | None = None
 ) -> Iterator[Any]:
     """`work` of every item, in order, or Refused. `work` must be importable; `processes`: instead of `workers()`."""
-    return parallel.track(_ordered(work, items, limits, processes or parallel.workers()), len(items), title)
+    return track(_ordered(work, items, limits, processes or workers()), len(items), title)
 
 
 def _ordered(work: Callable[[Item], Any], items: Sequence[Item], limits: Limits, processes: int) -> Iterator[Any]:

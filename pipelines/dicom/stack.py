@@ -10,7 +10,7 @@ mended is refused with the reason: a missing slice is missing anatomy, and no in
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -39,7 +39,6 @@ class Stack:
     drift_mm: np.ndarray
     uneven: bool
     notes: list[str] = field(default_factory=list)
-    keys: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(frames: list[Frame], min_slices: int, max_unevenness: float) -> "Stack":
@@ -149,10 +148,6 @@ def without_copies(frames: list[Frame], digests: list[str]) -> list[Frame]:
                 "several slices at one place with different pixels, and no attribute tells them apart"
             )
     return [frame for frame, _ in kept.values()]
-
-
-def with_keys(stack: Stack, keys: dict[str, str]) -> Stack:
-    return replace(stack, keys=keys)
 
 
 def _refuse_mixed(frames: Iterable[Frame]) -> None:

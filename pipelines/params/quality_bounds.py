@@ -1,4 +1,4 @@
-"""The bounds of the quality checks (params.yaml: ingest.quality), typed. The checks: pipelines/scans/quality.py."""
+"""The bounds of the quality checks (params.yaml: ingest.quality), typed. The checks: pipelines/intake/quality.py."""
 
 from typing import Annotated
 

@@ -10,7 +10,7 @@ from pipelines.params.bysource import OR_AUTO, Voxels3, check_by_source
 
 
 class Augment(Block):
-    """Strengths of augmentation, as model.data.augment.AugmentConfig has them; 0 turns a step off."""
+    """Strengths of augmentation, as model.data.draws.AugmentConfig has them; 0 turns a step off."""
 
     spatial_probability: Fraction = Field(
         description="share of patches that are rotated, scaled and deformed; the rest are plain, sharper crops"
@@ -19,12 +19,22 @@ class Augment(Block):
     scale: float = Field(ge=0, le=1, description="zoom between 1 / (1 + scale) and 1 + scale")
     elastic_mm: float = Field(ge=0, le=20, description="deviation of the control points, mm")
     elastic_cell_mm: float = Field(gt=0, le=200, description="distance between control points, mm")
-    elastic_probability: Fraction
+    elastic_probability: Fraction = Field(
+        description="share of the rotated and scaled patches that are deformed as well; below 1, so that anatomy as it "
+        "is stays in view"
+    )
     flip_probability: Fraction = Field(description="of each of flip_axes; 0, since left and right are different organs")
     flip_axes: tuple[Literal[0, 1, 2], ...] = Field(description="0 head-foot, 1 front-back, 2 left-right")
     intensity_shift: float = Field(ge=0, le=5, description="in standard deviations of the image")
-    intensity_scale: float = Field(ge=0, lt=1)
-    gamma: float = Field(ge=0, le=5)
+    intensity_scale: float = Field(
+        ge=0, lt=1, description="contrast times 1 - this to 1 + this; below 1, or images would invert"
+    )
+    gamma: float = Field(
+        ge=0,
+        le=5,
+        description="exponent between 1 / (1 + this) and 1 + this; 0 where minutes of training did worse with it "
+        "(docs/network.md)",
+    )
     noise: float = Field(ge=0, le=5, description="upper bound of the deviation, in standard deviations of the image")
     blur_mm: float = Field(ge=0, le=10, description="upper bound of the Gaussian's deviation; 1 mm is a soft kernel's")
     blur_probability: Fraction = Field(description="of a channel; 0 until a recipe is measured with it")
@@ -37,7 +47,9 @@ class Optimisation(Block):
 
     block: ClassVar[str]
 
-    seed: int = Field(ge=0)
+    seed: int = Field(
+        ge=0, description="of first weights, samples and augmentation; the same one gives the same weights to the bit"
+    )
     steps: int = Field(ge=1, le=10_000_000, description="optimiser steps")
     global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
     micro_batch: int = Field(ge=1, le=1024, description="patches that share one forward pass; of one source")
@@ -55,7 +67,9 @@ class Optimisation(Block):
     )
     warmup_steps: int = Field(ge=0, description="linear warm-up")
     beta2: float = Field(ge=0, lt=1, description="AdamW's memory of squared gradients; 0.99 suits some thousand steps")
-    weight_decay: float = Field(ge=0, le=1)
+    weight_decay: float = Field(
+        ge=0, le=1, description="a step shrinks weight matrices, and only them, by learning rate times this"
+    )
     clip_norm: float = Field(gt=0, description="gradients are clipped to this global norm")
     precision: Literal["float32", "bfloat16", "float16"] = Field(description="autocast; float16 scales the loss")
     strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(

@@ -1,27 +1,19 @@
 """params.yaml, typed: every setting is stated once there and refused here before anything runs.
 
 Placement (ranks, threads, workers, hosts) is not a parameter: it comes from the environment, so that the same run has
-the same hashes on a laptop and on a cluster (docs/pipeline.md lists the variables).
+the same hashes on a laptop and on a cluster (`medseg env` lists the variables).
 """
 
-import difflib
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import Field, model_validator
 
 from pipelines.params.block import Block, Fraction
 from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
 from pipelines.scans.structures import BY_NAME
-
-
-class ParamsError(ValueError):
-    """params.yaml cannot be used; the message names each key, its value, the bound and the remedy."""
+from pipelines.work.wording import did_you_mean
 
 
 class Data(Block):
@@ -50,7 +42,7 @@ class Phantom(Block):
 
     cases_per_layout: int = Field(ge=1, le=1000, description="scans written in each of the BraTS, KiTS, ACDC layouts")
     size: int = Field(ge=16, le=256, description="voxels per in-plane axis")
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, description="of anatomy and noise; another one draws another cohort")
 
 
 class Deidentify(Block):
@@ -88,7 +80,7 @@ class Ingest(Block):
     phantom: Phantom
 
 
-class Plan(Block):
+class Planning(Block):
     """How the plan decides what `preprocess` and `train` leave to it; the rules: pipelines/cases/decisions.py."""
 
     patch_voxels: int = Field(
@@ -100,7 +92,7 @@ class Plan(Block):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Plan":
+    def _consistent(self) -> "Planning":
         low, high = self.ct_percentiles
         if low >= high:
             raise ValueError(f"plan.ct_percentiles [{low:g}, {high:g}]: the first must be below the second")
@@ -166,7 +158,7 @@ class Promote(Block):
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
         for name in self.floors:
             if name != "default" and name not in BY_NAME:
-                raise ValueError(f"promote.floors: unknown structure {name!r}{_did_you_mean(name, list(BY_NAME))}")
+                raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, BY_NAME)}")
         return self
 
 
@@ -176,7 +168,7 @@ class Params(Block):
     data: Data
     deidentify: Deidentify
     ingest: Ingest
-    plan: Plan
+    plan: Planning
     preprocess: Preprocess
     model: Model
     pretrain: Pretrain
@@ -193,70 +185,3 @@ class Params(Block):
                 "pretrain.steps above 0, or train.freeze_encoder to false"
             )
         return self
-
-
-def load(path: Path | str = "params.yaml") -> Params:
-    """Read and validate. Raises ParamsError naming every wrong key at once."""
-    path = Path(path)
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text())  # YAML 1.2: 1e-4 is a number
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; `medseg profile use smoke` writes one") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: must hold a mapping of blocks ({', '.join(Params.model_fields)})")
-    try:
-        return Params.model_validate_json(json.dumps(raw))  # JSON mode: strict types, yet lists become tuples
-    except ValidationError as error:
-        raise ParamsError("; ".join(_explain(path, detail) for detail in error.errors())) from None
-
-
-def _explain(path: Path, detail: Any) -> str:
-    """One pydantic error in the house's form: key, value, bound, remedy."""
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
-    if detail["type"] == "value_error":
-        return f"{path}: {detail['ctx']['error']}"
-    if detail["type"] == "extra_forbidden":
-        hint = _did_you_mean(location[-1], _known_keys(location[:-1]))
-        return f"{path}: unknown key {key} = {_short(detail['input'])}{hint}; remove or rename it"
-    if detail["type"] == "missing":
-        return f"{path}: {key} is missing; add it{_purpose(location)}"
-    bound = detail["msg"].replace("Input should be", "must be")
-    return f"{path}: {key} = {_short(detail['input'])}: {bound}; set {key} within that bound{_purpose(location)}"
-
-
-def _field(location: list[str]) -> Any:
-    model: Any = Params
-    field = None
-    for part in location:
-        fields = getattr(model, "model_fields", {})
-        field = next((value for name, value in fields.items() if part in (name, value.alias)), None)
-        if field is None:
-            return None
-        model = field.annotation
-    return field
-
-
-def _purpose(location: list[str]) -> str:
-    field = _field(location)
-    return f" ({field.description})" if field is not None and field.description else ""
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    model: Any = Params
-    if location:
-        field = _field(location)
-        model = field.annotation if field is not None else None
-    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}" if known else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,10 +14,15 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import params
-from pipelines.dicom import key
-from pipelines.dicom.key import Pseudonyms
+from pipelines.dicom import series
+from pipelines.intake import claims, listing
+from pipelines.intake.examination import examine
+from pipelines.intake.finding import find, find_deidentified
+from pipelines.params.quality_bounds import Quality
+from pipelines.scans import key
+from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
-from pipelines.stages import deidentify, ingest, inventory
+from pipelines.sources import readers
 from pipelines.work import project
 
 OUTSIDE_A_PROJECT = params.Deidentify(
@@ -28,21 +33,39 @@ OUTSIDE_A_PROJECT = params.Deidentify(
 
 def check(folder: Path) -> list[dict[str, Any]]:
     """One record a scan, as the manifest would hold it. Raises ValueError if `folder` is none."""
-    return ingest.check(folder) + [asdict(row) for row in _dicom(folder)]
+    return [asdict(row) for row in _open_layouts(folder)] + [asdict(row) for row in _dicom(folder)]
+
+
+def _open_layouts(folder: Path) -> list[Row]:
+    """Scans in the layouts other than DICOM."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    with tempfile.TemporaryDirectory() as memory:
+        listed = listing.take(folder, Path(memory) / "digests.sqlite")
+    return examine(find(folder, listed, tuple(readers())), _bounds_here())
+
+
+def _bounds_here() -> Quality | None:
+    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return params.load(folder / "params.yaml").ingest.quality
+    return None
 
 
 def _dicom(folder: Path) -> list[Row]:
     pseudonyms = _key()
     with tempfile.TemporaryDirectory() as scratch:
         out, memory = Path(scratch) / "deidentified", Path(scratch) / "dicom.sqlite"
-        listed = inventory.take(folder, Path(scratch) / "digests.sqlite")
-        open_paths = inventory.claimed(listed["path"].to_pylist(), folder)
+        listed = listing.take(folder, Path(scratch) / "digests.sqlite")
+        open_paths = claims.claimed(listed["path"].to_pylist(), folder)
         rows = [row for row in listed.to_pylist() if row["path"] not in open_paths]
         for row in rows:
-            row["path"] = inventory.hidden(row["path"], pseudonyms)
-        table = pa.Table.from_pylist(rows, inventory.SCHEMA)
-        deidentify.bring(folder, table, out, pseudonyms, _settings(), memory)
-        found = ingest.examine(ingest.find_deidentified(out, Path(scratch) / "digests.sqlite"))
+            row["path"] = claims.hidden(row["path"], pseudonyms)
+        table = pa.Table.from_pylist(rows, listing.SCHEMA)
+        series.bring(folder, table, out, pseudonyms, _settings(), memory)
+        found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
 

@@ -19,7 +19,7 @@ from pipelines.dicom import identity
 from pipelines.dicom.needles import Needles
 from pipelines.questions import file_contents
 from pipelines.work import project
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 
 PLACES = (
     "data",

@@ -17,7 +17,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import SPLITS, Row
 from pipelines.work import project
 from pipelines.work.digests import Digests, remembered
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def verify(reread: bool = False) -> dict[str, Any]:
     rows = manifest.read()
     usable = manifest.usable(rows)
     entries = {entry.case_id: entry for entry in case_folder.read_index(project.CASES)}
-    with remembered(project.state() / "digests.sqlite") as digests:
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
         look = partial(_difference, digests=digests, reread=reread)
         checked = track(usable, len(usable), "verify")
         problems = [problem for row in checked for problem in _problems(row, entries.get(row.case_id), look)]

@@ -4,10 +4,10 @@ A pseudonym is a keyed hash, so it is not turned back: every file's pseudonyms a
 goes to the terminal and is written nowhere.
 """
 
-from pipelines.dicom import index, key
-from pipelines.scans import manifest
+from pipelines.dicom import index
+from pipelines.intake import listing
+from pipelines.scans import key, manifest
 from pipelines.sources import dicom
-from pipelines.stages import inventory
 from pipelines.work import project
 
 CASE = "dicom-"
@@ -21,9 +21,11 @@ def find(pseudonym: str) -> list[str]:
     pseudonyms, raw = key.load(), project.root() / project.RAW
     wanted = {part for part in pseudonym.removeprefix("hidden/").removeprefix("refused/").split("-") if len(part) == 16}
     wanted |= _series_of_case(pseudonym)
-    listed = {raw / row["path"]: row for row in inventory.take(raw, project.state() / "digests.sqlite").to_pylist()}
+    listed = {
+        raw / row["path"]: row for row in listing.take(raw, project.state_folder() / "digests.sqlite").to_pylist()
+    }
     readable = {path: row["sha256"] for path, row in listed.items() if not row["problem"]}
-    entries = index.refresh(readable, pseudonyms, project.state() / "dicom.sqlite", index.LIMITS)
+    entries = index.refresh(readable, pseudonyms, project.state_folder() / "dicom.sqlite", index.LIMITS)
     found = [
         path
         for path in listed

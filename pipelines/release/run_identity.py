@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from pipelines.scans import manifest
 from pipelines.work import project
+from pipelines.work.digests import sha256_of
 
 
 def here() -> dict[str, str]:
@@ -17,7 +18,7 @@ def here() -> dict[str, str]:
         "git_commit": git_commit(),
         "dvc_lock_sha256": upstream_lock_sha256("register"),
         "manifest_sha256": manifest.digest(),
-        "params_sha256": sha256(Path("params.yaml")),
+        "params_sha256": sha256_of(Path("params.yaml")),
     }
 
 
@@ -50,8 +51,3 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

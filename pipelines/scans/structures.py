@@ -5,7 +5,7 @@ A source maps its own label values to structures and declares which structures i
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,8 +139,3 @@ def contract_of(name: str) -> LabelContract:
         )
     ignored = [int(value) for value, structure in pairs.items() if structure == IGNORE]
     return LabelContract(values, ignored[0] if ignored else None)
-
-
-def structure_ids(names: Iterable[str]) -> list[int]:
-    """Ids of structures by name, in the system's order."""
-    return sorted(BY_NAME[name].id for name in names)

@@ -16,6 +16,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, i
 
 from pipelines.scans import nifti
 from pipelines.scans.nifti import VolumeError as VolumeError
+from pipelines.work.writing import replacing
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends silently, we report ourselves
 
@@ -113,15 +114,11 @@ def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def write_label(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
-    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI; through a temporary name."""
+    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI, whole or not at all."""
     image = nib.Nifti1Image(label.astype(np.uint8), affine)
     image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.tmp.nii.gz")
-    try:
+    with replacing(path) as temporary:
         nib.save(image, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _three(values: Any) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from pipelines.release import registry
 from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid, write_label
 from pipelines.serving.segmenter import Segmenter
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ def predict(
     if labels_of is not None:
         contract_of(labels_of)  # refuses an unknown one before the network is loaded
     scans = find_scans(source)
+    log.info("predict: %d scans, weights of %s", len(scans), model)
     segmenter = Segmenter.load(registry.weights_of(model))
     written, failed = [], []
     for name, files in track(scans.items(), len(scans), "predict"):
@@ -62,7 +63,6 @@ def _predict_one(
         label = contract_of(labels_of).from_structures(label)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_label(path, label, first.affine)
-    log.info("predict: %s", path)
     return path
 
 

@@ -16,7 +16,7 @@ from model.weights import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resample
 from pipelines.scans.volume import Geometry, restore
-from pipelines.work.parallel import workers
+from pipelines.work.cores import workers
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Segmenter:
         return restore(most_likely(probability.cpu().numpy(), ids, known.tolist(), geometry.crop_shape), geometry)
 
 
-def processes() -> int:
-    """How many scans to segment at a time: one on a GPU; on CPU one a core, each on one thread.
+def scans_at_a_time() -> int:
+    """Processes of a network each: one on a GPU; on CPU one a core, each on one thread.
 
     A window is too small to share: 41 hippocampi took 18 s on two threads, 5 s as one scan a core.
     """

@@ -28,7 +28,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
 from pipelines.scans.volume import Geometry, read, restore
-from pipelines.serving.segmenter import Segmenter, cached_segmenter, processes
+from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import parallel, project
 from pipelines.work.writing import replacing, write_json
 
@@ -52,7 +52,8 @@ def main() -> None:
     rows = {row.case_id: row for row in manifest.read()}
     cases = sorted((project.CASES / TEST).glob("*.safetensors"))
     work = partial(evaluate_case, rows=rows, weights=project.TRAINED, overlap=settings.overlap)
-    done = [result for result in parallel.each(work, cases, "evaluate", processes()) if result is not None]
+    results = parallel.each(work, cases, "evaluate", lambda path: path.stem, scans_at_a_time())
+    done = [result for result in results if result is not None]
     if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
     scores = [score for own, _ in done for score in own]
@@ -67,7 +68,7 @@ def main() -> None:
 
 def evaluate_case(
     path: Path, rows: dict[str, Row], weights: Path, overlap: float
-) -> tuple[list[Score], montage.Picture] | None:
+) -> tuple[list[Score], montage.Comparison] | None:
     """Scores and a picture of one held-out case file; None if it carries no label."""
     case = casefile.read(path)
     if case.record.split != TEST:
@@ -77,7 +78,7 @@ def evaluate_case(
     segmenter = cached_segmenter(weights, overlap)
     reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
     scores = list(score_case(case, reference, predicted))
-    return scores, montage.picture(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
+    return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
 
 
 def _report(summary: dict[str, Any]) -> None:

@@ -23,15 +23,15 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.work import project, within_memory
 from pipelines.work.digests import remembered
-from pipelines.work.parallel import duration
-from pipelines.work.within_memory import Executor, Job, Lost
+from pipelines.work.progress import duration
+from pipelines.work.within_memory import Executor, Load, Lost
 from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseToMake:
     """One case to be made, with all a worker needs."""
 
     row: Row
@@ -41,18 +41,17 @@ class Task:
 
 
 def main() -> None:
-    with remembered(project.state() / "digests.sqlite") as digests:
-        run(params.load().preprocess, CaseFolder(project.CASES, digests))
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
+        bring_up_to_date(params.load().preprocess, CaseFolder(project.CASES, digests))
 
 
-def run(settings: params.Preprocess, folder: CaseFolder) -> None:
+def bring_up_to_date(settings: params.Preprocess, folder: CaseFolder) -> None:
     """Bring the folder up to date. Raises ValueError if too many cases cannot be made; the folder is then as it was."""
     rows = manifest.usable(manifest.read())
     if not rows:
         raise ValueError(f"{project.MANIFEST} has no scan that can be used; `medseg data ls` shows the reasons")
     decided = preparation.load(project.PLAN)
     found, tasks = sort_out(rows, decided, settings.foreground_points, folder)
-    folder.digests.keep()
     made = []
     if tasks:
         made = make(tasks, folder.folder, within_memory.executor(settings.executor, int(settings.memory_gib * GIB)))
@@ -67,7 +66,9 @@ def run(settings: params.Preprocess, folder: CaseFolder) -> None:
     write_json(folder.folder / "preprocessing.json", decided.to_json())
 
 
-def sort_out(rows: list[Row], plan: Preprocessing, points: int, folder: CaseFolder) -> tuple[list[Entry], list[Task]]:
+def sort_out(
+    rows: list[Row], plan: Preprocessing, points: int, folder: CaseFolder
+) -> tuple[list[Entry], list[CaseToMake]]:
     """What need not be made again, and what is to be made."""
     keys = case_folder.keys(rows, plan, points)
     found, tasks = [], []
@@ -75,18 +76,18 @@ def sort_out(rows: list[Row], plan: Preprocessing, points: int, folder: CaseFold
         if (entry := folder.finished(row, keys[row.case_id])) is not None:
             found.append(entry)
         else:
-            tasks.append(Task(row, keys[row.case_id], plan, points))
+            tasks.append(CaseToMake(row, keys[row.case_id], plan, points))
     return found, tasks
 
 
-def make(tasks: list[Task], folder: Path, where: Executor) -> list[Entry]:
+def make(tasks: list[CaseToMake], folder: Path, where: Executor) -> list[Entry]:
     """Make the cases; one that cannot fit is named before anything starts, and the others go on."""
-    jobs, made = [], []
+    loads, made = [], []
     for task in tasks:
         spacing_mm = task.plan.sources[task.row.source].spacing_mm
         need, bound = case_bytes(task.row, spacing_mm), max(machine.memory_bytes for machine in where.machines)
         if need <= bound:
-            jobs.append(Job(task, need, case_seconds(task.row, spacing_mm)))
+            loads.append(Load(task, need, case_seconds(task.row, spacing_mm)))
             continue
         reason = (
             f"needs {need / GIB:.2g} GiB ({' x '.join(map(str, task.row.shape))} voxels of {_mm(task.row.spacing_mm)} "
@@ -95,15 +96,15 @@ def make(tasks: list[Task], folder: Path, where: Executor) -> list[Entry]:
         )
         log.warning("preprocess: %s %s", task.row.case_id, reason)
         made.append(Entry(task.row.case_id, task.row.split, left_out=reason))
-    _announce(jobs, where)
-    for task, outcome in within_memory.run(partial(make_one, folder=folder), jobs, where, "preprocess"):
+    _announce(loads, where)
+    for task, outcome in within_memory.each(partial(make_one, folder=folder), loads, where, "preprocess"):
         made.append(
             Entry(task.row.case_id, task.row.split, left_out=outcome.reason) if isinstance(outcome, Lost) else outcome
         )
     return made
 
 
-def make_one(task: Task, folder: Path) -> Entry:
+def make_one(task: CaseToMake, folder: Path) -> Entry:
     """Make and write one case; the reason if it cannot be done, so that one bad scan does not stop the others."""
     try:
         return case_folder.finish(folder, prepare_case(task.row, task.plan, task.points), task.key)
@@ -121,14 +122,14 @@ def stop_above(left_out: list[Entry], total: int, bound: float) -> None:
         )
 
 
-def _announce(jobs: list[Job[Task]], where: Executor) -> None:
-    if jobs:
+def _announce(loads: list[Load[CaseToMake]], where: Executor) -> None:
+    if loads:
         slots = sum(machine.slots for machine in where.machines)
-        longest = max(job.seconds for job in jobs)
-        seconds = max(longest, sum(job.seconds for job in jobs) / slots)
+        longest = max(load.seconds for load in loads)
+        seconds = max(longest, sum(load.seconds for load in loads) / slots)
         log.info(
             "preprocess: %d cases to make, the largest predicted at %.2f GiB, about %s",
-            len(jobs), max(job.memory_bytes for job in jobs) / GIB, duration(seconds),
+            len(loads), max(load.memory_bytes for load in loads) / GIB, duration(seconds),
         )  # fmt: skip
 
 

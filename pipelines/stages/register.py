@@ -21,6 +21,7 @@ from model import weights
 from pipelines import params
 from pipelines.release import run_identity, tracking
 from pipelines.work import project
+from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing, write_json
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
         stamped = Path(scratch) / "weights"
         weights.stamp(trained, stamped, identity)
         stamped_sha256 = weights.digest(stamped)
-        shards = {file.name: run_identity.sha256(file) for file in weights.files(stamped)}
+        shards = {file.name: sha256_of(file) for file in weights.files(stamped)}
         client.log_artifacts(run_id, str(stamped), "weights")
     for file in ("metrics.json", "cases.csv", "montage.png"):
         client.log_artifact(run_id, str(project.EVALUATION / file), "evaluate")
@@ -68,7 +69,7 @@ def register(name: str, trained: Path, metrics: dict[str, Any]) -> str:
     with mlflow.start_run(run_id=run_id), _quiet():
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).parents[1] / "release" / "pyfunc.py"),
+            python_model=str(Path(__file__).parents[1] / "serving" / "pyfunc.py"),
             model_config={"weights_uri": weights_uri, "weights_sha256": stamped_sha256},
             signature=_signature(),
             registered_model_name=name,

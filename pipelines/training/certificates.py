@@ -5,7 +5,6 @@ Certificates lie in `.medseg/certificates`. MEDSEG_UNCERTIFIED=1 starts without 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from model.certificate import document
 from model.certificate.document import Launch
 from pipelines import params
 from pipelines.params.recipe import Optimisation
-from pipelines.work import code, project
+from pipelines.work import code, environment, project
 
 UNCERTIFIED = "uncertified, on request"
 
@@ -24,12 +23,12 @@ def launch(model: params.Model, recipe: Optimisation, ranks: int, node: int) -> 
     gpu, memory_bytes = "", 0.0
     if torch.cuda.is_available():
         gpu, memory_bytes = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-    group = int(os.environ.get("MEDSEG_SHARD_RANKS") or node)
+    group = environment.read().shard_ranks or node
     return Launch(ranks, group, gpu, memory_bytes, digest(model, recipe))
 
 
 def folder() -> Path:
-    return project.state() / "certificates"
+    return project.state_folder() / "certificates"
 
 
 def digest(model: params.Model, recipe: Optimisation) -> str:
@@ -52,6 +51,6 @@ def require(launch: Launch) -> str:
     certificate, refusal = document.check(launch, folder())
     if certificate:
         return certificate.name
-    if refusal and os.environ.get("MEDSEG_UNCERTIFIED") != "1":
+    if refusal and not environment.read().uncertified:
         raise ValueError(refusal)
     return UNCERTIFIED if refusal else "not needed"

@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 
-from model.certificate import document
-from model.certificate.page import page
-from model.certificate.plan import Plan
+from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
-from model.certificate.search import Goal
-from model.engine.hardware import gpu as find_gpu
+from model.certificate.ways import Goal
+from model.engine.hardware import find_gpu
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.pages import launch_certificate
 from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans.structures import BY_NAME, CONTRACTS
@@ -63,7 +62,7 @@ def certify(
     goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
     cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
     torch.set_num_threads(1)
-    content = certificate(plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
+    content = certificate(launch_plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
     chosen = wished.model_copy(update={name: content[name] for name in CHOSEN})
     content |= {
         "preset": preset,
@@ -72,7 +71,7 @@ def certify(
         "digest": certificates.digest(settings.model.model_copy(update={"preset": preset}), chosen),
     }
     if content["fits"]:
-        content["file"] = str(document.write(content, page(content), certificates.folder()))
+        content["file"] = str(launch_certificate.write(content, certificates.folder()))
     return content
 
 
@@ -82,18 +81,18 @@ def parameters(preset: str) -> tuple[str, params.Params]:
         raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     own = params.load(project.root() / "params.yaml")
     for name in profiles.names() if own.model.preset != preset else ():
-        settings = params.load(profiles.path(name))
+        settings = profiles.settings(name)
         if settings.model.preset == preset:
             return f"profile {name}", settings
     return "params.yaml", own
 
 
-def plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> Plan:
+def launch_plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> LaunchPlan:
     patch, spacing_mm = _largest_patch(settings, recipe)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):
         structures = set(BY_NAME)
-    return Plan(
+    return LaunchPlan(
         network=PRESETS[preset],
         classes=len(structures) + 1,
         channels=max(MOST_CHANNELS.get(each, 1) for each in settings.data.sources),

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from pipelines.training.curves import Curves
-from pipelines.work.parallel import duration
+from pipelines.work.progress import duration
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Start the ranks of a training stage and see them through.
 
-The stage is torchrun's agent and starts the ranks, each of which is the same program again (run.py). How many, on how
+The stage is torchrun's agent and starts the ranks, each of which is the same program again (rank.py). How many, on how
 many threads and where are placement, not parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the
 batch evenly). A run that was stopped or killed goes on from its last checkpoint; a rank that dies is replaced at once,
 up to MEDSEG_RESTARTS times. Nothing here has a part in what comes out.
@@ -21,7 +21,8 @@ from model.engine.watch import PREEMPTED
 from pipelines import params
 from pipelines.params.recipe import Optimisation
 from pipelines.training import certificates
-from pipelines.training.run import PEER_LOST, LearningStage, as_rank, recipe, run_folder
+from pipelines.training.rank import PEER_LOST, LearningStage, as_rank, block_of, run_folder
+from pipelines.work import environment
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def main(stage: LearningStage) -> None:
     if "RANK" in os.environ:
         as_rank(stage, settings)
         return
-    block = recipe(stage.name, settings)
+    block = block_of(stage.name, settings)
     ranks = rank_count(block)
     certificates.require(certificates.launch(settings.model, block, ranks, ranks))
     _launch(stage.name, ranks, run_folder(stage.name, settings))
@@ -56,7 +57,7 @@ def _launch(stage: str, ranks: int, folder: Path) -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGUSR2, _forward)
-    restarts = int(os.environ.get("MEDSEG_RESTARTS", "3"))
+    restarts = environment.read().restarts
     for attempt in range(restarts + 1):
         for stacks in folder.glob("stacks-*"):
             stacks.unlink()
@@ -72,7 +73,7 @@ def _launch(stage: str, ranks: int, folder: Path) -> None:
 
 def _run_ranks(stage: str, ranks: int) -> str:
     """Empty if training ended well, else why the ranks died. A refusal, which a rank told itself, ends the stage."""
-    arguments = ["--standalone", "--nproc-per-node", str(ranks), "--shutdown-timeout", grace_s()]
+    arguments = ["--standalone", "--nproc-per-node", str(ranks), "--shutdown-timeout", str(environment.read().grace_s)]
     arguments += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "pipelines", stage]
     try:
         torchrun.run(torchrun.parse_args(arguments))
@@ -91,11 +92,6 @@ def _run_ranks(stage: str, ranks: int) -> str:
     return ""
 
 
-def grace_s() -> str:
-    """How long ranks may take to finish a step and save when they are asked to stop."""
-    return os.environ.get("MEDSEG_GRACE_S", "120")
-
-
 def _forward(signum: int, _frame: FrameType | None) -> None:
     """Hand a signal on to the ranks."""
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
@@ -104,14 +100,14 @@ def _forward(signum: int, _frame: FrameType | None) -> None:
 
 def rank_count(settings: Optimisation) -> int:
     """$MEDSEG_RANKS, or one a GPU, or the most cores that share the global batch evenly. ValueError if unusable."""
-    asked = os.environ.get("MEDSEG_RANKS", "")
+    asked = environment.read().ranks
     shares = settings.global_batch // settings.micro_batch
     if asked:
-        if not asked.isdigit() or int(asked) < 1 or shares % int(asked):
+        if shares % asked:
             raise ValueError(
-                f"MEDSEG_RANKS {asked!r} must be a whole number that divides {settings.block}.global_batch / "
-                f"{settings.block}.micro_batch = {shares}; unset it to let the machine decide"
+                f"MEDSEG_RANKS = {asked} must divide {settings.block}.global_batch / {settings.block}.micro_batch = "
+                f"{shares}; unset it to let the machine decide"
             )
-        return int(asked)
+        return asked
     available = torch.cuda.device_count() or len(os.sched_getaffinity(0))
     return max(ranks for ranks in range(1, available + 1) if shares % ranks == 0)

@@ -39,7 +39,7 @@ WITHOUT_INFLUENCE = (
 )
 PICTURES = ("pipelines.pages",)  # of what pretraining learnt: not worth learning it again
 # What a stage runs beside its own module and what that imports.
-ALSO_RUNS = {"register": ("pipelines.release.pyfunc",)}
+ALSO_RUNS = {"register": ("pipelines.serving.pyfunc",)}
 
 
 def of_stage(stage: str) -> str:
@@ -117,7 +117,10 @@ def _normalised_sha256(module: str) -> str:
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    return hashlib.sha256(normalised(Path(spec.origin).read_text(encoding="utf-8")).encode()).hexdigest()
+    digest = hashlib.sha256(normalised(Path(spec.origin).read_text(encoding="utf-8")).encode())
+    for file in sorted(Path(spec.origin).parent.glob("*.html")) if spec.submodule_search_locations else ():
+        digest.update(file.read_bytes())  # templates of pages are code, too
+    return digest.hexdigest()
 
 
 @cache

@@ -15,8 +15,8 @@ from typing import Any
 import dask
 from distributed import Client, KilledWorker, LocalCluster
 
-from pipelines.work import project
-from pipelines.work.parallel import workers
+from pipelines.work import environment, project
+from pipelines.work.cores import workers
 from pipelines.work.within_memory import Machine
 
 CONNECT_S = 60
@@ -28,7 +28,7 @@ class DaskExecutor:
     shares_death = False
 
     def __init__(self, memory_bytes: int) -> None:
-        address = os.environ.get("MEDSEG_DASK")
+        address = environment.read().dask
         self.cluster = None if address else _local_cluster()
         try:
             self.client = Client(address or self.cluster, timeout=CONNECT_S, set_as_default=False)

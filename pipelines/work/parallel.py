@@ -1,57 +1,45 @@
-"""Work on many cases: one process a core, progress with the time left, and no child that outlives its parent."""
+"""Work on many cases in order, one process a core. What one of them needs is not known before: see within_memory.py."""
 
-import logging
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
-from pipelines.work.tether import tether
+from pipelines.work import within_memory
+from pipelines.work.progress import track
+from pipelines.work.within_memory import CHUNK_S, Load, LocalExecutor, Lost
 
-log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-
-def workers() -> int:
-    """$MEDSEG_WORKERS, or one a core."""
-    return int(os.environ.get("MEDSEG_WORKERS", 0)) or len(os.sched_getaffinity(0))
+TOGETHER = 8  # cases at most that a process is given at a time
 
 
 def each(
-    work: Callable[[Item], Result], items: Sequence[Item], title: str, processes: int | None = None
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    title: str,
+    name: Callable[[Item], str],
+    processes: int | None = None,
 ) -> Iterator[Result]:
     """`work` of every item, in order, over all workers. `work` must be importable and catch what one case may raise.
 
-    `processes`: instead of `workers()`; 1 works in this process.
+    `name`: what to call an item in an error. `processes`: instead of one a core; 1 works in this process.
+    Raises ValueError if the process of an item is killed, alone and beside others.
     """
     if processes == 1 or len(items) < 2:
         yield from track(map(work, items), len(items), title)
         return
-    chunk = max(1, min(8, len(items) // (4 * workers())))
-    with ProcessPoolExecutor(min(workers(), len(items)), initializer=tether) as pool:
-        try:
-            yield from track(pool.map(work, items, chunksize=chunk), len(items), title)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    loads = [Load(place, 0, CHUNK_S / TOGETHER) for place in enumerate(items)]
+    early: dict[int, Result] = {}
+    due = 0
+    for (number, item), outcome in within_memory.each(partial(_of_second, work), loads, LocalExecutor(0), title):
+        if isinstance(outcome, Lost):
+            raise ValueError(f"{name(item)}: {outcome.reason}")
+        early[number] = outcome
+        while due in early:
+            yield early.pop(due)
+            due += 1
 
 
-def track(items: Iterable[Item], total: int, title: str, every_s: float = 5.0) -> Iterator[Item]:
-    """Pass items on and log progress, at most one line each `every_s` seconds."""
-    start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= every_s or (done == total and now - start >= every_s):
-            left_s = (now - start) / done * (total - done)
-            log.info("%s %d/%d, %s left", title, done, total, duration(left_s))
-            last = now
-
-
-def duration(seconds: float) -> str:
-    """`75.2` -> `1:15`, `4000` -> `1:06:40`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+def _of_second(work: Callable[[Item], Result], numbered: tuple[int, Item]) -> Result:
+    return work(numbered[1])

@@ -4,8 +4,9 @@
 checkpoints), which no result depends on.
 """
 
-import os
 from pathlib import Path
+
+from pipelines.work import environment
 
 
 def root() -> Path:
@@ -13,8 +14,8 @@ def root() -> Path:
 
     Raises ValueError when there is none.
     """
-    if named := os.environ.get("MEDSEG_ROOT"):
-        return Path(named).resolve()
+    if named := environment.read().root:
+        return named.resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
@@ -22,7 +23,7 @@ def root() -> Path:
     raise ValueError(f"{here} is not inside a project: no dvc.yaml here or above; change into one or set MEDSEG_ROOT")
 
 
-def state() -> Path:
+def state_folder() -> Path:
     """This machine's own state, made if missing."""
     folder = root() / ".medseg"
     folder.mkdir(exist_ok=True)

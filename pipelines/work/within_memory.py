@@ -1,33 +1,30 @@
 """Cases on machines, inside a memory budget: what runs at one time is predicted to fit.
 
-A job knows its memory and time before it starts (pipelines/cases/forecast.py). The largest start first, smaller ones
-fill what is left. A process that dies under a job - killed by the system for its memory, most often - takes no other
-case with it: what ran at that moment is tried again, each alone, and only one that dies alone is given up, by name.
+What a case needs, its load, is predicted before it starts (pipelines/cases/forecast.py). The largest start first,
+smaller ones fill what is left. A process that dies at a case - killed by the system for its memory, most often - takes
+no other case with it: what ran at that moment is tried again, each alone, and only one that dies alone is given up.
 """
 
-import logging
 import queue
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.work.parallel import duration, workers
+from pipelines.work.cores import workers
+from pipelines.work.progress import Progress
 from pipelines.work.tether import tether
 
-log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNK_S = 0.25  # small cases go together: handing one over costs a millisecond
-PROGRESS_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Job(Generic[Item]):
-    """`memory_bytes`: predicted peak above an idle worker's. `seconds`: predicted time on one core."""
+class Load(Generic[Item]):
+    """What an item will need. `memory_bytes`: peak above an idle worker's. `seconds`: on one core."""
 
     item: Item
     memory_bytes: int
@@ -36,14 +33,14 @@ class Job(Generic[Item]):
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of a job whose process died, though it ran alone."""
+    """Stands for the result of an item whose process died, though it ran alone."""
 
     reason: str = "its process was killed, though no other case ran beside it; most likely it needs more memory"
 
 
 @dataclass
 class Machine:
-    """One host: `slots` jobs at a time, predicted to stay below `memory_bytes` together."""
+    """One host: `slots` items at a time, predicted to stay below `memory_bytes` together."""
 
     name: str
     slots: int
@@ -56,7 +53,7 @@ class Machine:
 
 
 class Executor(Protocol):
-    """Where jobs run. `submit` gives a future with `add_done_callback`, `exception`, `result`.
+    """Where work is done. `submit` gives a future with `add_done_callback`, `exception`, `result`.
 
     `shares_death`: one dead process ends all that runs, and `repair` is due.
     """
@@ -89,7 +86,7 @@ class LocalExecutor:
         self.repair()
 
     def submit(self, machine: Machine, work: Callable[..., Any], items: Sequence[Any]) -> Any:
-        return self.pool.submit(_each, work, items)
+        return self.pool.submit(_all, work, items)
 
     def is_death(self, error: BaseException) -> bool:
         return isinstance(error, BrokenProcessPool)
@@ -101,15 +98,15 @@ class LocalExecutor:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run(
-    work: Callable[[Item], Result], jobs: Sequence[Job[Item]], where: Executor, title: str
+def each(
+    work: Callable[[Item], Result], loads: Sequence[Load[Item]], where: Executor, title: str
 ) -> Iterator[tuple[Item, Result | Lost]]:
     """(item, its result) as they come. `work` must be importable and catch what one case may raise.
 
-    A job must fit a machine alone; the caller has set aside what does not (`fits`). Closes the executor.
+    Each item must fit a machine alone; the caller has set aside what does not (`fits`). Closes the executor.
     """
     try:
-        yield from _Run(work, jobs, where, title).results()
+        yield from _Run(work, loads, where, title).results()
     finally:
         where.close()
 
@@ -120,26 +117,26 @@ def fits(memory_bytes: int, where: Executor) -> bool:
 
 @dataclass(frozen=True)
 class _Chunk(Generic[Item]):
-    jobs: tuple[Job[Item], ...]
+    loads: tuple[Load[Item], ...]
     alone: bool = False
 
     @property
     def memory_bytes(self) -> int:
-        return max(job.memory_bytes for job in self.jobs)
+        return max(load.memory_bytes for load in self.loads)
 
 
 @dataclass
 class _Run(Generic[Item, Result]):
     work: Callable[[Item], Result]
-    jobs: Sequence[Job[Item]]
+    loads: Sequence[Load[Item]]
     where: Executor
     title: str
     waiting: list[_Chunk[Item]] = field(default_factory=list)
     running: dict[Any, tuple[_Chunk[Item], Machine]] = field(default_factory=dict)
 
     def results(self) -> Iterator[tuple[Item, Result | Lost]]:
-        progress = _Progress(self.title, self.jobs)
-        self.waiting = list(_chunks(self.jobs, sum(machine.slots for machine in self.where.machines)))
+        progress = Progress(self.title, len(self.loads), sum(load.seconds for load in self.loads))
+        self.waiting = list(_chunks(self.loads, sum(machine.slots for machine in self.where.machines)))
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         while self.waiting or self.running:
             self._start(ended)
@@ -156,18 +153,26 @@ class _Run(Generic[Item, Result]):
                 raise error
             else:
                 outcomes = self._bury(chunk)
-            for job, outcome in zip(chunk.jobs, outcomes, strict=False):
-                progress.done(job)
-                yield job.item, outcome
+            for load, outcome in zip(chunk.loads, outcomes, strict=False):
+                progress.advance(load.seconds)
+                yield load.item, outcome
 
     def _start(self, ended: Any) -> None:
         """Give every machine what fits beside what it is doing; suspects run with nothing beside them."""
         for machine in self.where.machines:
             while chunk := self._next(machine):
+                try:
+                    future = self.where.submit(machine, self.work, [load.item for load in chunk.loads])
+                except Exception as error:
+                    if not self.where.is_death(error):
+                        raise
+                    if self.running:
+                        return  # what was running when a process died says so itself, in a moment
+                    self.where.repair()
+                    continue
                 self.waiting.remove(chunk)
                 machine.running += 1
                 machine.used_bytes += chunk.memory_bytes
-                future = self.where.submit(machine, self.work, [job.item for job in chunk.jobs])
                 self.running[future] = (chunk, machine)
                 future.add_done_callback(ended.put)
 
@@ -181,49 +186,30 @@ class _Run(Generic[Item, Result]):
 
     def _bury(self, chunk: _Chunk[Item]) -> Sequence[Lost]:
         """A process died: all that may have been in it is suspect and goes alone; what was alone is lost."""
-        suspects = [] if chunk.alone else list(chunk.jobs)
+        suspects = [] if chunk.alone else list(chunk.loads)
         if self.where.shares_death:
             for other, machine in self.running.values():
                 machine.running -= 1
                 machine.used_bytes -= other.memory_bytes
-                suspects += other.jobs
+                suspects += other.loads
             self.running.clear()
             self.where.repair()
-        self.waiting += [_Chunk((job,), alone=True) for job in suspects]
+        self.waiting += [_Chunk((load,), alone=True) for load in suspects]
         return [Lost()] if chunk.alone else []
 
 
-def _chunks(jobs: Sequence[Job[Item]], slots: int) -> Iterator[_Chunk[Item]]:
+def _chunks(loads: Sequence[Load[Item]], slots: int) -> Iterator[_Chunk[Item]]:
     """Largest first. Small cases together, but never so many that a slot would idle at the end."""
-    bound_s = min(CHUNK_S, sum(job.seconds for job in jobs) / (4 * slots))
-    chunk: list[Job[Item]] = []
-    for job in sorted(jobs, key=lambda job: -job.memory_bytes):
-        chunk.append(job)
-        if sum(job.seconds for job in chunk) >= bound_s:
+    bound_s = min(CHUNK_S, sum(load.seconds for load in loads) / (4 * slots))
+    chunk: list[Load[Item]] = []
+    for load in sorted(loads, key=lambda load: -load.memory_bytes):
+        chunk.append(load)
+        if sum(load.seconds for load in chunk) >= bound_s:
             yield _Chunk(tuple(chunk))
             chunk = []
     if chunk:
         yield _Chunk(tuple(chunk))
 
 
-class _Progress:
-    """A line in 5 seconds, with the time left by predicted work rather than by count."""
-
-    def __init__(self, title: str, jobs: Sequence[Job[Any]]) -> None:
-        self.title, self.total = title, len(jobs)
-        self.seconds = sum(job.seconds for job in jobs)
-        self.done_count, self.done_s = 0, 0.0
-        self.start = self.last = time.monotonic()
-
-    def done(self, job: Job[Any]) -> None:
-        self.done_count += 1
-        self.done_s += job.seconds
-        now = time.monotonic()
-        if now - self.last >= PROGRESS_EVERY_S:
-            left_s = (now - self.start) * (self.seconds - self.done_s) / max(self.done_s, 1e-9)
-            log.info("%s %d/%d, %s left", self.title, self.done_count, self.total, duration(max(0.0, left_s)))
-            self.last = now
-
-
-def _each(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def _all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [work(item) for item in items]

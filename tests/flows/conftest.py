@@ -101,13 +101,12 @@ def eventually(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:
     return found
 
 
-def toy_parameters() -> str:
+def toy_profile() -> str:
     """The smoke profile, with figures that tests rely on."""
     yaml, text = YAML(), io.StringIO()
     parameters = yaml.load(REPOSITORY / "profiles" / "smoke.yaml")
     parameters["train"].update(learning_rate=0.003, final_learning_rate=0.0)
-    parameters["evaluate"].update(overlap=0.5)
-    parameters["promote"].update(floors={"default": 0.3}, max_drop=0.02)
+    parameters.update(evaluate={"overlap": 0.5}, promote={"floors": {"default": 0.3}, "max_drop": 0.02})
     yaml.dump(parameters, text)
     return text.getvalue()
 
@@ -122,8 +121,9 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for source in (HERE / "toy.py", HERE / "dvc.yaml", REPOSITORY / "prefect.yaml"):
         shutil.copy(source, project.root)
     (project.root / "profiles").mkdir()
-    project.write("profiles/smoke.yaml", toy_parameters())
-    project.write("params.yaml", toy_parameters())
+    shutil.copy(REPOSITORY / "profiles/base.yaml", project.root / "profiles")
+    project.write("profiles/smoke.yaml", toy_profile())
+    assert project.medseg("profile", "use", "smoke").returncode == 0
     git = ("git", "-c", "user.name=Toy", "-c", "user.email=toy@example.org")
     for command in (
         (*git, "init", "-q"),

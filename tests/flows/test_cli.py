@@ -46,6 +46,10 @@ def test_wrong_use_exits_with_2(done: Project, arguments: tuple[str, ...]) -> No
         (("profile", "use", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
         (("run", "--profile", "nonsense"), "medseg: no profile 'nonsense'; known: smoke"),
         (
+            ("run", "--set", "train.stepz=20"),
+            "medseg: --set train.stepz=20: unknown key train.stepz; did you mean 'steps'?",
+        ),
+        (
             ("certify", "--preset", "nano", "--gpus", "7", "--gpu", "a100-80gb"),
             "medseg: a global batch of 2 cannot be shared by 7 ranks; choose another number of GPUs or strategy",
         ),
@@ -106,3 +110,36 @@ def test_status_before_the_first_run(fresh: Project) -> None:
     assert set(status["stages"].values()) == {"stale"}
     assert status["registered"] is None
     assert status["identity_consistent"] is False
+
+
+def test_the_form_in_prefects_page_has_profile_and_changes_with_their_meaning() -> None:
+    from flows.training import training
+
+    form = training.parameters.properties
+    assert list(form) == ["profile", "changes", "data", "wait"]
+    assert all(each["description"] for each in form.values())
+
+
+def test_settings_are_explained_with_what_is_ones_own(done: Project) -> None:
+    done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
+    (row,) = json.loads(done.medseg("params", "show", "evaluate", "--json").stdout)
+    assert (row["key"], row["value"], row["from"], row["bound"]) == ("evaluate.overlap", 0.25, "own change", "0 to 0.9")
+    assert "evaluate.overlap" in done.medseg("params", "show").stdout
+    refused = done.medseg("params", "show", "evaluat")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "medseg: params show: unknown key evaluat; did you mean 'evaluate'?\n",
+    )
+
+
+def test_the_environment_is_listed_anywhere_and_refused_where_it_is_used(done: Project, tmp_path: Path) -> None:
+    listed = json.loads(Project(tmp_path, {"MEDSEG_WORKERS": "abc"}).medseg("env", "--json").stdout)
+    workers = next(row for row in listed["variables"] if row["name"] == "MEDSEG_WORKERS")
+    assert (workers["value"], workers["bound"]) == ("abc", "1 to 4,096")
+    done.environment = {"MEDSEG_WORKERS": "abc", "MEDSEG_WORKER": "3"}
+    refused = done.medseg("params", "check")
+    assert refused.returncode == 1
+    unknown, wrong = refused.stderr.splitlines()
+    assert unknown.startswith("MEDSEG_WORKER is set, and nothing reads it; did you mean 'MEDSEG_WORKERS'?")
+    assert wrong.startswith("medseg: MEDSEG_WORKERS = 'abc': must be a valid integer")
+    assert "MEDSEG_WORKERS" in done.medseg("env").stdout

@@ -16,6 +16,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pipelines import params  # noqa: E402
+from pipelines.work.digests import sha256_of  # noqa: E402
 from pipelines.work.writing import replacing, write_json  # noqa: E402
 
 STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
@@ -68,7 +69,7 @@ def evaluate() -> None:
 def register() -> None:
     from pipelines.release import run_identity, tracking
 
-    weights_sha256 = run_identity.sha256(Path("models/train/model.safetensors"))
+    weights_sha256 = sha256_of(Path("models/train/model.safetensors"))
     dice = json.loads(Path("reports/evaluate/metrics.json").read_text())["dice"]
     tags = {**run_identity.here(), "weights_sha256": weights_sha256, "mean_dice": "0.9", "dice": json.dumps(dice)}
     new_version(tracking.configure().MlflowClient(), "medsegformer", tags)

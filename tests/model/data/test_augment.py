@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.data.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region, sample_patch
+from model.data.augment import Region, read_region, sample_patch
 from model.data.deform import resample, sample_label, sampling_grid
+from model.data.draws import PLAIN_CROP, AugmentConfig, draw
 from tests.tolerances import agree, interpolated, rounded
 
 # Share of voxels of a label of noise whose class rounding may decide: where two classes weigh the same to within what

@@ -18,10 +18,11 @@ from model.data.dataset import SampleStream
 from model.engine import parallelize as parallelize_module
 from model.engine import progress
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, Ranks, bare, materialise, parallelize
+from model.engine.parallelize import ParallelConfig, materialise, parallelize
 from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, fit
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.layers import BlockNetwork
@@ -34,7 +35,7 @@ from tests.model.tasks.test_masked import TASK as MASKED
 from tests.model.tasks.test_masked import UNLABELLED
 from tests.tolerances import loss_parting, norm_parting, weights_agree, within
 
-CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, learning_rate=5e-5)
+CONFIG = replace(FIT, steps=5, global_batch=4, validate_every=5, learning_rate=5e-5)
 PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
 CARD = Card("nano", {}, (), {}, {}, {}, {})
 VOXELS = CONFIG.global_batch * 16**3  # of a step
@@ -50,6 +51,7 @@ class Job:
     node: int = 1
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     config: FitConfig = CONFIG
+    micro_batch: int = 1
     cases: tuple[Case, ...] = tuple(CASES)
     checkpoints: Path | None = None
     every_s: float = 1e9
@@ -87,10 +89,10 @@ def meet(rank: int, job: Job) -> Ranks:
 def train(
     job: Job, ranks: Ranks, on_report: Report = lambda step, values: None
 ) -> tuple[TrainState, list[tuple[int, dict[str, float]]]]:
-    called = parallelize(on_meta(job), job.parallel, ranks, seed=0)
+    parallel = parallelize(on_meta(job), job.parallel, ranks, job.config.precision, seed=0)
     if job.encoder:
-        weights.load_encoder(bare(called), job.encoder)
-    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.config.micro_batch)
+        weights.load_encoder(parallel.network, job.encoder)
+    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.micro_batch)
     folder = job.checkpoints or job.folder / "checkpoints"
     reported: list[tuple[int, dict[str, float]]] = []
 
@@ -98,18 +100,18 @@ def train(
         reported.append((step, values))
         on_report(step, values)
 
-    state = fit(
-        called,
-        replace(PRETRAINING if job.pretraining else TASK, precision=job.config.precision),
-        SampleStream(job.cases, stream),
-        job.cases[:2],
-        job.config,
-        ranks,
-        report,
-        Checkpoints(folder, ranks, job.every_s),
-        Watch(folder, ranks.rank),
+    run = Run(
+        parallel=parallel,
+        task=PRETRAINING if job.pretraining else TASK,
+        stream=SampleStream(job.cases, stream),
+        validation=job.cases[:2],
+        config=job.config,
+        ranks=ranks,
+        report=report,
+        checkpoints=Checkpoints(folder, ranks, job.every_s),
+        watch=Watch(folder, ranks.rank),
     )
-    return state, reported
+    return fit(run), reported
 
 
 def results(folder: Path, rank: int = 0) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from model.engine import muon, trainer
 from model.engine.optim import LossScale
-from model.engine.parallelize import ParallelConfig, Ranks, choose
+from model.engine.parallelize import ParallelConfig, choose_strategy
+from model.engine.ranks import Ranks
 from tests.model.engine.ranks import (
     CONFIG,
     STRUCTURE_VOXELS,
@@ -48,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
     world, node, strategy, checkpointing = WAYS[way]
-    parallel = ParallelConfig(strategy, checkpointing, precision="float32")
+    parallel = ParallelConfig(strategy, checkpointing)
     job = Job(tmp_path, world, node, parallel, block_by_block=world == 4)
     folder = run(job)
     same_training(folder, alone, job)
@@ -76,7 +77,7 @@ def test_muon_on_two_ranks_is_muon_on_one(
 
     In the mean of all it changes them by 0.06 of their movement, and they part by 0.002; without an all-reduce, 0.7.
     """
-    job = Job(tmp_path, 2, 2, ParallelConfig(strategy, precision="float32"), MUON)
+    job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
     one, exact = trained(muon_alone), trained(exact_muon_alone)
     slack = {name: 2 * float((tensor - exact[name]).abs().mean()) for name, tensor in one.items()}
     weights_agree(trained(run(job)), one, untrained(job), MUON, VOXELS, slack)
@@ -86,7 +87,7 @@ def test_muon_on_two_ranks_is_muon_on_one(
 def test_muon_without_bfloat16_on_two_ranks_is_muon_on_one(
     tmp_path: Path, exact_muon_alone: Path, strategy: str
 ) -> None:
-    job = Job(tmp_path, 2, 2, ParallelConfig(strategy, precision="float32"), MUON)
+    job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
     same_training(run(job, with_exact_muon), exact_muon_alone, job)
 
 
@@ -97,14 +98,14 @@ def with_exact_muon(rank: int, job: Job) -> None:
 
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path) -> None:
     cases = Job(tmp_path).cases[:4]  # of one source, so that they fit one batch
-    big, small = Job(tmp_path / "big", config=replace(CONFIG, micro_batch=4), cases=cases), Job(tmp_path, cases=cases)
+    big, small = Job(tmp_path / "big", micro_batch=4, cases=cases), Job(tmp_path, cases=cases)
     same_training(run(big), run(small), small)
     same_loss(big.folder, small.folder, small)
 
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
-    parallel = ParallelConfig("fsdp", precision="float16")
+    parallel = ParallelConfig("fsdp")
     folder = run(Job(tmp_path, 2, 2, parallel, config, block_by_block=True), overflowing)
     numbers = results(folder)["numbers"]
     assert 0 < len(numbers["skipped"]) < 9
@@ -125,14 +126,14 @@ def overflowing(rank: int, job: Job) -> None:
     [(4_000_000, 1, 1, "none"), (4_000_000, 2, 2, "ddp"), (10**12, 8, 8, "fsdp"), (10**12, 8, 4, "fsdp")],
 )
 def test_auto_replicates_what_fits_and_shards_the_rest(parameters: int, world: int, node: int, expected: str) -> None:
-    assert choose("auto", parameters, Ranks(0, world, CPU, node)) == expected
+    assert choose_strategy("auto", parameters, Ranks(0, world, CPU, node)) == expected
 
 
 def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.engine.parallelize.memory_bytes", lambda ranks: 80e9)
-    assert choose("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
+    assert choose_strategy("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
 
 
 def test_hsdp_on_one_node_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.strategy hsdp .* 4 ranks with 4 on this node; use fsdp"):
-        choose("hsdp", 10, Ranks(0, 4, CPU, 4))
+        choose_strategy("hsdp", 10, Ranks(0, 4, CPU, 4))

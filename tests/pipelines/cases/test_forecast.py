@@ -14,7 +14,7 @@ from tests.conftest import save
 MEASURE = """
 import json, sys
 from pathlib import Path
-from pipelines import cases, fingerprint
+from pipelines.cases import case_folder, fingerprint
 from pipelines.cases.forecast import case_bytes, fingerprint_bytes
 from pipelines.scans.manifest import File, Row
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
@@ -31,7 +31,7 @@ record = SourceRecord(tuple(modalities), (), tuple(told["target_mm"]), tuple(tol
 before = kilobytes("VmRSS")
 if told["step"] == "case":
     case = prepare_case(row, Preprocessing(CTScale(-100, 300, 50, 60), {"source": record}), 1000)
-    cases.finish(Path("out"), case, "key")
+    case_folder.finish(Path("out"), case, "key")
     predicted = case_bytes(row, tuple(told["target_mm"]))
 else:
     fingerprint.scan_statistics(row)

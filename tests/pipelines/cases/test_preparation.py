@@ -9,9 +9,9 @@ import pytest
 from pipelines import params
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare, prepare_case
 from pipelines.cases.resampling import resample_label
+from pipelines.intake import examination, finding, listing, splits
 from pipelines.scans.manifest import Row
 from pipelines.scans.volume import Geometry, Volume, read, restore
-from pipelines.stages import ingest, inventory
 from tests.tolerances import agree, rounded
 
 NO_CT = CTScale(-1000.0, 1000.0, 0.0, 300.0)
@@ -28,9 +28,9 @@ def volume(array: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1.0
 
 @pytest.fixture
 def rows(cohort: Path) -> list[Row]:
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    found = ingest.examine(ingest.find(Path("data/raw"), listed, ("acdc",)))
-    return ingest.assign_splits(
+    listed = listing.take(cohort, cohort.parent / "digests.sqlite")
+    found = examination.examine(finding.find(Path("data/raw"), listed, ("acdc",)))
+    return splits.assign_splits(
         found, params.Data(sources=("acdc",), split_seed=0, test_fraction=0.3, validation_fraction=0.1)
     )
 

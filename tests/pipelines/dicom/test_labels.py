@@ -11,9 +11,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
+from pipelines.intake import examination, finding
 from pipelines.scans.structure_names import structure_of
 from pipelines.scans.structures import BY_NAME
-from pipelines.stages import ingest
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_series import brought, volume_of
 
@@ -191,7 +191,7 @@ def test_series_of_one_study_on_one_grid_make_one_scan_with_the_label(raw: Path)
     files.series(raw / "t", files.voxels(seed=1), modality="MR", series="t1", change=weighted(10, 500))
     files.series(raw / "u", files.voxels(4), modality="MR", series="other grid", change=weighted(10, 500))
     brought(raw)
-    rows = ingest.examine(ingest.find_deidentified(raw.parent / "deidentified", raw.parent / "digests.sqlite"))
+    rows = examination.examine(finding.find_deidentified(raw.parent / "deidentified", raw.parent / "digests.sqlite"))
     assert [row.quarantined for row in rows] == ["", ""]
     assert sorted(row.modalities for row in rows) == [["T1"], ["T1", "T2"]]
     assert [row.annotated for row in rows if row.label] == [["kidney"]]

@@ -19,7 +19,7 @@ from pydicom import FileDataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from pipelines.stages import ingest, inventory
+from pipelines.intake import claims, finding, listing
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_series import KEY, brought
 
@@ -416,9 +416,9 @@ def reasons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for stem, path in by_name.items():
         if path.parent.name == "refused":
             told[stem] = json.loads(path.read_text())["quarantined"]
-    listed = inventory.take(raw, raw.parent / "digests.sqlite")
-    rows = [{**row, "path": inventory.hidden(row["path"], KEY)} for row in listed.to_pylist()]
-    for row in ingest.find(raw, type(listed).from_pylist(rows, inventory.SCHEMA), ()):
+    listed = listing.take(raw, raw.parent / "digests.sqlite")
+    rows = [{**row, "path": claims.hidden(row["path"], KEY)} for row in listed.to_pylist()]
+    for row in finding.find(raw, type(listed).from_pylist(rows, listing.SCHEMA), ()):
         told[row.files[0].path.rpartition("/")[2]] = row.quarantined
     found = {}
     for name, path in refused.items():

@@ -16,8 +16,8 @@ import pydicom
 import pytest
 import SimpleITK
 
-from pipelines.dicom import key
 from pipelines.questions.folder_check import check
+from pipelines.scans import key
 from tests.pipelines.dicom import dicom_files as files
 from tests.test_pipeline import call, copy_project, set_params
 

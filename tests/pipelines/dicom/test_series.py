@@ -14,24 +14,24 @@ import SimpleITK
 from pydicom import FileDataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from pipelines import params
-from pipelines.dicom.key import Pseudonyms
-from pipelines.stages import deidentify, inventory
-from tests.conftest import REPOSITORY
+from pipelines.dicom import series
+from pipelines.intake import claims, listing
+from pipelines.params import profiles
+from pipelines.scans.key import Pseudonyms
 from tests.pipelines.dicom import dicom_files as files
 
 KEY = Pseudonyms(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH")
-SETTINGS = params.load(REPOSITORY / "profiles" / "smoke.yaml").deidentify
+SETTINGS = profiles.settings("smoke").deidentify
 
 
 def brought(raw: Path, **changed: Any) -> list[dict[str, Any]]:
     """The records of all series below `raw`, through the stage."""
     out = raw.parent / "deidentified"
-    listed = inventory.take(raw, raw.parent / "digests.sqlite")
-    rows = [{**row, "path": inventory.hidden(row["path"], KEY)} for row in listed.to_pylist()]
+    listed = listing.take(raw, raw.parent / "digests.sqlite")
+    rows = [{**row, "path": claims.hidden(row["path"], KEY)} for row in listed.to_pylist()]
     settings = SETTINGS.model_copy(update=changed)
-    table = type(listed).from_pylist(rows, inventory.SCHEMA)
-    deidentify.bring(raw, table, out, KEY, settings, raw.parent / "dicom.sqlite")
+    table = type(listed).from_pylist(rows, listing.SCHEMA)
+    series.bring(raw, table, out, KEY, settings, raw.parent / "dicom.sqlite")
     return [json.loads(path.read_text()) | {"folder": path.parent} for path in sorted(out.rglob("*.json"))]
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import BY_NAME
-from pipelines.stages import ingest, inventory
 from tests.conftest import save
 
 
@@ -21,8 +21,8 @@ def rows(cohort: Path) -> list[Row]:
     (cohort / "Doe Jane 1970").mkdir()
     shutil.move(cohort / "patient009", cohort / "Doe Jane 1970" / "patient009")
     (cohort / "patient001/patient001_frame01.nii.gz").write_bytes(b"")
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    found = ingest.examine(ingest.find(Path("data/raw"), listed, ("acdc",)))
+    listed = listing.take(cohort, cohort.parent / "digests.sqlite")
+    found = examination.examine(finding.find(Path("data/raw"), listed, ("acdc",)))
     named = next(row for row in found if "Jane" in row.files[0].path)
     refused = f"{named.files[0].path}: duplicate case, the same as {named.files[0].path}; 12 of 40 slices"
     found[found.index(named)] = replace(named, quarantined=refused)
@@ -67,8 +67,7 @@ def test_outlines_lie_where_the_label_lies(tmp_path: Path) -> None:
     label = np.zeros((20, 20, 20), np.uint8)
     label[8:12, 8:12, 8:12] = 3
     image = np.arange(8000, dtype=np.int16).reshape(label.shape)
-    picture = contact_sheet.draw((_row(save(tmp_path / "i.nii.gz", image), save(tmp_path / "l.nii.gz", label)), []))
-    assert picture is not None
+    picture = drawn(_row(save(tmp_path / "i.nii.gz", image), save(tmp_path / "l.nii.gz", label)))
     size, voxel = contact_sheet.PLANE_PX, contact_sheet.PLANE_PX / 20
     for plane in range(3):
         columns = slice(plane * size, (plane + 1) * size)
@@ -82,13 +81,19 @@ def test_bright_corner_is_up_and_right_in_every_plane(tmp_path: Path) -> None:
     array = np.zeros((20, 20, 20), np.int16)
     array[10:, 10:, 10:] = 100
     array[:10, :10, :10] = 40
-    picture = contact_sheet.draw((_row(save(tmp_path / "image.nii.gz", array), None), []))
-    assert picture is not None
+    picture = drawn(_row(save(tmp_path / "image.nii.gz", array), None))
     size = contact_sheet.PLANE_PX
     for plane in range(3):
         shown = picture[:size, plane * size : (plane + 1) * size].mean(axis=2)
         assert shown[: size // 2, size // 2 :].mean() > 200
         assert shown[size // 2 :, : size // 2].mean() < 20
+
+
+def drawn(row: Row) -> np.ndarray:
+    """(H, W, 3), uint8."""
+    picture = contact_sheet.draw((row, []))
+    assert picture is not None
+    return np.asarray(picture)
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -17,8 +17,8 @@ import pytest
 
 from pipelines.dicom.identity import Identity, Value, collect
 from pipelines.dicom.needles import Needles
+from pipelines.params import profiles
 from pipelines.questions import phi
-from tests.conftest import REPOSITORY
 from tests.pipelines.dicom import dicom_files as files
 
 
@@ -148,9 +148,9 @@ def test_a_name_in_a_file_name_is_found_and_not_repeated(project: Path, known: I
 def test_the_audit_of_a_project_reads_its_own_raw_files_and_obeys_its_parameters(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    smoke = profiles.compose("smoke")
     monkeypatch.chdir(project)
     monkeypatch.delenv("MEDSEG_ROOT", raising=False)
-    smoke = (REPOSITORY / "profiles" / "smoke.yaml").read_text()
     (project / "dvc.yaml").write_text("stages: {}\n")
     (project / "params.yaml").write_text(smoke)
     files.series(project / "data" / "raw" / "s")

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from pipelines.intake import listing
 from pipelines.scans import nifti as reader
 from pipelines.scans.volume import VolumeError, read
 from tests.conftest import REPOSITORY, save
@@ -177,8 +178,8 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("malformed")
     plant(folder / "raw", folder / "outside")
     script = (
-        "import json, sys; from pathlib import Path; from pipelines.stages import ingest;"
-        "print(json.dumps(ingest.check(Path(sys.argv[1]))))"
+        "import json, sys; from pathlib import Path; from pipelines.questions import folder_check;"
+        "print(json.dumps(folder_check.check(Path(sys.argv[1]))))"
     )
     start = time.monotonic()
     done = subprocess.run(
@@ -286,7 +287,6 @@ def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path
 def test_data_raw_itself_may_be_a_link_and_further_places_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.stages import inventory
 
     scan = save(tmp_path / "archive/patient001/patient001_frame01.nii.gz", np.ones((4, 4, 4)))
     (tmp_path / "raw").symlink_to(tmp_path / "archive")
@@ -295,9 +295,9 @@ def test_data_raw_itself_may_be_a_link_and_further_places_are_named(
     (scan.parent / "patient001_frame02.nii.gz").symlink_to(scan.name)
 
     def problems(folder: str) -> list[str]:
-        return [entry["problem"] for entry in inventory.take(tmp_path / folder, tmp_path / "d.sqlite").to_pylist()]
+        return [entry["problem"] for entry in listing.take(tmp_path / folder, tmp_path / "d.sqlite").to_pylist()]
 
     assert problems("raw") == ["", ""]
-    assert problems("several") == [inventory._leads_out(tmp_path / "several/acdc", [tmp_path / "several"])] != [""]
+    assert problems("several") == [listing._leads_out(tmp_path / "several/acdc", [tmp_path / "several"])] != [""]
     monkeypatch.setenv("MEDSEG_LINKED", str(tmp_path / "archive"))
     assert problems("several") == ["", ""]

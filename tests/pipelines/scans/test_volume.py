@@ -65,16 +65,16 @@ def test_a_crop_goes_back_to_its_place(tmp_path: Path) -> None:
     np.testing.assert_array_equal(restore(cut, Geometry.from_json(geometry.to_json())), array)
 
 
-def test_a_written_label_lies_on_the_scan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["label.nii.gz", "label.nii"])
+def test_a_written_label_lies_on_the_scan(tmp_path: Path, name: str) -> None:
     scan = save(tmp_path / "scan.nii.gz", RNG.random((6, 7, 8)).astype(np.float32), in_orientation("PIR"))
     volume = read(scan)
-    write_label(
-        tmp_path / "label.nii.gz", restore((volume.array > 0.5).astype(np.uint8), Geometry.of(volume)), volume.affine
-    )
-    original, written = nib.load(scan), nib.load(tmp_path / "label.nii.gz")
+    label = restore((volume.array > 0.5).astype(np.uint8), Geometry.of(volume))
+    write_label(tmp_path / name, label, volume.affine)
+    original, written = nib.load(scan), nib.load(tmp_path / name)
     np.testing.assert_allclose(written.affine, original.affine, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(original.dataobj) > 0.5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["label.nii.gz", "scan.nii.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "scan.nii.gz"]
 
 
 def test_a_singular_affine_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.intake import examination, finding, listing
 from pipelines.scans.manifest import Row
 from pipelines.scans.structure_names import contract_by_name
 from pipelines.scans.structures import BY_NAME, CONTRACTS, contract_of
-from pipelines.stages import ingest, inventory
 from tests.conftest import save
 
 LABEL = np.zeros((6, 7, 8), np.uint8)
@@ -24,8 +24,8 @@ def image(path: Path, seed: int, shape: tuple[int, ...] = LABEL.shape) -> None:
 
 
 def taken(raw: Path, *sources: str) -> list[Row]:
-    listed = inventory.take(raw, raw.parent / "digests.sqlite")
-    return ingest.examine(ingest.find(raw, listed, sources or ("msd", "bids", "nnunet")))
+    listed = listing.take(raw, raw.parent / "digests.sqlite")
+    return examination.examine(finding.find(raw, listed, sources or ("msd", "bids", "nnunet")))
 
 
 def the_row(raw: Path, *sources: str) -> Row:

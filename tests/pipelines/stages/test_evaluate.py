@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from model.data.casefile import Case, CaseRecord
 from pipelines.scans.structures import BY_NAME, CONTRACTS, REGIONS, STRUCTURES
 from pipelines.serving.segmenter import most_likely
 from pipelines.stages.evaluate import Score, score_case, summarise
-from pipelines.work.writing import replacing, write_json
+from pipelines.work.writing import write_json
 
 BRATS = CONTRACTS["brats"].annotated
 
@@ -77,19 +76,3 @@ def test_labels_through_a_contract_and_back_are_themselves() -> None:
 def test_structures_are_unique_and_regions_made_of_known_ones() -> None:
     assert len({structure.id for structure in STRUCTURES}) == len(STRUCTURES) == len(BY_NAME)
     assert all(part in BY_NAME for parts in REGIONS.values() for part in parts)
-
-
-def test_an_output_is_complete_or_absent(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    (tmp_path / ".out.partial").mkdir()  # what a killed run left
-    with pytest.raises(RuntimeError), replacing(target) as folder:  # noqa: PT012
-        folder.mkdir()
-        (folder / "half").write_text("x")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    for content in ("first", "second"):
-        with replacing(target) as folder:
-            folder.mkdir()
-            (folder / "whole").write_text(content)
-    assert (target / "whole").read_text() == "second"
-    assert list(tmp_path.iterdir()) == [target]

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from pipelines import params
-from pipelines.dicom import key
+from pipelines.intake import claims, examination, finding, listing
+from pipelines.intake.splits import assign_splits
+from pipelines.questions import folder_check
+from pipelines.scans import key
 from pipelines.scans.manifest import TEST, TRAIN, Row, usable
 from pipelines.sources import phantom
-from pipelines.stages import ingest, inventory
+from pipelines.stages import ingest
 from tests.conftest import save
 
 IMAGE = "patient003/patient003_frame01.nii.gz"
@@ -22,8 +25,8 @@ LABEL = "patient003/patient003_frame01_gt.nii.gz"
 
 
 def examined(raw: Path) -> list[Row]:
-    listed = inventory.take(raw, raw.parent / "digests.sqlite")
-    return ingest.examine(ingest.find(Path("data/raw"), listed, ("acdc",)))
+    listed = listing.take(raw, raw.parent / "digests.sqlite")
+    return examination.examine(finding.find(Path("data/raw"), listed, ("acdc",)))
 
 
 def the_refused(raw: Path) -> Row:
@@ -206,12 +209,12 @@ def test_with_dicom_only_paths_that_another_layout_claims_are_listed(
     (cohort / "Somebody, Some").mkdir()
     (cohort / "Somebody, Some" / "scan.dcm").write_bytes(b"x")
     (cohort / "Somebody, Some" / "letter").write_bytes(b"y")
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    shown = inventory.hide(listed, cohort, ("acdc", "dicom"))["path"].to_pylist()
+    listed = listing.take(cohort, cohort.parent / "digests.sqlite")
+    shown = claims.hide(listed, cohort, ("acdc", "dicom"))["path"].to_pylist()
     assert sum(path.startswith("patient") for path in shown) == 20
     assert sum(path.startswith("hidden/") for path in shown) == 2
     assert len(shown) == 22
-    plain = inventory.hide(listed, cohort, ("acdc",))["path"].to_pylist()
+    plain = claims.hide(listed, cohort, ("acdc",))["path"].to_pylist()
     assert [path for path in plain if "scan" in path] == []
     assert "Somebody, Some/letter" in plain
 
@@ -220,7 +223,7 @@ def splits(raw: Path, **changed: float) -> dict[str, str]:
     settings = params.Data(
         sources=("acdc",), **{"split_seed": 0, "test_fraction": 0.3, "validation_fraction": 0.1, **changed}
     )
-    return {row.case_id: row.split for row in ingest.assign_splits(examined(raw), settings)}
+    return {row.case_id: row.split for row in assign_splits(examined(raw), settings)}
 
 
 def test_a_split_stays_put_when_scans_are_added(cohort: Path) -> None:
@@ -243,7 +246,7 @@ def test_all_frames_of_a_patient_share_a_split(cohort: Path) -> None:
         label = np.asarray(nib.load(f"{stem}_frame01_gt.nii.gz").dataobj)
         save(Path(f"{stem}_frame02.nii.gz"), np.random.default_rng(100 + number).random(label.shape))
         save(Path(f"{stem}_frame02_gt.nii.gz"), label)
-    rows = ingest.assign_splits(
+    rows = assign_splits(
         examined(cohort), params.Data(sources=("acdc",), split_seed=1, test_fraction=0.3, validation_fraction=0.2)
     )
     assert len(rows) == 20
@@ -260,7 +263,7 @@ def test_every_layout_of_the_phantoms_is_read_and_nothing_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     phantom.write(Path("data/phantom"), 3, 16, 0)
-    rows = ingest.examine(ingest.find_phantoms(Path("data/phantom")))
+    rows = examination.examine(finding.find_phantoms(Path("data/phantom")))
     assert [row.quarantined for row in rows] == [""] * 12
     assert {row.source for row in rows} == {"phantom-acdc", "phantom-brats", "phantom-kits"}
     assert {len(row.modalities) for row in rows if row.source == "phantom-brats"} == {2, 4}
@@ -279,7 +282,7 @@ def test_phantoms_are_a_pure_function_of_their_seed(tmp_path: Path) -> None:
 def test_check_reads_a_folder_and_writes_nothing(cohort: Path) -> None:
     truncate(cohort)
     before = sorted(cohort.rglob("*"))
-    records = ingest.check(cohort)
+    records = folder_check.check(cohort)
     assert len(records) == 10
     assert sum(bool(record["quarantined"]) for record in records) == 1
     assert sorted(cohort.rglob("*")) == before

@@ -13,7 +13,8 @@ from model.weights import EncoderCard
 from pipelines import params
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.pages import reconstruction
-from pipelines.pages.reconstruction import Picture
+from pipelines.pages.drawing import GAP_PX
+from pipelines.pages.reconstruction import PaintedPatch
 from pipelines.stages import pretrain, train
 from pipelines.work.writing import write_json
 from tests.conftest import REPOSITORY
@@ -86,12 +87,12 @@ def test_a_frozen_encoder_has_nothing_to_learn(settings: params.Params) -> None:
     assert learning == {"decoder"}
 
 
-def picture() -> Picture:
+def patch() -> PaintedPatch:
     image = torch.arange(2 * 8 * 8 * 8, dtype=torch.float32).view(2, 8, 8, 8)
     hidden = torch.zeros(8, 8, 8, dtype=torch.bool)
     hidden[:, :4] = True
     record = replace(CASES[4].record, modalities=("FLAIR", "T1CE"))
-    return Picture(record, image, hidden, torch.where(hidden, 0.0, image))
+    return PaintedPatch(record, image, hidden, torch.where(hidden, 0.0, image))
 
 
 def test_the_report_has_a_picture_a_modality_and_the_curve(tmp_path: Path) -> None:
@@ -99,23 +100,24 @@ def test_the_report_has_a_picture_a_modality_and_the_curve(tmp_path: Path) -> No
         {"step": 0, "validation_explained.mean": -0.2, "probe_dice.mean": 0.3},
         {"step": 6, "validation_explained.mean": 0.45, "probe_dice.mean": 0.5},
     ]
-    reconstruction.write(tmp_path / "one", [picture()], curve, CARD)
+    reconstruction.write(tmp_path / "one", [patch()], curve, CARD)
     page = (tmp_path / "one/index.html").read_text()
     for words in ("FLAIR.png", "T1CE.png", "0.450", "probe dice.mean", "3 acdc"):
         assert words in page
     assert "brats-4" not in page
     with Image.open(tmp_path / "one/FLAIR.png") as drawn:
-        assert drawn.width == 3 * (reconstruction.EDGE_PX + reconstruction.GAP_PX)
-    assert reconstruction.metrics(curve) == {
+        assert drawn.width == 3 * (reconstruction.EDGE_PX + GAP_PX)
+    assert reconstruction.figures(curve) == {
         "step": 6, "validation_explained.mean": 0.45, "probe_dice.mean": 0.5, "loss_over_baseline": 0.55,
         "random_probe_dice.mean": 0.3,
     }  # fmt: skip
-    reconstruction.write(tmp_path / "two", [picture()], curve, CARD)
-    assert (tmp_path / "one/FLAIR.png").read_bytes() == (tmp_path / "two/FLAIR.png").read_bytes()
+    reconstruction.write(tmp_path / "two", [patch()], curve, CARD)
+    for name in ("FLAIR.png", "index.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_without_validation_patients_the_report_has_pictures_still(tmp_path: Path) -> None:
-    reconstruction.write(tmp_path / "report", [picture()], [], CARD)
+    reconstruction.write(tmp_path / "report", [patch()], [], CARD)
     assert "No validation patient" in (tmp_path / "report/index.html").read_text()
     assert (tmp_path / "report/metrics.json").read_text() == "{}\n"
 

@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def test_the_code_behind_training_is_all_that_trains_and_nothing_that_predicts()
     behind = set(code.closure("pipelines.stages.train"))
     assert behind >= {
         "model.data.dataset", "model.engine.checkpoint", "model.engine.trainer", "model.network.layers",
-        "model.tasks.losses", "pipelines.training.run", "pipelines.cases.preparation",
+        "model.tasks.losses", "pipelines.training.rank", "pipelines.cases.preparation",
     }  # fmt: skip
     assert not [name for name in behind if name.startswith(("pipelines.serving", "pipelines.pages", "flows"))]
     assert "model.tasks.inference" not in behind
@@ -76,7 +75,7 @@ class Reads:
         def read(block: Block, name: str) -> Any:
             value = get(block, name)
             if (known := self.places.get(id(block))) and known[0] is block:
-                self._note(known[1], name, value)
+                self._note(block, known[1], name, value)
             return value
 
         monkeypatch.setattr(schema.Params, "model_validate_json", load)
@@ -88,16 +87,11 @@ class Reads:
                 self._place(value, f"{key}.{field.alias or name}".removeprefix("."))
         self.places[id(block)] = (block, key)
 
-    def _note(self, key: str, name: str, value: Any) -> None:
+    def _note(self, block: Block, key: str, name: str, value: Any) -> None:
         if name == "model_dump":
             self.keys.add(key)  # all of the block
-        elif name in type(self.places).__dict__ or isinstance(value, Block):
-            return
-        elif name in dict.fromkeys(self._fields(key)):
+        elif name in type(block).model_fields and not isinstance(value, Block):
             self.keys.add(f"{key}.{name}".removeprefix("."))
-
-    def _fields(self, key: str) -> Iterator[str]:
-        return (name for block, place in self.places.values() if place == key for name in type(block).model_fields)
 
 
 @pytest.fixture
@@ -105,13 +99,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Parameters cut down to seconds; the one rank of a training stage is this process."""
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    shorten(tmp_path, train={"steps": 2, "warmup_steps": 1, "validate_every": 2}, pretrain={"steps": 2})
+    two_steps = {"steps": 2, "warmup_steps": 1, "validate_every": 2}
+    shorten(tmp_path, train=two_steps, pretrain=two_steps, **{"ingest.phantom": {"cases_per_layout": 6}})
     monkeypatch.chdir(tmp_path)
     for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
         monkeypatch.setenv(name, str(value))
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of type hints, at registration
 def test_a_stage_declares_every_parameter_that_it_reads(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
     for stage in STAGES:

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from model.certificate.document import Launch
-from model.certificate.plan import Plan
+from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
-from model.certificate.search import GIB, Goal
-from model.engine.hardware import Gpu, gpu
+from model.certificate.ways import GIB, Goal
+from model.engine.hardware import Gpu, find_gpu
 from model.network.config import PRESETS
 from pipelines import params
+from pipelines.params import profiles
 from pipelines.training import certificates
 from pipelines.training.certification import certify
 from tests.conftest import REPOSITORY
 
-A100 = gpu("a100-80gb")
+A100 = find_gpu("a100-80gb")
 COHORT = Cohort(scans=1000)
 GOAL = Goal(steps=1000, within_days=28.0)
-WANTED = Plan(
+WANTED = LaunchPlan(
     network=PRESETS["nano"], classes=4, channels=1, patch=(128, 128, 128), ranks=16, group=16, strategy="fsdp",
     checkpointing="full", micro_batch=1, global_batch=16,
 )  # fmt: skip
@@ -32,9 +33,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "profiles").mkdir()
-    for name in ("smoke", "xl-a100x32"):
+    for name in ("base", "smoke", "xl-a100x32"):
         (tmp_path / "profiles" / f"{name}.yaml").write_bytes((REPOSITORY / "profiles" / f"{name}.yaml").read_bytes())
-    (tmp_path / "params.yaml").write_bytes((tmp_path / "profiles" / "smoke.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_text(profiles.compose("smoke"))
     return tmp_path
 
 
@@ -42,7 +43,7 @@ def gpu_of(gib: float) -> Gpu:
     return replace(A100, memory_bytes=gib * GIB)
 
 
-def refused(wanted: Plan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
+def refused(wanted: LaunchPlan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
     """The options of each remedy that is told for a run that does not fit."""
     content = certificate(wanted, kind, goal, COHORT)
     assert not content["fits"]

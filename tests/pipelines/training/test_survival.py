@@ -16,7 +16,7 @@ from tests.test_pipeline import call
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=60)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=24)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_r
     project: Path, undisturbed: bytes
 ) -> None:
     with training(project) as process:
-        wait_for_step(project, 10)
+        wait_for_step(project, 6)
         start = time.monotonic()
         os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
         while "again from the last checkpoint (1 of 3)" not in told(project):
@@ -47,7 +47,7 @@ def test_a_request_to_stop_is_answered_with_a_checkpoint_and_the_run_goes_on_lat
     project: Path, undisturbed: bytes, signum: signal.Signals
 ) -> None:
     with training(project) as process:
-        wait_for_step(project, 10)
+        wait_for_step(project, 6)
         os.kill(process.pid, signum)
         assert process.wait(timeout=60) == PREEMPTED, told(project)
     assert "stopped on request" in told(project)

@@ -10,7 +10,7 @@ import pytest
 from pipelines.stages import preprocess
 from pipelines.work import project, within_memory
 from pipelines.work.dask_executor import DaskExecutor, _local_cluster
-from pipelines.work.within_memory import Job, Lost
+from pipelines.work.within_memory import Load, Lost
 from tests.pipelines.stages.test_preprocess import content, ingested, state
 from tests.pipelines.work.test_within_memory import die_on
 
@@ -39,8 +39,8 @@ def test_a_case_that_kills_its_worker_is_named_and_the_others_are_made(
     cohort: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDSEG_DASK", address)
-    jobs = [Job(number, 1, 1.0) for number in range(6)]
-    found = dict(within_memory.run(partial(die_on, victims=(2,)), jobs, DaskExecutor(100), "test"))
+    loads = [Load(number, 1, 1.0) for number in range(6)]
+    found = dict(within_memory.each(partial(die_on, victims=(2,)), loads, DaskExecutor(100), "test"))
     assert [number for number, outcome in found.items() if isinstance(outcome, Lost)] == [2]
     assert len(found) == 6
 

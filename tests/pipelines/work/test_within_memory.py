@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.work import within_memory
-from pipelines.work.within_memory import Job, LocalExecutor, Lost, Machine, run
+from pipelines.work.within_memory import Load, LocalExecutor, Lost, Machine, each
 
 
 def square(number: int) -> int:
@@ -33,12 +34,21 @@ def die_on(number: int, victims: tuple[int, ...]) -> int:
     return number
 
 
+def die_once_soon(number: int, delay_s: float, died: Path) -> int:
+    """One process dies when its result may be told already, so that the pool breaks while it is given work."""
+    if number == 0 and not died.exists():
+        died.touch()
+        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    time.sleep(0.002)
+    return number
+
+
 def refuse(number: int) -> int:
     raise RuntimeError(f"a mistake of ours at {number}")
 
 
-def jobs(count: int, memory_bytes: Callable[[int], int] = lambda _: 1, seconds: float = 1.0) -> list[Job[int]]:
-    return [Job(number, memory_bytes(number), seconds) for number in range(count)]
+def loads(count: int, memory_bytes: Callable[[int], int] = lambda _: 1, seconds: float = 1.0) -> list[Load[int]]:
+    return [Load(number, memory_bytes(number), seconds) for number in range(count)]
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +57,12 @@ def three_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_item_has_its_result() -> None:
-    assert dict(run(square, jobs(50, seconds=1e-3), LocalExecutor(100), "test")) == {n: n * n for n in range(50)}
+    assert dict(each(square, loads(50, seconds=1e-3), LocalExecutor(100), "test")) == {n: n * n for n in range(50)}
 
 
 def test_the_predicted_memory_of_what_runs_stays_within_the_budget(tmp_path: Path) -> None:
     sizes = {number: 10 + 7 * number % 50 for number in range(24)}
-    list(run(partial(note, folder=tmp_path), jobs(24, sizes.__getitem__), LocalExecutor(60), "test"))
+    list(each(partial(note, folder=tmp_path), loads(24, sizes.__getitem__), LocalExecutor(60), "test"))
     spans = {int(path.name): [float(x) for x in path.read_text().split()] for path in tmp_path.iterdir()}
     assert len(spans) == 24
     used = [sum(sizes[m] for m, (start, end) in spans.items() if start <= at < end) for at, _ in spans.values()]
@@ -62,14 +72,21 @@ def test_the_predicted_memory_of_what_runs_stays_within_the_budget(tmp_path: Pat
 
 def test_a_killed_case_is_named_and_takes_no_other_with_it() -> None:
     victims = (5, 11)
-    found = dict(run(partial(die_on, victims=victims), jobs(20), LocalExecutor(100), "test"))
+    found = dict(each(partial(die_on, victims=victims), loads(20), LocalExecutor(100), "test"))
     assert {number for number, outcome in found.items() if isinstance(outcome, Lost)} == set(victims)
     assert all(found[number] == number for number in range(20) if number not in victims)
 
 
+@pytest.mark.parametrize("delay_s", [0.003, 0.01, 0.02])
+def test_a_process_that_dies_between_two_cases_costs_none(tmp_path: Path, delay_s: float) -> None:
+    work = partial(die_once_soon, delay_s=delay_s, died=tmp_path / "died")
+    found = dict(each(work, loads(60), LocalExecutor(100), "test"))
+    assert found == {number: number for number in range(60)}
+
+
 def test_a_mistake_of_ours_is_no_lost_case() -> None:
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(run(refuse, jobs(3), LocalExecutor(100), "test"))
+        list(each(refuse, loads(3), LocalExecutor(100), "test"))
 
 
 def test_several_machines_each_keep_their_own_budget() -> None:
@@ -80,8 +97,8 @@ def test_several_machines_each_keep_their_own_budget() -> None:
 
 
 def test_small_cases_go_together_and_large_ones_first() -> None:
-    given: list[Job[Any]] = [*jobs(100, seconds=0.01), Job("large", 50, 9.0)]
+    given: list[Load[Any]] = [*loads(100, seconds=0.01), Load("large", 50, 9.0)]
     chunks = list(within_memory._chunks(given, slots=2))
-    assert [job.item for job in chunks[0].jobs] == ["large"]
+    assert [load.item for load in chunks[0].loads] == ["large"]
     assert len(chunks) == 5
-    assert sum(len(chunk.jobs) for chunk in chunks) == 101
+    assert sum(len(chunk.loads) for chunk in chunks) == 101

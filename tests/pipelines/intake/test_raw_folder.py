@@ -1,11 +1,11 @@
-"""Whether raw files changed since the inventory: asked often, so it must be quick, and right."""
+"""Whether raw files changed since the inventory: asked often, so it must be quick, and right. And the link to them."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from pipelines.scans import raw_folder
+from pipelines.intake import raw_folder
 from pipelines.stages import inventory
 from tests.pipelines.stages.test_preprocess import state
 
@@ -53,3 +53,33 @@ def test_another_inventory_is_asked_anew(listed: Path) -> None:
     (listed / "patient004/patient004_frame01.nii.gz").unlink()
     inventory.main()
     assert not raw_folder.changed()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEDSEG_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_link_points_to_the_folder_and_may_move(project: Path) -> None:
+    for name in ("first", "second"):
+        (project / name).mkdir()
+        raw_folder.link(project / name)
+        assert (project / "data/raw").readlink() == project / name
+    assert [file.name for file in (project / "data").iterdir()] == ["raw"]
+
+
+def test_link_takes_the_place_of_an_empty_folder_only(project: Path) -> None:
+    (project / "scans").mkdir()
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw/scan.nii.gz").touch()
+    with pytest.raises(ValueError, match="scans of its own"):
+        raw_folder.link(project / "scans")
+    (project / "data/raw/scan.nii.gz").unlink()
+    raw_folder.link(project / "scans")
+    assert (project / "data/raw").is_symlink()
+
+
+def test_link_to_no_folder_is_refused(project: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        raw_folder.link(project / "absent")

@@ -8,16 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipelines import params
+from pipelines.intake import examination, finding, listing, quality
+from pipelines.intake.quality import Finding
+from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans import quality
-from pipelines.scans.quality import Finding
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import Volume
-from pipelines.stages import ingest, inventory
-from tests.conftest import REPOSITORY
 
-BOUNDS = params.load(REPOSITORY / "profiles" / "smoke.yaml").ingest.quality
+BOUNDS = profiles.settings("smoke").ingest.quality
 SPACING_MM = (5.0, 2.0, 2.0)
 SPLEEN = BY_NAME["spleen"].id
 SHAPE = (20, 60, 90)  # 100 x 120 x 180 mm
@@ -189,9 +187,9 @@ def test_remarks_of_the_file_and_notes_reach_the_manifest_and_refusals_its_reaso
         nib.Nifti1Image((np.asarray(image.dataobj) * 3.0 - 1000).astype(np.int16), image.affine),
         cohort / "patient004/patient004_frame01.nii.gz",
     )
-    listed = inventory.take(cohort, cohort.parent / "digests.sqlite")
-    rows = {Path(row.files[0].path).parent.name: row for row in ingest.find(Path("data/raw"), listed, ("acdc",))}
-    examined = {name: ingest.examine_one(row, BOUNDS) for name, row in rows.items()}
+    listed = listing.take(cohort, cohort.parent / "digests.sqlite")
+    rows = {Path(row.files[0].path).parent.name: row for row in finding.find(Path("data/raw"), listed, ("acdc",))}
+    examined = {name: examination.examine_one(row, BOUNDS) for name, row in rows.items()}
     assert examined["patient003"].quarantined == ""
     assert any("neither qform nor sform" in note for note in examined["patient003"].notes)
     assert (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dicom import key
-from pipelines.dicom.key import Pseudonyms
+from pipelines.scans import key
+from pipelines.scans.key import Pseudonyms
 
 
 @pytest.fixture

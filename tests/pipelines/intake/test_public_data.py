@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scans import public_data
+from pipelines.intake import public_data
 
 FOLDER = "Task04_Hippocampus"
 

@@ -4,7 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from pipelines.work import project
+from pipelines.work import environment, project
+from pipelines.work.digests import sha256_of
+from pipelines.work.writing import replacing
 
 
 def link(folder: Path) -> None:
@@ -22,11 +24,8 @@ def link(folder: Path) -> None:
         if any(raw.iterdir()):
             raise ValueError(f"{raw} is a folder with scans of its own; move it away before linking {folder} there")
         raw.rmdir()
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    temporary = raw.with_name(f".{raw.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder, target_is_directory=True)
-    temporary.replace(raw)
+    with replacing(raw) as temporary:
+        temporary.symlink_to(folder, target_is_directory=True)
 
 
 def changed() -> bool:
@@ -34,11 +33,11 @@ def changed() -> bool:
 
     That nothing changed is remembered with size, times and inode of every file, so that asking again costs a look.
     """
-    listed, memory = project.root() / project.INVENTORY, project.state() / "raw-unchanged"
+    listed, memory = project.root() / project.INVENTORY, project.state_folder() / "raw-unchanged"
     if not listed.is_file():
         return True
-    placed = os.environ.get("MEDSEG_LINKED", "")  # decides which links are followed
-    seen = f"{placed} {_seen(project.root() / project.RAW)} {hashlib.sha256(listed.read_bytes()).hexdigest()}"
+    placed = environment.read().linked  # decides which links are followed
+    seen = f"{placed} {_seen(project.root() / project.RAW)} {sha256_of(listed)}"
     if memory.is_file() and memory.read_text() == seen:
         return False
     if _differs(listed):
@@ -50,9 +49,9 @@ def changed() -> bool:
 def _differs(listed: Path) -> bool:
     import pyarrow.parquet as pq
 
-    from pipelines.stages import inventory
+    from pipelines.intake import claims, listing
 
-    return not pq.read_table(listed, schema=inventory.SCHEMA).equals(inventory.current())
+    return not pq.read_table(listed, schema=listing.SCHEMA).equals(claims.current())
 
 
 def _seen(folder: Path) -> str:

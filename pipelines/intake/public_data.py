@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pipelines.work.parallel import track
+from pipelines.work.progress import track
 from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,16 @@ def fetch(name: str, target: Path) -> Path:
     if (target / folder / "dataset.json").is_file():
         log.info("fetch: %s is already there", target / folder)
         return target / folder
-    target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / f"{folder}.tar") as archive:
+    with replacing(target / folder) as unpacked:
+        unpacked.mkdir()
+        archive = unpacked / "archive.tar"
         _download(url, archive)
         found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
         if found != md5:
             raise ValueError(f"{url}: md5 {found} is not the published {md5}; the download is damaged, try again")
-        with replacing(target / folder) as unpacked, tarfile.open(archive) as tar:
+        with tarfile.open(archive) as tar:
             tar.extractall(unpacked, members=_stripped(tar, folder), filter="data")
-    (target / f"{folder}.tar").unlink()
+        archive.unlink()
     return target / folder
 
 

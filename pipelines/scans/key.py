@@ -9,7 +9,6 @@ id against it, which a plain hash allows in seconds. Losing the key loses the wa
 holder has it.
 """
 
-import hashlib
 import hmac
 import math
 import os
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipelines.work import project
+from pipelines.work import environment, project
 
 VARIABLE = "MEDSEG_KEY_FILE"
 REMEDY = f"`medseg data key NEWFILE` makes one outside the project; then export {VARIABLE}=NEWFILE"
@@ -60,10 +59,10 @@ class Pseudonyms:
 
 def load() -> Pseudonyms:
     """Pseudonyms under the key in the file that $MEDSEG_KEY_FILE names. Raises ValueError with the remedy."""
-    named = os.environ.get(VARIABLE, "")
-    if not named:
+    named = environment.read().key_file
+    if named is None:
         raise ValueError(f"DICOM scans need a secret key for pseudonyms, and {VARIABLE} is not set; {REMEDY}")
-    path = Path(named).expanduser()
+    path = named.expanduser()
     _refuse_inside_project(path)
     try:
         status = path.stat()
@@ -109,11 +108,6 @@ def weakness_of(key: bytes) -> str:
 def _entropy_bits(values: Sequence[int]) -> float:
     """Shannon's, of the values as independent draws from their own frequencies."""
     return -sum(count * math.log2(count / len(values)) for count in Counter(values).values())
-
-
-def digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_inside_project(path: Path) -> None:

@@ -1,0 +1,87 @@
+"""From listed files to scans: one row of the manifest each, from names alone; nothing is opened yet."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.intake import listing
+from pipelines.scans import manifest
+from pipelines.scans.manifest import File, Row
+from pipelines.scans.structures import contract_of
+from pipelines.sources import Scan, dicom, readers
+
+
+def find(folder: Path, listed: pa.Table, sources: Iterable[str]) -> list[Row]:
+    """One row a scan below `folder`, from names alone; sorted, later duplicates already quarantined."""
+    files = {entry["path"]: entry for entry in listed.to_pylist()}
+    found = {**readers(), "dicom": dicom.find}
+    scans = [scan for name in sources if name in found for scan in found[name](list(files), folder)]
+    claimed = {path for scan in scans for path in (*scan.images.values(), scan.label)}
+    rows = [_row(scan, folder, files) for scan in scans]
+    rows += [_unclaimed(entry, folder) for path, entry in files.items() if entry["problem"] and path not in claimed]
+    return _refuse_duplicates(sorted(rows, key=lambda row: (row.source, [file.path for file in row.files])))
+
+
+def find_phantoms(folder: Path) -> list[Row]:
+    with tempfile.TemporaryDirectory() as memory:
+        listed = listing.take(folder, Path(memory) / "digests.sqlite")
+    return [replace(row, source=f"phantom-{row.source}") for row in find(folder, listed, tuple(readers()))]
+
+
+def find_deidentified(folder: Path, digests: Path) -> list[Row]:
+    """What stage `deidentify` made of the DICOM series, if any. `digests`: the memory of known digests."""
+    return find(folder, listing.take(folder, digests), ("dicom",))
+
+
+def _row(scan: Scan, folder: Path, files: dict[str, Any]) -> Row:
+    roles = [*sorted(scan.images.items()), *([("label", scan.label)] if scan.label else [])]
+    problem, listed = scan.problem, []
+    for role, path in roles:
+        entry = files.get(path, {"sha256": "", "bytes": 0, "problem": ""})
+        listed.append(File(role, (folder / path).as_posix(), entry["sha256"], entry["bytes"]))
+        if entry["problem"]:
+            problem = problem or f"{path}: {entry['problem']}"
+    known = contract_of(scan.contract).annotated if scan.label and scan.contract else ()
+    annotated = list(scan.annotated or known)
+    return Row(
+        case_id=f"{scan.source}-{manifest.pseudonym(scan.source, scan.key)}",
+        patient=manifest.pseudonym(scan.source, scan.patient),
+        source=scan.source,
+        split="",
+        modalities=sorted(scan.images),
+        files=listed,
+        contract=scan.contract,
+        annotated=annotated,
+        quarantined=problem,
+    )
+
+
+def _unclaimed(entry: dict[str, Any], folder: Path) -> Row:
+    """A file or folder that cannot be read, so that no layout could claim it: it must not vanish silently."""
+    name = manifest.pseudonym("unread", entry["path"])
+    file = File("unread", (folder / entry["path"]).as_posix())
+    return Row(
+        f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{entry['path']}: {entry['problem']}"
+    )
+
+
+def _refuse_duplicates(rows: list[Row]) -> list[Row]:
+    """Quarantine every later row with the case id, or the very images, of an earlier one."""
+    seen: dict[str, Row] = {}
+    result = []
+    for row in rows:
+        images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
+        first = seen.get(row.case_id) or seen.get(images)
+        if first is not None and not row.quarantined:
+            at, earlier = row.files[0].path, first.files[0].path
+            row = replace(row, quarantined=f"{at}: duplicate case, the same as {earlier}; keep one")
+        if first is not None and first.case_id == row.case_id:
+            row = replace(row, case_id=f"{row.case_id}-{manifest.pseudonym('duplicate', row.files[0].path)}")
+        if first is None:
+            seen.update({row.case_id: row, **({images: row} if images else {})})
+        result.append(row)
+    return result

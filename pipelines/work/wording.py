@@ -1,0 +1,55 @@
+"""Words for what people may type and what was wrong with it; shared by parameters and environment."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'steps'?`, or the known names if none is near, or nothing if there is none at all."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if names else ""
+
+
+def short(value: object) -> str:
+    """As Python would write it, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def type_and_bound(node: dict[str, Any]) -> tuple[str, str]:
+    """Type and bound of a value in words, from its JSON schema."""
+    if "anyOf" in node:
+        kind, bound = type_and_bound(node["anyOf"][0])
+        return f"{kind}, or auto", bound
+    if "additionalProperties" in node:
+        kind, bound = type_and_bound(node["additionalProperties"])
+        return f"by name: {kind}", bound
+    if items := node.get("prefixItems"):
+        kind, bound = type_and_bound(items[0])
+        return f"{len(items)} {kind}s", bound
+    if "items" in node:
+        kind, bound = type_and_bound(node["items"])
+        return f"list of {kind}s", bound
+    if "enum" in node:
+        return KINDS[node.get("format", node["type"])], ", ".join(map(str, node["enum"]))
+    return KINDS[node.get("format", node["type"])], node.get("pattern") or _range(node)
+
+
+def _range(node: dict[str, Any]) -> str:
+    limits = {
+        name: f"{node[key]:,}" if isinstance(node[key], int) else f"{node[key]:g}"
+        for name, key in (
+            ("at least", "minimum"),
+            ("above", "exclusiveMinimum"),
+            ("at most", "maximum"),
+            ("below", "exclusiveMaximum"),
+        )
+        if key in node
+    }
+    if set(limits) == {"at least", "at most"}:
+        return f"{limits['at least']} to {limits['at most']}"
+    return ", ".join(f"{name} {limit}" for name, limit in limits.items())
