@@ -47,8 +47,8 @@ def test_merged_probability_is_the_sum() -> None:
     logits, _ = example()
     merged = merge_unannotated(logits, ONLY_FIRST).softmax(1)
     probability = logits.softmax(1)
-    agree(merged[:, 0], probability[:, [0, 2, 3]].sum(1), rounded(10))
-    agree(merged[:, 1], probability[:, 1], rounded(10))
+    agree(merged[:, 0], probability[:, [0, 2, 3]].sum(1), rounded(20))
+    agree(merged[:, 1], probability[:, 1], rounded(20))
     assert merged[:, 2:].abs().max() == 0
 
 
