@@ -73,7 +73,7 @@ def fuzz(folder: Path, count: int, seed: int) -> None:
         path.write_bytes(mutated(rng.choice(originals), rng))
         paths.append(path)
     chunks = [paths[start : start + 25] for start in range(0, count, 25)]
-    limits = sandbox.Limits(seconds=30, memory_gib=1)
+    limits = sandbox.Limits(seconds=300, memory_gib=1)  # of a chunk that takes about 1: a hang ends, nothing else
     start = time.monotonic()
     found = list(sandbox.each(partial(both_ways, folder=folder / "out"), chunks, limits, "fuzz"))
     stopped = [each for each in found if isinstance(each, sandbox.Refused)]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipelines.scans.volume import VolumeError, read
 from tests.conftest import REPOSITORY, save
 
 MEMORY_BYTES = 3 * 2**30  # of address space: what an idle numpy process maps, and some scans
-TIME_S = 120  # about 4 s alone on one core
+CPU_S, HANG_S = 240, 1200  # of the whole folder: about 4 s of work; what waits for ever does no work at all
 LARGE = 40_000  # 40,000^3 voxels: what no machine holds
 DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SLOPE, UNITS = 40, 70, 72, 76, 108, 112, 123
 QFORM, SFORM, QUATERN, SROW_X, SROW_Y, MAGIC = 252, 254, 256, 280, 296, 344
@@ -174,23 +175,27 @@ def plant(raw: Path, outside: Path) -> None:
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The rows of `medseg data check`, by the folder of their first file; with the time it took, in seconds."""
+    """The rows of `medseg data check`, and the folder they are of."""
     folder = tmp_path_factory.mktemp("malformed")
     plant(folder / "raw", folder / "outside")
     script = (
         "import json, sys; from pathlib import Path; from pipelines.questions import folder_check;"
         "print(json.dumps(folder_check.check(Path(sys.argv[1]))))"
     )
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder / "raw")],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MEDSEG_WORKERS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
-        capture_output=True, text=True, timeout=TIME_S,
+        preexec_fn=bounded, capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(done.stdout)
-    return {"raw": folder / "raw", "seconds": time.monotonic() - start, "rows": rows}
+    return {"raw": folder / "raw", "rows": rows}
+
+
+def bounded() -> None:
+    """The kernel ends a process that works or takes more than this."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
 
 
 def row_of(taken: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -223,7 +228,6 @@ def test_sound_scans_beside_them_are_taken_in_and_nothing_outside_was_read(taken
     sound_rows = [row for row in taken["rows"] if "/patient99" in row["files"][0]["path"]]
     assert [row["quarantined"] for row in sound_rows] == ["", "", ""]
     assert len(taken["rows"]) == len(REFUSED) + len(READ) + len(BY_PLACE) + 3
-    assert taken["seconds"] < TIME_S
     linked = row_of(taken, "link out of the folder")
     assert linked["files"][0]["sha256"] == ""
     assert not any("secret" in file["path"] for row in taken["rows"] for file in row["files"])
@@ -234,9 +238,11 @@ def test_two_thousand_mutated_headers_are_read_or_refused_and_nothing_else(tmp_p
     rng = np.random.default_rng(0)
     fields = [DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SLOPE, QFORM, QUATERN]
     originals = {tmp_path / "1.nii": sound(), tmp_path / "2.nii": bytes(nib.Nifti2Image(RAMP, np.eye(4)).to_bytes())}
-    start, before_kb, refused = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
     for path, original in originals.items():
         path.write_bytes(original)
+    honest_s = cpu_s(lambda: [read(path) for _ in range(100) for path in originals])
+    start, before_kb, refused = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    for path, original in originals.items():
         with path.open("r+b", buffering=0) as file:
             for _ in range(1000):
                 content = bytearray(original)
@@ -251,7 +257,7 @@ def test_two_thousand_mutated_headers_are_read_or_refused_and_nothing_else(tmp_p
                     refused += 1
     assert 500 < refused < 1950
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 64 * 1024
-    assert time.process_time() - start < 60  # about 3 s
+    assert time.process_time() - start < 10 * 10 * honest_s  # ten times as many files; they cost less than honest ones
 
 
 def test_a_bomb_that_keeps_its_word_is_refused_where_memory_does_not_suffice(
@@ -260,12 +266,19 @@ def test_a_bomb_that_keeps_its_word_is_refused_where_memory_does_not_suffice(
     """900 MB from 1 MB: possible, and for an empty label even plausible; read only where 4 GB are free."""
     (tmp_path / "scan.nii.gz").write_bytes(bomb((770, 770, 770), 2**30))
     monkeypatch.setattr(reader, "_free_bytes", lambda: 2**32)
+    inflating_s = cpu_s(lambda: zlib.decompressobj(31).decompress((tmp_path / "scan.nii.gz").read_bytes(), 2**25))
     start = time.process_time()
     with pytest.raises(VolumeError, match=r"needs 4\.3 GiB to be read, 4\.0 are free"):
         read(tmp_path / "scan.nii.gz")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < inflating_s  # of a 32nd, some 80 ms; to refuse takes 1 ms
     monkeypatch.undo()
     assert reader._free_bytes() > 2**20
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path: Path) -> None:
