@@ -38,7 +38,7 @@ class StageFailedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stage:
+class DvcStage:
     """A stage of dvc.yaml. `deps` and `outs` are paths."""
 
     name: str
@@ -46,15 +46,15 @@ class Stage:
     outs: tuple[str, ...]
     always_changed: bool
 
-    def feeds(self, other: "Stage") -> bool:
+    def feeds(self, other: "DvcStage") -> bool:
         return any(_touch(out, dep) for out in self.outs for dep in other.deps)
 
 
-def declared() -> list[Stage]:
+def declared() -> list[DvcStage]:
     """The stages of dvc.yaml, in its order."""
     stages = _read_yaml(project.root() / "dvc.yaml").get("stages", {})
     return [
-        Stage(name, _paths(body.get("deps")), _paths(body.get("outs")), bool(body.get("always_changed")))
+        DvcStage(name, _paths(body.get("deps")), _paths(body.get("outs")), bool(body.get("always_changed")))
         for name, body in stages.items()
     ]
 
@@ -71,7 +71,7 @@ def stale() -> set[str]:
     return downstream(declared(), {name for name, changes in report.items() if changes != ["always changed"]})
 
 
-def downstream(stages: list[Stage], changed: set[str]) -> set[str]:
+def downstream(stages: list[DvcStage], changed: set[str]) -> set[str]:
     """`changed` and every stage that reads, directly or not, what one of them writes."""
     found = {stage.name for stage in stages if stage.name in changed}
     while True:

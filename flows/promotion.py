@@ -97,7 +97,7 @@ class Registry:
         self.name = name
         self._client = tracking.configure().MlflowClient()
 
-    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Decision:
+    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Verdict:
         holder = self.holder(alias)
         other = None if holder in (None, version) else self.dice(holder)
         return gate.decide(self.dice(version), promote.floors, promote.max_drop, other)

@@ -11,7 +11,7 @@ TOLERANCE = 1e-9  # so that 0.83 against 0.85 with a drop of 0.02 allowed is not
 
 
 @dataclass(frozen=True)
-class Decision:
+class Verdict:
     """`reasons`: one sentence for each figure that refuses; none when accepted."""
 
     accepted: bool
@@ -23,14 +23,14 @@ def decide(
     floors: Mapping[str, float],
     max_drop: float,
     present_holder_dice: Mapping[str, float | None] | None,
-) -> Decision:
+) -> Verdict:
     """Refuse a version with a structure below its floor, too far below the present holder, or without a figure.
 
     `dice`: structure or region -> mean Dice in [0, 1]; None and NaN count as missing. `floors`: by the same names, with
     a `default`. Every structure named here must have been measured, and every one that the holder was measured on.
     """
     if not dice:
-        return Decision(False, ("no structure has a Dice; evaluate the version before promoting it",))
+        return Verdict(False, ("no structure has a Dice; evaluate the version before promoting it",))
     holder = {name: value for name, value in (present_holder_dice or {}).items() if not _missing(value)}
     expected = [*dice, *(name for name in (*floors, *holder) if name not in dice and name != "default")]
     reasons: list[str] = []
@@ -51,7 +51,7 @@ def decide(
                 f"{name}: Dice {value:.3f} is {before - value:.3f} below the present holder's {before:.3f}, more than "
                 f"promote.max_drop {max_drop:.3f}; train longer, or keep the present holder"
             )
-    return Decision(not reasons, tuple(reasons))
+    return Verdict(not reasons, tuple(reasons))
 
 
 def _missing(value: float | None) -> bool:
