@@ -18,8 +18,8 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from threads and lose much beside others
 
 REPOSITORY = Path(__file__).parents[1]
-# What takes longest, in this order, so that none of it is begun last; `--quick` leaves it out. A folder is one group: its
-# files share servers.
+# What takes longest, in this order, so that none of it is begun last; `--quick` leaves it out. A folder's files are one
+# group: they share servers.
 LONGEST = (
     "tests/flows",
     "tests/test_pipeline.py",

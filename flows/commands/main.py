@@ -76,7 +76,7 @@ def status(json: Json = False) -> None:
     from flows import show
     from flows import status as state
 
-    (show.as_json if json else show.status)(state.collect())
+    (show.as_json if json else show.stages)(state.collect())
 
 
 @app.command()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipelines.work.cores import workers
-from pipelines.work.progress import Progress
+from pipelines.work.progress import Countdown
 from pipelines.work.tether import tether
 
 Item = TypeVar("Item")
@@ -135,7 +135,7 @@ class _Run(Generic[Item, Result]):
     running: dict[Any, tuple[_Chunk[Item], Machine]] = field(default_factory=dict)
 
     def results(self) -> Iterator[tuple[Item, Result | Lost]]:
-        progress = Progress(self.title, len(self.loads), sum(load.seconds for load in self.loads))
+        progress = Countdown(self.title, len(self.loads), sum(load.seconds for load in self.loads))
         self.waiting = list(_chunks(self.loads, sum(machine.slots for machine in self.where.machines)))
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         while self.waiting or self.running:
