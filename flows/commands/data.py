@@ -1,4 +1,4 @@
-"""`medseg data`: scans, from a hospital's folder to case files. Thin, as `flows/commands/main.py` is."""
+"""`medseg data`: scans, from a hospital's folder to case files. Thin, as `flows/commands/medseg.py` is."""
 
 from pathlib import Path
 from typing import Annotated, Any

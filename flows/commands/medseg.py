@@ -69,8 +69,8 @@ def run_pipeline(
     show.run_summary(job.run(profile, changes or [], data, wait))
 
 
-@app.command()
-def status(json: Json = False) -> None:
+@app.command("status")
+def show_status(json: Json = False) -> None:
     """Which stages are fresh, what is registered, what to do next."""
     enter_project()
     from flows import show
