@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor
 
 from model import weights
 from model.data.casefile import Case
@@ -16,13 +18,14 @@ from model.data.dataset import SampleStream
 from model.engine import parallelize as parallelize_module
 from model.engine import progress
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, parallelize
+from model.engine.parallelize import ParallelConfig, materialise, parallelize
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS
+from model.network.layers import BlockNetwork
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder
 from model.tasks.probe import Probe
@@ -30,11 +33,13 @@ from model.weights import Card
 from tests.model.engine.test_trainer import CASES, FIT, STREAM, TASK
 from tests.model.tasks.test_masked import TASK as MASKED
 from tests.model.tasks.test_masked import UNLABELLED
+from tests.tolerances import loss_parting, norm_parting, weights_agree, within
 
-# A gradient that is zero but for rounding moves an AdamW weight by up to the learning rate: it bounds the agreement.
 CONFIG = replace(FIT, steps=5, global_batch=4, validate_every=5, learning_rate=5e-5)
 PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
 CARD = Card("nano", {}, (), {}, {}, {}, {})
+VOXELS = CONFIG.global_batch * 16**3  # of a step
+STRUCTURE_VOXELS = 6 * 12 * 12  # of each structure of each case, all within its validation patch
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,7 @@ def meet(rank: int, job: Job) -> Ranks:
 def train(
     job: Job, ranks: Ranks, on_report: Report = lambda step, values: None
 ) -> tuple[TrainState, list[tuple[int, dict[str, float]]]]:
-    with torch.device("meta"):
-        network = MaskedAutoencoder(PRESETS["nano"]) if job.pretraining else MedSegFormer(PRESETS["nano"], 4)
-    parallel = parallelize(network, job.parallel, ranks, job.config.precision, seed=0)
+    parallel = parallelize(on_meta(job), job.parallel, ranks, job.config.precision, seed=0)
     if job.encoder:
         weights.load_encoder(parallel.network, job.encoder)
     stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.micro_batch)
@@ -113,3 +116,40 @@ def train(
 
 def results(folder: Path, rank: int = 0) -> dict[str, Any]:
     return torch.load(folder / f"{rank}.pt", weights_only=True)
+
+
+def on_meta(job: Job) -> BlockNetwork:
+    with torch.device("meta"):
+        return MaskedAutoencoder(PRESETS["nano"]) if job.pretraining else MedSegFormer(PRESETS["nano"], 4)
+
+
+def untrained(job: Job) -> BlockNetwork:
+    """The network as every run of the job begins."""
+    network = on_meta(job)
+    materialise(network, torch.device("cpu"), seed=0)
+    return network
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def reported(folder: Path) -> dict[str, float]:
+    """What a run said last."""
+    return {name: value for _, values in results(folder)["reported"] for name, value in values.items()}
+
+
+def same_training(ours: Path, theirs: Path, job: Job) -> None:
+    """Assert that the runs in two folders, both of this job's configuration, are one but for rounding.
+
+    The loss is no part of it: a run that was resumed reports the mean of other steps.
+    """
+    network = untrained(job)
+    weights_agree(trained(ours), trained(theirs), network, job.config, VOXELS)
+    norm = reported(theirs)["gradient_norm"]
+    within(abs(reported(ours)["gradient_norm"] / norm - 1), norm_parting(network, VOXELS), "norm of the gradient")
+
+
+def same_loss(ours: Path, theirs: Path, job: Job) -> None:
+    bound = loss_parting(untrained(job), VOXELS, job.config, reported(theirs)["gradient_norm"])
+    within(abs(reported(ours)["loss"] - reported(theirs)["loss"]), bound, "loss")

@@ -6,15 +6,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from model.engine import trainer
+from model.engine import muon, trainer
 from model.engine.optim import LossScale
 from model.engine.parallelize import ParallelConfig, choose_strategy
 from model.engine.ranks import Ranks
-from tests.model.engine.ranks import CONFIG, Job, results, run, train_and_save
+from tests.model.engine.ranks import (
+    CONFIG,
+    STRUCTURE_VOXELS,
+    VOXELS,
+    Job,
+    reported,
+    results,
+    run,
+    same_loss,
+    same_training,
+    train_and_save,
+    trained,
+    untrained,
+)
+from tests.model.engine.test_muon import exactly_orthogonal
+from tests.tolerances import adamw_parting, dice_of, gradients, loss_parting, norm_parting, rates, weights_agree, within
 
+MUON = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
 CPU = torch.device("cpu")
+GOLDEN = {"loss": 1.77702214, "gradient_norm": 1.43719172, "dice": 0.28417348}  # of five steps on one rank
+MOVED = {  # in the mean of the elements
+    "embedding.condition.weight": 9.246276e-05,
+    "encoder.stages.1.downsample.weight": 9.285743e-05,
+    "decoder.to_full.conv.weight": 9.768643e-05,
+}
 FIRST_SCALE = 2.0**24
 WAYS = {  # world, ranks to a node, strategy, checkpointing
     "2 ranks, ddp": (2, 2, "ddp", "none"),
@@ -31,37 +52,74 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(Job(tmp_path_factory.mktemp("alone")))
 
 
+def test_the_smallest_preset_learns_what_it_always_did(alone: Path) -> None:
+    """On every processor: without AVX2, or with AVX-512, the loss was seen to differ by 1e-8, the movement by 1e-6."""
+    network, found, norm = untrained(Job(alone)), reported(alone), GOLDEN["gradient_norm"]
+    within(abs(found["loss"] - GOLDEN["loss"]), loss_parting(network, VOXELS, CONFIG, norm), "golden loss")
+    within(abs(found["gradient_norm"] / norm - 1), norm_parting(network, VOXELS), "golden norm of the gradient")
+    within(abs(found["validation_dice.mean"] - GOLDEN["dice"]), dice_of(STRUCTURE_VOXELS), "golden Dice")
+    parting = sum(rates(CONFIG)) * adamw_parting(gradients(network, VOXELS))
+    for name, parameter in network.named_parameters():
+        if name in MOVED:
+            movement = float((trained(alone)[name] - parameter.detach()).double().abs().mean())
+            within(abs(movement - MOVED[name]), parting, f"golden movement of {name}")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
     world, node, strategy, checkpointing = WAYS[way]
     parallel = ParallelConfig(strategy, checkpointing)
-    folder = run(Job(tmp_path, world, node, parallel, block_by_block=world == 4))
-    losses = [values["loss"] for _, values in results(folder)["reported"] if "loss" in values]
-    expected = [values["loss"] for _, values in results(alone)["reported"] if "loss" in values]
-    assert losses[-1] == pytest.approx(expected[-1], abs=1e-5)
-    ours, theirs = load_file(folder / "model.safetensors"), load_file(alone / "model.safetensors")
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    assert results(folder)["numbers"]["curve"][-1] == pytest.approx(results(alone)["numbers"]["curve"][-1], abs=1e-3)
+    job = Job(tmp_path, world, node, parallel, block_by_block=world == 4)
+    folder = run(job)
+    same_training(folder, alone, job)
+    same_loss(folder, alone, job)
+    ours, theirs = results(folder)["numbers"]["curve"][-1], results(alone)["numbers"]["curve"][-1]
+    assert ours == pytest.approx(theirs, abs=dice_of(STRUCTURE_VOXELS))
     assert all(not results(folder, rank)["reported"] for rank in range(1, world))
 
 
+@pytest.fixture(scope="module")
+def muon_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(Job(tmp_path_factory.mktemp("muon"), config=MUON))
+
+
+@pytest.fixture(scope="module")
+def exact_muon_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(Job(tmp_path_factory.mktemp("exact-muon"), config=MUON), with_exact_muon)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, strategy: str) -> None:
-    config = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
-    one = run(Job(tmp_path / "one", config=config))
-    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy), config))
-    ours, theirs = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+def test_muon_on_two_ranks_is_muon_on_one(
+    tmp_path: Path, muon_alone: Path, exact_muon_alone: Path, strategy: str
+) -> None:
+    """A matrix parts by as much as bfloat16 changed it in each of the two runs, which one run shows against float64.
+
+    In the mean of all it changes them by 0.06 of their movement, and they part by 0.002; without an all-reduce, 0.7.
+    """
+    job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
+    one, exact = trained(muon_alone), trained(exact_muon_alone)
+    slack = {name: 2 * float((tensor - exact[name]).abs().mean()) for name, tensor in one.items()}
+    weights_agree(trained(run(job)), one, untrained(job), MUON, VOXELS, slack)
 
 
-def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, alone: Path) -> None:
-    big = run(Job(tmp_path / "big", micro_batch=4, cases=Job(tmp_path).cases[:4]))
-    small = run(Job(tmp_path / "small", cases=Job(tmp_path).cases[:4]))
-    ours, theirs = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_muon_without_bfloat16_on_two_ranks_is_muon_on_one(
+    tmp_path: Path, exact_muon_alone: Path, strategy: str
+) -> None:
+    job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
+    same_training(run(job, with_exact_muon), exact_muon_alone, job)
+
+
+def with_exact_muon(rank: int, job: Job) -> None:
+    muon.orthogonal = exactly_orthogonal
+    train_and_save(rank, job)
+
+
+def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path) -> None:
+    cases = Job(tmp_path).cases[:4]  # of one source, so that they fit one batch
+    big, small = Job(tmp_path / "big", micro_batch=4, cases=cases), Job(tmp_path, cases=cases)
+    same_training(run(big), run(small), small)
+    same_loss(big.folder, small.folder, small)
 
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
@@ -73,7 +131,7 @@ def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) 
     assert numbers["skipped"] == list(range(1, len(numbers["skipped"]) + 1))  # and none after the scale has settled
     assert numbers["updates"] == 14 - len(numbers["skipped"])
     assert numbers["loss_scale"] == FIRST_SCALE / 2 ** len(numbers["skipped"])
-    assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+    assert all(tensor.isfinite().all() for tensor in trained(folder).values())
 
 
 def overflowing(rank: int, job: Job) -> None:

@@ -35,6 +35,7 @@ from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
+from tests import tolerances
 
 HEART = {"right_ventricle": 3, "myocardium": 4}
 BRAIN = {"tumour_oedema": 7}
@@ -218,10 +219,20 @@ def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> Non
     assert state.average.updates == 30
 
 
-def gradients(micro_batch: int, batches: list[Batch]) -> list[torch.Tensor]:
+def gradients(micro_batch: int, batches: list[Batch]) -> dict[str, torch.Tensor]:
     network = new_network()
     first_step(network, iter(batches), micro_batch)
-    return [p.grad for p in network.parameters() if p.grad is not None]
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], voxels: int) -> None:
+    relative = tolerances.gradients(new_network(), voxels)
+    assert ours.keys() == theirs.keys()
+    all_ours, all_theirs = (torch.cat([gradient.flatten() for gradient in each.values()]) for each in (ours, theirs))
+    tolerances.agree(all_ours, all_theirs, relative, "all gradients")
+    for name, gradient in theirs.items():
+        if not tolerances.UNDETERMINED.match(name):
+            tolerances.agree(ours[name], gradient, tolerances.CANCELLATION * relative, name)
 
 
 def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foreground() -> None:
@@ -230,8 +241,19 @@ def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foregrou
     big = replace(small[0], **{name: torch.cat([getattr(part, name) for part in small]) for name in names})
     big = replace(big, cases=small[0].cases + small[1].cases)
     one, other = gradients(2, small), gradients(4, [big])
-    for left, right in zip(one, other, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+    same_gradients(one, other, big.target.numel())
+
+
+def test_two_threads_find_the_gradients_of_one() -> None:
+    batches = [SampleStream(CASES, STREAM)[index] for index in range(2)]
+    one, before = gradients(2, batches), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two, again = (gradients(2, batches) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    same_gradients(two, one, 4 * 16**3)
+    assert all(torch.equal(two[name], again[name]) for name in two)
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
@@ -356,7 +378,7 @@ def test_the_average_of_constant_weights_is_those_weights() -> None:
     for _ in range(3):
         average.update()
     for name, tensor in network.state_dict().items():
-        torch.testing.assert_close(average.average[name], tensor)
+        assert torch.equal(average.average[name], tensor)
 
 
 def test_a_case_of_another_split_never_enters_training(tmp_path: Path) -> None:
