@@ -25,6 +25,7 @@ LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --
 .PHONY: run test test-quick test-slow drills bench scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
+	@echo "To type medseg as it is printed: source $(BIN)/activate"
 
 test: .venv/ready check
 	$(PYTEST) -m "not slow"
