@@ -6,6 +6,7 @@ no other case with it: what ran at that moment is tried again, each alone, and o
 """
 
 import queue
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -92,7 +93,7 @@ class LocalExecutor:
         return isinstance(error, BrokenProcessPool)
 
     def repair(self) -> None:
-        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=tether)
+        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=_begin)
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
@@ -113,6 +114,15 @@ def each(
 
 def fits(memory_bytes: int, where: Executor) -> bool:
     return any(memory_bytes <= machine.memory_bytes for machine in where.machines)
+
+
+def _begin() -> None:
+    """In a new worker: it ends with us, and at once.
+
+    One that waits for a lock which a killed one held would swallow a request to clean up, and stay for ever.
+    """
+    tether()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
