@@ -32,7 +32,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class PromotionState:
+class Standing:
     """Where a promotion stands: `waiting` for a signature, or ended, with the flow's own `message`."""
 
     run: UUID
@@ -40,7 +40,7 @@ class PromotionState:
     message: str
 
 
-def promote(version: int, alias: str, signature: Signature | None = None) -> PromotionState:
+def promote(version: int, alias: str, signature: Signature | None = None) -> Standing:
     """Start a promotion and wait until it suspends; with a `signature`, sign it and wait for its end.
 
     Raises ValueError with the reasons when it is refused by the gate or the signature is not valid.
@@ -50,13 +50,13 @@ def promote(version: int, alias: str, signature: Signature | None = None) -> Pro
             _validate(signature)
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": version, "alias": alias})
-        outcome = _wait(client, run.id)
-        if signature and outcome.waiting:
-            outcome = _sign(client, run.id, signature)
-        return outcome
+        standing = _wait(client, run.id)
+        if signature and standing.waiting:
+            standing = _sign(client, run.id, signature)
+        return standing
 
 
-def approve(run: UUID, signature: Signature) -> PromotionState:
+def approve(run: UUID, signature: Signature) -> Standing:
     """Sign a suspended promotion and wait for its end. Raises ValueError as `promote` does."""
     with _served() as client:
         return _sign(client, run, signature)
@@ -78,7 +78,7 @@ def _served() -> Iterator["SyncPrefectClient"]:
                     yield client
 
 
-def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> PromotionState:
+def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> Standing:
     _validate(signature)
     run = _suspended(client, run_id)
     answer = client.resume_flow_run(run.id, run_input=asdict(signature))
@@ -117,16 +117,16 @@ def _suspended(client: "SyncPrefectClient", run_id: UUID) -> "FlowRun":
     return run
 
 
-def _wait(client: "SyncPrefectClient", run_id: UUID) -> PromotionState:
+def _wait(client: "SyncPrefectClient", run_id: UUID) -> Standing:
     deadline = time.monotonic() + PICKUP_TIMEOUT_S
     while True:
         state = client.read_flow_run(run_id).state
         if state is not None and state.is_paused():
-            return PromotionState(run_id, True, state.message or "")
+            return Standing(run_id, True, state.message or "")
         if state is not None and state.is_final():
             if not state.is_completed():
                 raise ValueError(state.message or f"the promotion ended as {state.name}")
-            return PromotionState(run_id, False, state.message or "")
+            return Standing(run_id, False, state.message or "")
         if state is not None and (state.is_running() or state.is_pending()):
             deadline = time.monotonic() + PICKUP_TIMEOUT_S
         if time.monotonic() > deadline:

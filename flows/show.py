@@ -47,7 +47,7 @@ def _pretraining() -> list[tuple[str, str]]:
     return [("pretraining", f"{page} (what the encoder made of hidden parts)")] if there else []
 
 
-def status(status: dict[str, Any]) -> None:
+def stages(status: dict[str, Any]) -> None:
     from flows.status import next_step
 
     table = Table("stage", "state", box=box.SIMPLE_HEAD)
@@ -86,7 +86,7 @@ def scans(rows: list[dict[str, Any]]) -> None:
     console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes", highlight=False)
 
 
-def plan(content: dict[str, Any]) -> None:
+def planned(content: dict[str, Any]) -> None:
     """One line a decision; values that params.yaml states have a star."""
     table = Table("source", "decides", "value", "because", box=box.SIMPLE_HEAD)
     for source, entries in content["decisions"].items():
@@ -104,7 +104,7 @@ def _decided(entry: dict[str, Any]) -> str:
     return f"{shown}{' *' if entry['stated'] else ''}"
 
 
-def verification(found: dict[str, Any]) -> None:
+def problems(found: dict[str, Any]) -> None:
     """Every problem on its line; then what was looked at."""
     console = Console()
     for entry in found["problems"]:

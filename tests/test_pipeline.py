@@ -157,10 +157,22 @@ def test_a_changed_learning_rate_concerns_training_and_what_follows(project: Pat
     assert stages["preprocess"] == stages["ingest"] == "fresh"
 
 
-def test_a_comment_in_the_predict_code_retrains_nothing(project: Path) -> None:
-    predict = project / "pipelines/serving/prediction.py"
-    predict.write_text(predict.read_text() + "# a comment\n")
-    assert set(status(project)["stages"].values()) == {"fresh"}
+def test_a_comment_in_the_network_retrains_nothing_and_a_changed_constant_what_depends_on_it(project: Path) -> None:
+    layers, losses = project / "model/network/layers.py", project / "model/tasks/losses.py"
+    texts = {path: path.read_text() for path in (layers, losses)}
+    try:
+        layers.write_text(f"# a comment\n{texts[layers]}")
+        assert set(status(project)["stages"].values()) == {"fresh"}
+        told = call(project, "dvc", "repro").stdout
+        assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory"]
+        changed = texts[losses].replace("DICE_SMOOTHING = 1e-5", "DICE_SMOOTHING = 2e-5")
+        assert changed != texts[losses]
+        losses.write_text(changed)
+        stale = [name for name, state in status(project)["stages"].items() if state == "stale"]
+        assert stale == ["train", "evaluate", "register"]
+    finally:
+        for path, text in texts.items():
+            path.write_text(text)
 
 
 def test_bare_dvc_gives_the_same_lock_and_the_same_weights_to_the_bit(

@@ -1,4 +1,4 @@
-"""`medseg data`: scans, from a hospital's folder to case files. Thin, as `flows/commands/main.py` is."""
+"""`medseg data`: scans, from a hospital's folder to case files. Thin, as `flows/commands/medseg.py` is."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +73,7 @@ def data_plan(json: Json = False) -> None:
     from flows import show
     from pipelines.stages import plan
 
-    (show.as_json if json else show.plan)(plan.read())
+    (show.as_json if json else show.planned)(plan.read())
 
 
 @app.command("verify")
@@ -90,7 +90,7 @@ def data_verify(
     from pipelines.questions import verification
 
     found = verification.verify(reread)
-    (show.as_json if json else show.verification)(found)
+    (show.as_json if json else show.problems)(found)
     if not found["ok"]:
         raise typer.Exit(1)
 

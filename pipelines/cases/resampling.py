@@ -19,7 +19,7 @@ NEGLIGIBLE = 1e-8  # weights below it vanish in float32
 PADDING = 16  # voxels of constant signal beyond the ends: 0.27 ** 16 is 7e-10
 
 
-class WeightBlock(NamedTuple):
+class Band(NamedTuple):
     """`weights` (rows, columns) of new voxels [row, row + rows) on old voxels [column, column + columns)."""
 
     row: int
@@ -63,7 +63,7 @@ def resample_label(label: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray
     return result
 
 
-def _along(array: np.ndarray, axis: int, blocks: tuple[WeightBlock, ...]) -> np.ndarray:
+def _along(array: np.ndarray, axis: int, blocks: tuple[Band, ...]) -> np.ndarray:
     """Every line of `array` along `axis` times the banded matrix; no copy but the result."""
     new = blocks[-1].row + len(blocks[-1].weights)
     before, old, after = int(np.prod(array.shape[:axis])), array.shape[axis], int(np.prod(array.shape[axis + 1 :]))
@@ -79,14 +79,14 @@ def _along(array: np.ndarray, axis: int, blocks: tuple[WeightBlock, ...]) -> np.
 
 
 @lru_cache(maxsize=64)
-def _blocks(old: int, new: int, order: int) -> tuple[WeightBlock, ...]:
+def _blocks(old: int, new: int, order: int) -> tuple[Band, ...]:
     matrix = _matrix(old, new, order)
     blocks = []
     for row in range(0, new, BLOCK_ROWS):
         rows = matrix[row : row + BLOCK_ROWS]
         used = np.flatnonzero(np.abs(rows).max(axis=0) > NEGLIGIBLE)
         column = int(used[0])
-        blocks.append(WeightBlock(row, column, np.ascontiguousarray(rows[:, column : used[-1] + 1], dtype=np.float32)))
+        blocks.append(Band(row, column, np.ascontiguousarray(rows[:, column : used[-1] + 1], dtype=np.float32)))
     return tuple(blocks)
 
 

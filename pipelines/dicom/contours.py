@@ -41,7 +41,7 @@ class Drawing:
     sides: dict[str, set[str]]
 
 
-def from_segmentation(dataset: Dataset, stack: Stack) -> Drawing:
+def bitmaps(dataset: Dataset, stack: Stack) -> Drawing:
     """A DICOM SEG, overlapping segments included. Raises DicomError if it cannot be laid on the stack."""
     called = {int(number(item, "SegmentNumber") or 0): _called(item) for item in items(dataset, "SegmentSequence")}
     names = {segment: structure_of(*called[segment]) for segment in called}
@@ -108,7 +108,7 @@ def nearest_slice(position_mm: float, stack: Stack) -> int:
     return k
 
 
-def from_structure_set(dataset: Dataset, stack: Stack) -> Drawing:
+def structure_set(dataset: Dataset, stack: Stack) -> Drawing:
     """An RTSTRUCT's closed planar contours, filled: a voxel is in if its centre is; one inside another is a hole."""
     codes = {
         int(number(item, "ReferencedROINumber") or 0): _code(items(item, "RTROIIdentificationCodeSequence"))
@@ -202,7 +202,7 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
 def read(kind: str, dataset: Dataset, stack: Stack) -> Drawing:
     """By kind of object (`segmentation`, `structures`). Raises DicomError."""
     try:
-        return from_segmentation(dataset, stack) if kind == "segmentation" else from_structure_set(dataset, stack)
+        return bitmaps(dataset, stack) if kind == "segmentation" else structure_set(dataset, stack)
     except DicomError:
         raise
     except DAMAGE as error:

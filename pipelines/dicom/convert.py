@@ -1,6 +1,6 @@
 """One DICOM series with its labels -> de-identified NIfTI volumes and a record of what was kept and corrected.
 
-    convert(job) -> Record       runs in a child of pipelines/dicom/sandbox.py; writes below job.folder
+    convert(conversion) -> SeriesRecord      runs in a child of pipelines/dicom/sandbox.py; writes below its folder
 
 Nothing of the original passes but voxels, geometry and the attributes in KEPT, taken from the header after
 pipelines/dicom/profile.py. Reasons and notes name a file by the pseudonym of its path, or by its place in the series
@@ -22,7 +22,7 @@ from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.profile import Options, apply_profile
+from pipelines.dicom.profile import ProfileOptions, deidentified
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
@@ -42,17 +42,17 @@ AIR_HU = -1024
 
 
 @dataclass(frozen=True)
-class Settings:
+class SeriesSettings:
     """Block `deidentify` of params.yaml, as far as a series depends on it."""
 
-    options: Options
+    options: ProfileOptions
     min_slices: int
     max_unevenness: float
     deface: bool
 
 
 @dataclass(frozen=True)
-class Job:
+class Conversion:
     """`files`: of one series; `called`: their pseudonyms. `labels`: (kind of object, file). `beside`: NIfTI files in
     the series' folder. `name`: of the outputs, without ending. `folder`: where they go."""
 
@@ -62,12 +62,12 @@ class Job:
     beside: tuple[Path, ...]
     name: str
     folder: Path
-    settings: Settings
+    settings: SeriesSettings
     pseudonyms: Pseudonyms
 
 
 @dataclass
-class Volume:
+class SeriesVolume:
     """One volume of a series. `image`, `label`: file names, empty if there is none."""
 
     role: str = ""
@@ -82,32 +82,34 @@ class Volume:
 
 
 @dataclass
-class Record:
+class SeriesRecord:
     """What a series became. `quarantined`: why none of it can be used; `set_aside`: why it is not meant to be."""
 
-    volumes: list[Volume] = field(default_factory=list)
+    volumes: list[SeriesVolume] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
     study_day: int | None = None
     quarantined: str = ""
     set_aside: str = ""
 
 
-def convert(job: Job) -> Record:
+def convert(conversion: Conversion) -> SeriesRecord:
     """Never raises for what the files may hold; MemoryError is left to the sandbox."""
-    record = Record()
+    record = SeriesRecord()
     try:
-        headers = [_at(job.called[k], header, path) for k, path in enumerate(job.files)]
+        headers = [_at(conversion.called[k], header, path) for k, path in enumerate(conversion.files)]
         first = headers[0]
         if reason := next(filter(None, map(burned.stated, headers)), ""):
             raise DicomError(f"{reason}; blank or remove it, then it can be used")
-        record.attributes, record.study_day = _kept(apply_profile(first, job.pseudonyms, job.settings.options))
-        frames = [frame for k, each in enumerate(headers) for frame in _at(job.called[k], frames_of, each, k)]
+        record.attributes, record.study_day = _kept(
+            deidentified(first, conversion.pseudonyms, conversion.settings.options)
+        )
+        frames = [frame for k, each in enumerate(headers) for frame in _at(conversion.called[k], frames_of, each, k)]
         if any(frame.localiser for frame in frames):
             record.set_aside = "a localiser: planning images of several orientations"
             return record
-        for k, stacked in enumerate(_volumes(frames, job)):
-            name = job.name if k == 0 else f"{job.name}-{k + 1}"
-            record.volumes.append(_volume(name, stacked, headers, job))
+        for k, stacked in enumerate(_volumes(frames, conversion)):
+            name = conversion.name if k == 0 else f"{conversion.name}-{k + 1}"
+            record.volumes.append(_volume(name, stacked, headers, conversion))
     except DAMAGE as error:
         record.quarantined = str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
     return record
@@ -121,42 +123,42 @@ def _at(called: str, work: Any, *arguments: Any) -> Any:
         raise DicomError(f"file {called}: {error}") from None
 
 
-def _volumes(frames: list[Frame], job: Job) -> list[list[Frame]]:
+def _volumes(frames: list[Frame], conversion: Conversion) -> list[list[Frame]]:
     try:
         return split(frames)
     except DuplicatedError:
-        stored = _stored(frames, job)
+        stored = _stored(frames, conversion)
         digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in stored]
         return [without_copies(frames, digests)]
 
 
-def _volume(name: str, frames: list[Frame], headers: list[Dataset], job: Job) -> Volume:
+def _volume(name: str, frames: list[Frame], headers: list[Dataset], conversion: Conversion) -> SeriesVolume:
     """One stack, written; a refusal stays with this volume and the series' others go on."""
-    volume = Volume()
+    volume = SeriesVolume()
     own = flattened(headers[frames[0].file], frames[0].index)
     found = recognise(own)
     volume.role, volume.recognised_by = found.role, found.by
     volume.notes += [found.note] if found.note else []
     try:
-        stack = Stack.of(frames, job.settings.min_slices, job.settings.max_unevenness)
+        stack = Stack.of(frames, conversion.settings.min_slices, conversion.settings.max_unevenness)
         volume.notes += stack.notes
-        slices = _values(stack, job)
+        slices = _values(stack, conversion)
         if (k := burned.seen(slices)) is not None:
             raise DicomError(f"slice {k + 1} of {len(slices)} by position seems to hold burned-in text in its margin")
         if stack.frames[0].inverted:
             slices = slices.max() + slices.min() - slices
             volume.notes.append("MONOCHROME1: values inverted")
-        masks = _masks(stack, job, volume)
+        masks = _masks(stack, conversion, volume)
         fill = AIR_HU if found.role == "CT" else float(slices.min())
         array = _voxels(stack.correct(slices, 1, fill))
-        if job.settings.deface and found.role != "PET" and deface.is_head(headers[0]):
+        if conversion.settings.deface and found.role != "PET" and deface.is_head(headers[0]):
             array, note = deface.without_face(array, stack.affine)
             volume.notes.append(note)
         volume.shape, volume.affine = list(array.shape), stack.affine.round(6).tolist()
-        volume.image = _write(job.folder / f"{name}.nii.gz", array, stack.affine)
+        volume.image = _write(conversion.folder / f"{name}.nii.gz", array, stack.affine)
         if masks:
             label = _voxels(_label_map(masks, stack, volume))
-            volume.label = _write(job.folder / f"{name}-label.nii.gz", label, stack.affine)
+            volume.label = _write(conversion.folder / f"{name}-label.nii.gz", label, stack.affine)
             volume.annotated = sorted(masks, key=lambda structure: BY_NAME[structure].id)
     except DAMAGE as error:
         volume.quarantined = str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
@@ -164,13 +166,13 @@ def _volume(name: str, frames: list[Frame], headers: list[Dataset], job: Job) ->
     return volume
 
 
-def _stored(frames: Sequence[Frame], job: Job) -> list[np.ndarray]:
+def _stored(frames: Sequence[Frame], conversion: Conversion) -> list[np.ndarray]:
     """Stored values of every frame; a file of many frames is opened once."""
     opened: dict[int, np.ndarray] = {}
     result = []
     for frame in frames:
         if frame.file not in opened:
-            opened = {frame.file: _at(job.called[frame.file], _pixels_of, job.files[frame.file])}
+            opened = {frame.file: _at(conversion.called[frame.file], _pixels_of, conversion.files[frame.file])}
         result.append(opened[frame.file][frame.index])
     return result
 
@@ -179,9 +181,9 @@ def _pixels_of(path: Path) -> np.ndarray:
     return pixels(whole(path))
 
 
-def _values(stack: Stack, job: Job) -> np.ndarray:
+def _values(stack: Stack, conversion: Conversion) -> np.ndarray:
     """(n, rows, columns) after slope and intercept: int16 where that is exact, else float32."""
-    stored = _stored(stack.frames, job)
+    stored = _stored(stack.frames, conversion)
     scaled = [(frame.slope, frame.intercept) for frame in stack.frames]
     if all(
         array.dtype.kind in "iu" and slope == 1 and float(i).is_integer()
@@ -199,22 +201,22 @@ def _values(stack: Stack, job: Job) -> np.ndarray:
     return values
 
 
-def _masks(stack: Stack, job: Job, volume: Volume) -> dict[str, np.ndarray]:
+def _masks(stack: Stack, conversion: Conversion, volume: SeriesVolume) -> dict[str, np.ndarray]:
     """Structure -> mask on the slices as drawn; a label that cannot be used quarantines the volume."""
     drawings = []
-    for k, (kind, path) in enumerate(job.labels):
+    for k, (kind, path) in enumerate(conversion.labels):
         try:
             drawings.append(contours.read(kind, whole(path), stack))
         except DicomError as error:
-            raise DicomError(f"{kind} {k + 1} of {len(job.labels)}: {error}") from None
+            raise DicomError(f"{kind} {k + 1} of {len(conversion.labels)}: {error}") from None
     masks, notes = contours.merged(drawings)
-    for path in job.beside:
+    for path in conversion.beside:
         masks |= _beside(path, stack, volume)
     volume.notes += notes
     return {name: mask for name, mask in masks.items() if mask.any()} or masks
 
 
-def _beside(path: Path, stack: Stack, volume: Volume) -> dict[str, np.ndarray]:
+def _beside(path: Path, stack: Stack, volume: SeriesVolume) -> dict[str, np.ndarray]:
     """A NIfTI label in the series' folder: `STRUCTURE.nii.gz`, or any name and a `.json` of value -> structure."""
     meanings = _meanings(path)
     if not meanings:
@@ -249,7 +251,7 @@ def _meanings(path: Path) -> dict[int, str]:
     return {value: name for value, name in named.items() if name is not None} if None not in named.values() else {}
 
 
-def _label_map(masks: dict[str, np.ndarray], stack: Stack, volume: Volume) -> np.ndarray:
+def _label_map(masks: dict[str, np.ndarray], stack: Stack, volume: SeriesVolume) -> np.ndarray:
     """One value a voxel: where structures overlap the smaller one wins: the part of a whole."""
     if not any(mask.any() for mask in masks.values()):
         raise DicomError("the label is empty")

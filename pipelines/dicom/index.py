@@ -1,6 +1,6 @@
 """What each DICOM file is, by its header, and to which series it belongs; in pseudonyms only.
 
-    entry(path, pseudonyms) -> Entry     kind, patient, study, series ... no original identifier leaves this module
+    entry(path, pseudonyms) -> DicomFile     kind, patient, study, series ... no original identifier leaves this module
     refresh(...)                         of many files: known ones from .medseg/dicom.sqlite, others read in children
 
 An entry is remembered by the file's sha256, the key's fingerprint and the version of this code, so that a file is
@@ -23,7 +23,7 @@ from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, i
 from pipelines.scans.key import Pseudonyms
 from pipelines.work.cache import Cache
 
-VERSION = "1"  # of Entry and of how it is filled; another one reads every header again
+VERSION = "1"  # of DicomFile and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads
 LIMITS = sandbox.Limits(seconds=60, memory_gib=2)  # of a chunk: a thousand times usual
 IMAGE, SEGMENTATION, STRUCTURES, OTHER, REFUSED, FOREIGN, NIFTI = (
@@ -46,7 +46,7 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
-class Entry:
+class DicomFile:
     """`kind`: one of the constants above. `reason`: why it is refused, or what an `other` is. The rest are pseudonyms;
     `references`: series that a segmentation or structure set was drawn on."""
 
@@ -60,33 +60,33 @@ class Entry:
     references: tuple[str, ...] = ()
 
 
-def entry(path: Path, pseudonyms: Pseudonyms) -> Entry:
+def entry(path: Path, pseudonyms: Pseudonyms) -> DicomFile:
     """Never raises for what a file may hold."""
     if path.name.lower().endswith((".nii", ".nii.gz")):
-        return Entry(NIFTI)
+        return DicomFile(NIFTI)
     claims = path.suffix.lower() in _SUFFIXES
     try:
         if not claims and not looks_like_dicom(path):
-            return Entry(FOREIGN)
+            return DicomFile(FOREIGN)
         return _entry(header(path), pseudonyms)
     except NotDicomError as error:
-        return Entry(REFUSED, str(error)) if claims else Entry(FOREIGN)
+        return DicomFile(REFUSED, str(error)) if claims else DicomFile(FOREIGN)
     except DicomError as error:
-        return Entry(REFUSED, str(error))
+        return DicomFile(REFUSED, str(error))
     except DAMAGE as error:
-        return Entry(REFUSED, f"not a readable DICOM file ({type(error).__name__})")
+        return DicomFile(REFUSED, f"not a readable DICOM file ({type(error).__name__})")
 
 
-def _entry(dataset: Dataset, pseudonyms: Pseudonyms) -> Entry:
+def _entry(dataset: Dataset, pseudonyms: Pseudonyms) -> DicomFile:
     kind, reason = _kind(dataset)
     if kind == OTHER:
-        return Entry(OTHER, reason)
+        return DicomFile(OTHER, reason)
     series = text(dataset, "SeriesInstanceUID")
     if not series:
         raise DicomError("SeriesInstanceUID is missing; nobody can tell which slices belong together")
     study = text(dataset, "StudyInstanceUID") or series
     place = text(dataset, "FrameOfReferenceUID")
-    return Entry(
+    return DicomFile(
         kind,
         patient=patient_of(dataset, pseudonyms),
         study=pseudonyms.name("study", study),
@@ -124,7 +124,9 @@ def _referenced(dataset: Dataset) -> Iterable[str]:
                 yield text(item, "SeriesInstanceUID")
 
 
-def refresh(files: dict[Path, str], pseudonyms: Pseudonyms, memory: Path, limits: sandbox.Limits) -> dict[Path, Entry]:
+def refresh(
+    files: dict[Path, str], pseudonyms: Pseudonyms, memory: Path, limits: sandbox.Limits
+) -> dict[Path, DicomFile]:
     """The entry of every file. `files`: path -> sha256; `memory`: database of known entries; `limits`: a chunk's."""
     mark = f"{VERSION}:{pseudonyms.fingerprint()}"
     keys = {path: _key(path, sha256, mark) for path, sha256 in files.items()}
@@ -136,16 +138,16 @@ def refresh(files: dict[Path, str], pseudonyms: Pseudonyms, memory: Path, limits
     return result
 
 
-def _recalled(text: str) -> Entry:
+def _recalled(text: str) -> DicomFile:
     record = json.loads(text)
-    return Entry(**{**record, "references": tuple(record["references"])})
+    return DicomFile(**{**record, "references": tuple(record["references"])})
 
 
 def _key(path: Path, sha256: str, mark: str) -> str:
     return f"{mark}:{path.suffix.lower() in _SUFFIXES}:{path.name.endswith(('.nii', '.nii.gz'))}:{sha256}"
 
 
-def _read(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> Iterable[tuple[Path, Entry]]:
+def _read(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> Iterable[tuple[Path, DicomFile]]:
     """In chunks; a chunk that crashes or hangs is read again file by file, so that only the culprit is refused."""
     work = partial(_entries, pseudonyms=pseudonyms)
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
@@ -156,8 +158,8 @@ def _read(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> 
         else:
             yield from zip(chunk, found, strict=True)
     for (path,), found in zip(broken, sandbox.each(work, broken, limits, "headers, one by one"), strict=True):
-        yield path, Entry(REFUSED, f"the header {found.reason}") if isinstance(found, sandbox.Refused) else found[0]
+        yield path, DicomFile(REFUSED, f"the header {found.reason}") if isinstance(found, sandbox.Refused) else found[0]
 
 
-def _entries(paths: list[Path], pseudonyms: Pseudonyms) -> list[Entry]:
+def _entries(paths: list[Path], pseudonyms: Pseudonyms) -> list[DicomFile]:
     return [entry(path, pseudonyms) for path in paths]

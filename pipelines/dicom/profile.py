@@ -1,6 +1,6 @@
 """De-identify one DICOM data set: the basic profile of PS3.15 table E.1-1, with options.
 
-    apply_profile(dataset, pseudonyms, Options()) -> a new data set; the given one is not changed
+    deidentified(dataset, pseudonyms, ProfileOptions()) -> a new data set; the given one is not changed
 
 The table (edition 2026c, 690 attributes) is data of the package dicom-anonymizer; the actions on it are ours, because
 that package's are random, not keyed. Beyond the table every attribute goes by its kind, so that what the table does not
@@ -57,7 +57,7 @@ _PIXELS = {0x7FE00010, 0x7FE00008, 0x7FE00009}
 
 
 @dataclass(frozen=True)
-class Options:
+class ProfileOptions:
     """`clean_descriptors`: keep descriptions, cleaned word by word. `retain_device`: keep serial numbers, stations."""
 
     clean_descriptors: bool = True
@@ -67,14 +67,14 @@ class Options:
 @dataclass(frozen=True)
 class _Context:
     pseudonyms: Pseudonyms
-    options: Options
+    options: ProfileOptions
     patient: str
     shift_days: int
 
 
-def apply_profile(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | None = None) -> Dataset:
+def deidentified(dataset: Dataset, pseudonyms: Pseudonyms, options: ProfileOptions | None = None) -> Dataset:
     """A new data set without identity. Raises DicomError if an attribute cannot be read or nests beyond MAX_DEPTH."""
-    options = options or Options()
+    options = options or ProfileOptions()
     patient = patient_of(dataset, pseudonyms)
     context = _Context(pseudonyms, options, patient, pseudonyms.shift_days(patient))
     try:
@@ -203,7 +203,7 @@ def _each(value: Any, change: Any) -> Any:
     return change(value)
 
 
-def _codes(options: Options) -> list[str]:
+def _codes(options: ProfileOptions) -> list[str]:
     chosen = {"113105": options.clean_descriptors, "113109": options.retain_device}
     return [code for code in _METHOD_CODES if chosen.get(code, True)]
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from pipelines import params
 from pipelines.dicom import index, sandbox
-from pipelines.dicom.convert import Job, Record, Settings, convert
-from pipelines.dicom.index import Entry
-from pipelines.dicom.profile import Options
+from pipelines.dicom.convert import Conversion, SeriesRecord, SeriesSettings, convert
+from pipelines.dicom.index import DicomFile
+from pipelines.dicom.profile import ProfileOptions
 from pipelines.intake import claims, listing
 from pipelines.scans import key
 from pipelines.work import code
@@ -34,7 +34,7 @@ REFUSED = "refused"  # folder of the records of files that belong to no series
 class _Series:
     """The files of one series, (sha256, path), and what was drawn on it."""
 
-    entry: Entry
+    entry: DicomFile
     files: list[tuple[str, Path]] = field(default_factory=list)
     labels: list[tuple[str, str, Path]] = field(default_factory=list)
     beside: list[tuple[str, Path]] = field(default_factory=list)
@@ -59,7 +59,7 @@ def bring(
     called = {path: pseudonyms.name("path", path.relative_to(raw).as_posix()) for path in (*files, *refused)}
     kept = _write_series(list(series.values()), called, out, pseudonyms, settings)
     for path, reason in refused.items():
-        record = Record(quarantined=reason)
+        record = SeriesRecord(quarantined=reason)
         kept.add(_write_record(out / REFUSED / f"{called[path]}.json", record, {"patient": "", "study": ""}))
     _remove_all_but(kept, out)
     _report(entries, out)
@@ -72,7 +72,7 @@ def _candidates(raw: Path, listed: pa.Table, pseudonyms: key.Pseudonyms) -> dict
     return {path: sound[name] for path, name in named.items() if name in sound}
 
 
-def _series(files: dict[Path, str], entries: dict[Path, Entry]) -> dict[str, _Series]:
+def _series(files: dict[Path, str], entries: dict[Path, DicomFile]) -> dict[str, _Series]:
     """Image files by series; a file that lies there twice counts once."""
     found: dict[str, _Series] = {}
     for path in sorted(files, key=lambda path: (entries[path].instance, files[path], str(path))):
@@ -85,7 +85,9 @@ def _series(files: dict[Path, str], entries: dict[Path, Entry]) -> dict[str, _Se
     return found
 
 
-def _place_labels(series: dict[str, _Series], files: dict[Path, str], entries: dict[Path, Entry]) -> dict[Path, str]:
+def _place_labels(
+    series: dict[str, _Series], files: dict[Path, str], entries: dict[Path, DicomFile]
+) -> dict[Path, str]:
     """Segmentations and structure sets to the series they were drawn on; those without one: path -> reason."""
     homeless = {}
     for path, entry in entries.items():
@@ -102,7 +104,7 @@ def _place_labels(series: dict[str, _Series], files: dict[Path, str], entries: d
     return homeless
 
 
-def _place_neighbours(series: dict[str, _Series], files: dict[Path, str], entries: dict[Path, Entry]) -> None:
+def _place_neighbours(series: dict[str, _Series], files: dict[Path, str], entries: dict[Path, DicomFile]) -> None:
     """NIfTI files to the series in their folder, if it is the only one there."""
     folders = defaultdict(set)
     for name, each in series.items():
@@ -117,8 +119,8 @@ def _write_series(
     series: list[_Series], called: dict[Path, str], out: Path, pseudonyms: key.Pseudonyms, settings: params.Deidentify
 ) -> set[Path]:
     """Convert what changed; all files that belong in `out` now."""
-    chosen = Settings(
-        Options(settings.clean_descriptors, settings.retain_device),
+    chosen = SeriesSettings(
+        ProfileOptions(settings.clean_descriptors, settings.retain_device),
         settings.min_slices, settings.max_unevenness, settings.deface,
     )  # fmt: skip
     inputs = {each.name: _inputs(each, chosen, pseudonyms) for each in series}
@@ -129,12 +131,12 @@ def _write_series(
         kept |= there
         if not there:
             changed.append(each)
-    jobs = [_job(each, called, out, chosen, pseudonyms) for each in changed]
+    conversions = [_conversion(each, called, out, chosen, pseudonyms) for each in changed]
     limits = sandbox.Limits(settings.timeout_s, settings.memory_gib)
-    for each, found in zip(changed, sandbox.each(convert, jobs, limits, "deidentify"), strict=True):
-        record = Record(quarantined=f"the series {found.reason}") if isinstance(found, sandbox.Refused) else found
+    for each, found in zip(changed, sandbox.each(convert, conversions, limits, "deidentify"), strict=True):
+        record = SeriesRecord(quarantined=f"the series {found.reason}") if isinstance(found, sandbox.Refused) else found
         if len(each.patients) > 1:
-            record = Record(quarantined=f"its slices name {len(each.patients)} different patients")
+            record = SeriesRecord(quarantined=f"its slices name {len(each.patients)} different patients")
         entry = each.entry
         stated = {"patient": entry.patient, "study": entry.study, "series": entry.series, "inputs": inputs[each.name]}
         kept.add(path := _write_record(out / entry.patient / f"{each.name}.json", record, stated))
@@ -143,8 +145,10 @@ def _write_series(
     return kept
 
 
-def _job(series: _Series, called: dict[Path, str], out: Path, settings: Settings, pseudonyms: key.Pseudonyms) -> Job:
-    return Job(
+def _conversion(
+    series: _Series, called: dict[Path, str], out: Path, settings: SeriesSettings, pseudonyms: key.Pseudonyms
+) -> Conversion:
+    return Conversion(
         tuple(path for _, path in series.files),
         tuple(called[path] for _, path in series.files),
         tuple((kind, path) for _, kind, path in sorted(series.labels)),
@@ -153,7 +157,7 @@ def _job(series: _Series, called: dict[Path, str], out: Path, settings: Settings
     )  # fmt: skip
 
 
-def _inputs(series: _Series, settings: Settings, pseudonyms: key.Pseudonyms) -> str:
+def _inputs(series: _Series, settings: SeriesSettings, pseudonyms: key.Pseudonyms) -> str:
     """sha256 of all that a series' record depends on."""
     meanings = [
         path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json") for _, path in series.beside
@@ -188,7 +192,7 @@ def _names(volume: dict[str, Any]) -> list[str]:
     return [name for name in (volume["image"], volume["label"]) if name]
 
 
-def _write_record(path: Path, record: Record, stated: dict[str, str]) -> Path:
+def _write_record(path: Path, record: SeriesRecord, stated: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**stated, **asdict(record)})
     return path
@@ -204,7 +208,7 @@ def _remove_all_but(kept: set[Path], out: Path) -> None:
             path.unlink()
 
 
-def _report(entries: dict[Path, Entry], out: Path) -> None:
+def _report(entries: dict[Path, DicomFile], out: Path) -> None:
     for reason, count in sorted(
         Counter(entry.reason for entry in entries.values() if entry.kind == index.OTHER).items()
     ):

@@ -40,10 +40,10 @@ def audit() -> dict[str, Any]:
     """Search the project. `ok`: nothing found. `found`: one entry a file, with the kinds of value in it."""
     root = project.root()
     settings = params.load(root / "params.yaml").deidentify
-    return search(root, identity.collect(root / project.RAW, settings.retain_device))
+    return search_project(root, identity.collect(root / project.RAW, settings.retain_device))
 
 
-def search(root: Path, known: identity.Identity) -> dict[str, Any]:
+def search_project(root: Path, known: identity.Identity) -> dict[str, Any]:
     """Search a project for what is known to identify."""
     files = sorted(_artefacts(root))
     needles = Needles(known.values, _ordinary_words(), _first_day(files))

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CaseToMake:
+class DueCase:
     """One case to be made, with all a worker needs."""
 
     row: Row
@@ -68,7 +68,7 @@ def bring_up_to_date(settings: params.Preprocess, folder: CaseFolder) -> None:
 
 def sort_out(
     rows: list[Row], plan: Preprocessing, points: int, folder: CaseFolder
-) -> tuple[list[Entry], list[CaseToMake]]:
+) -> tuple[list[Entry], list[DueCase]]:
     """What need not be made again, and what is to be made."""
     keys = case_folder.keys(rows, plan, points)
     found, tasks = [], []
@@ -76,11 +76,11 @@ def sort_out(
         if (entry := folder.finished(row, keys[row.case_id])) is not None:
             found.append(entry)
         else:
-            tasks.append(CaseToMake(row, keys[row.case_id], plan, points))
+            tasks.append(DueCase(row, keys[row.case_id], plan, points))
     return found, tasks
 
 
-def make(tasks: list[CaseToMake], folder: Path, where: Executor) -> list[Entry]:
+def make(tasks: list[DueCase], folder: Path, where: Executor) -> list[Entry]:
     """Make the cases; one that cannot fit is named before anything starts, and the others go on."""
     loads, made = [], []
     for task in tasks:
@@ -104,7 +104,7 @@ def make(tasks: list[CaseToMake], folder: Path, where: Executor) -> list[Entry]:
     return made
 
 
-def make_one(task: CaseToMake, folder: Path) -> Entry:
+def make_one(task: DueCase, folder: Path) -> Entry:
     """Make and write one case; the reason if it cannot be done, so that one bad scan does not stop the others."""
     try:
         return case_folder.finish(folder, prepare_case(task.row, task.plan, task.points), task.key)
@@ -122,7 +122,7 @@ def stop_above(left_out: list[Entry], total: int, bound: float) -> None:
         )
 
 
-def _announce(loads: list[Load[CaseToMake]], where: Executor) -> None:
+def _announce(loads: list[Load[DueCase]], where: Executor) -> None:
     if loads:
         slots = sum(machine.slots for machine in where.machines)
         longest = max(load.seconds for load in loads)

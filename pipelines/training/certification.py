@@ -62,7 +62,7 @@ def certify(
     goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
     cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
     torch.set_num_threads(1)
-    content = certificate(launch_plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
+    content = certificate(plan_of(settings, wished, preset, ranks), kind, goal, cohort, tell)
     chosen = wished.model_copy(update={name: content[name] for name in CHOSEN})
     content |= {
         "preset": preset,
@@ -87,7 +87,7 @@ def parameters(preset: str) -> tuple[str, params.Params]:
     return "params.yaml", own
 
 
-def launch_plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> LaunchPlan:
+def plan_of(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> LaunchPlan:
     patch, spacing_mm = _largest_patch(settings, recipe)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):

@@ -14,13 +14,13 @@ EVERY_S = 5.0
 
 def track(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     """Pass items on and tell how many of `total` are done."""
-    progress = Progress(title, total, total)
+    progress = Countdown(title, total, total)
     for item in items:
         yield item
         progress.advance(1)
 
 
-class Progress:
+class Countdown:
     """`total` items that are `work` together, in any unit: the time left is told by work, not by count."""
 
     def __init__(self, title: str, total: int, work: float) -> None:

@@ -6,6 +6,7 @@ no other case with it: what ran at that moment is tried again, each alone, and o
 """
 
 import queue
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipelines.work.cores import workers
-from pipelines.work.progress import Progress
+from pipelines.work.progress import Countdown
 from pipelines.work.tether import tether
 
 Item = TypeVar("Item")
@@ -92,7 +93,7 @@ class LocalExecutor:
         return isinstance(error, BrokenProcessPool)
 
     def repair(self) -> None:
-        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=tether)
+        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=_begin)
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
@@ -115,6 +116,15 @@ def fits(memory_bytes: int, where: Executor) -> bool:
     return any(memory_bytes <= machine.memory_bytes for machine in where.machines)
 
 
+def _begin() -> None:
+    """In a new worker: it ends with us, and at once.
+
+    One that waits for a lock which a killed one held would swallow a request to clean up, and stay for ever.
+    """
+    tether()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class _Chunk(Generic[Item]):
     loads: tuple[Load[Item], ...]
@@ -135,7 +145,7 @@ class _Run(Generic[Item, Result]):
     running: dict[Any, tuple[_Chunk[Item], Machine]] = field(default_factory=dict)
 
     def results(self) -> Iterator[tuple[Item, Result | Lost]]:
-        progress = Progress(self.title, len(self.loads), sum(load.seconds for load in self.loads))
+        progress = Countdown(self.title, len(self.loads), sum(load.seconds for load in self.loads))
         self.waiting = list(_chunks(self.loads, sum(machine.slots for machine in self.where.machines)))
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         while self.waiting or self.running:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from pipelines.dicom import index, sandbox
-from pipelines.dicom.convert import Job, Record, Settings, convert
-from pipelines.dicom.profile import Options
+from pipelines.dicom.convert import Conversion, SeriesRecord, SeriesSettings, convert
+from pipelines.dicom.profile import ProfileOptions
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_series import KEY
 
-SETTINGS = Settings(Options(), min_slices=1, max_unevenness=0.1, deface=False)
+SETTINGS = SeriesSettings(ProfileOptions(), min_slices=1, max_unevenness=0.1, deface=False)
 KINDS = {index.IMAGE, index.SEGMENTATION, index.STRUCTURES, index.OTHER, index.REFUSED, index.FOREIGN}
 
 
@@ -56,9 +56,9 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def both_ways(paths: list[Path], folder: Path) -> list[tuple[index.Entry, Record]]:
+def both_ways(paths: list[Path], folder: Path) -> list[tuple[index.DicomFile, SeriesRecord]]:
     """As the stage meets a file: its entry, and as a series of this one file."""
-    job = partial(Job, labels=(), beside=(), folder=folder, settings=SETTINGS, pseudonyms=KEY)
+    job = partial(Conversion, labels=(), beside=(), folder=folder, settings=SETTINGS, pseudonyms=KEY)
     return [
         (index.entry(path, KEY), convert(job(files=(path,), called=(path.stem,), name=path.stem))) for path in paths
     ]

@@ -8,7 +8,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, keyword_dict
 
 from pipelines.dicom.descriptors import DESCRIPTORS, TECHNICAL, clean
-from pipelines.dicom.profile import Options, action_of, apply_profile, shifted
+from pipelines.dicom.profile import ProfileOptions, action_of, deidentified, shifted
 from pipelines.dicom.reading import DicomError
 from pipelines.scans.key import Pseudonyms
 from tests.pipelines.dicom import dicom_files as files
@@ -30,7 +30,7 @@ def dataset() -> Dataset:
 
 def test_nothing_that_identifies_remains_and_the_given_data_set_is_untouched(dataset: Dataset) -> None:
     before = dataset.to_json()
-    result = apply_profile(dataset, KEY)
+    result = deidentified(dataset, KEY)
     assert dataset.to_json() == before
     text = result.to_json() + str(result.file_meta)
     for secret in (*SECRETS, "093211", "STATION-77", "SN-88812345", dataset.SOPInstanceUID, dataset.StudyInstanceUID):
@@ -44,7 +44,7 @@ def test_nothing_that_identifies_remains_and_the_given_data_set_is_untouched(dat
 def test_uids_are_remapped_alike_in_every_file_and_references_still_meet(dataset: Dataset) -> None:
     other = files.image(number=1)
     other.SOPInstanceUID = files.uid("other")
-    one, two = apply_profile(dataset, KEY), apply_profile(other, KEY)
+    one, two = deidentified(dataset, KEY), deidentified(other, KEY)
     assert one.StudyInstanceUID == two.StudyInstanceUID != dataset.StudyInstanceUID
     assert one.ReferencedImageSequence[0].ReferencedSOPInstanceUID == two.SOPInstanceUID
     assert one.SOPClassUID == dataset.SOPClassUID
@@ -54,14 +54,14 @@ def test_uids_are_remapped_alike_in_every_file_and_references_still_meet(dataset
 def test_dates_of_one_patient_move_together_and_intervals_stay(dataset: Dataset) -> None:
     later = files.image(number=1)
     later.StudyDate = "20190901"
-    one, two = apply_profile(dataset, KEY), apply_profile(later, KEY)
+    one, two = deidentified(dataset, KEY), deidentified(later, KEY)
     days = [date.fromisoformat(f"{v[:4]}-{v[4:6]}-{v[6:]}") for v in (one.StudyDate, two.StudyDate)]
     assert (days[1] - days[0]).days == 10
     assert (date(2019, 8, 22) - days[0]).days == -KEY.shift_days(one.PatientID)
     assert one.AcquisitionDateTime == one.StudyDate
     assert not one.PatientBirthDate
     stranger = files.image(patient="somebody else")
-    assert apply_profile(stranger, KEY).StudyDate != one.StudyDate
+    assert deidentified(stranger, KEY).StudyDate != one.StudyDate
 
 
 @pytest.mark.parametrize("value", ["", "2019", "not a date", "20191332", "99999999"])
@@ -70,15 +70,15 @@ def test_what_is_no_date_is_emptied(value: str) -> None:
 
 
 def test_the_device_option_keeps_serial_number_and_station(dataset: Dataset) -> None:
-    kept = apply_profile(dataset, KEY, Options(retain_device=True))
+    kept = deidentified(dataset, KEY, ProfileOptions(retain_device=True))
     assert (kept.DeviceSerialNumber, kept.StationName) == ("SN-88812345", "STATION-77")
     assert "113109" in [item.CodeValue for item in kept.DeidentificationMethodCodeSequence]
 
 
 def test_descriptions_are_cleaned_word_by_word_or_removed(dataset: Dataset) -> None:
-    cleaned = apply_profile(dataset, KEY)
+    cleaned = deidentified(dataset, KEY)
     assert (cleaned.SeriesDescription, cleaned.ImageComments) == ("ct abdomen for", "t1 post 9ml")
-    removed = apply_profile(dataset, KEY, Options(clean_descriptors=False))
+    removed = deidentified(dataset, KEY, ProfileOptions(clean_descriptors=False))
     assert "SeriesDescription" not in removed
     assert "ImageComments" not in removed
 
@@ -106,7 +106,7 @@ def test_every_attribute_of_the_table_obeys_its_action() -> None:
         if tag >> 16 > 7 and dictionary_VR(tag) in samples and not 0x5000 <= tag >> 16 < 0x7000:
             dataset.add_new(tag, dictionary_VR(tag), samples[dictionary_VR(tag)])
     assert len(dataset) > 1000
-    result = apply_profile(dataset, KEY)
+    result = deidentified(dataset, KEY)
     assert not leaks(result)
     for element in dataset:
         if action_of(element.tag) == "X" and element.VR not in ("DA", "DT") and element.tag not in DESCRIPTORS:
@@ -131,11 +131,11 @@ def test_sequences_nested_without_end_are_refused() -> None:
         inner = outer
     inner.PatientID = "x"
     with pytest.raises(DicomError, match="nest deeper than 16"):
-        apply_profile(inner, KEY)
+        deidentified(inner, KEY)
 
 
 def test_a_de_identified_copy_can_be_written_and_read(dataset: Dataset, tmp_path: Path) -> None:
-    result = apply_profile(dataset, KEY)
+    result = deidentified(dataset, KEY)
     result.save_as(tmp_path / "copy.dcm", enforce_file_format=True)
     assert dcmread(tmp_path / "copy.dcm").PatientID == result.PatientID
     content = (tmp_path / "copy.dcm").read_bytes().lower()

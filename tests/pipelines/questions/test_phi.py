@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def kinds(project: Path, known: Identity) -> set[str]:
-    result = phi.search(project, known)
+    result = phi.search_project(project, known)
     assert result["ok"] == (not result["found"])
     text = json.dumps(result)
     assert not [secret for secret in ("uillfeather", files.PATIENT, files.uid("study", "a")) if secret in text]
@@ -48,7 +48,7 @@ def kinds(project: Path, known: Identity) -> set[str]:
 
 
 def test_innocent_outputs_raise_no_alarm(project: Path, known: Identity) -> None:
-    result = phi.search(project, known)
+    result = phi.search_project(project, known)
     assert result["ok"], result["found"]
     assert result["dicom_files"] == 6
     assert set(result["values"]) >= {"name", "id", "date", "uid", "place", "device", "path"}
@@ -141,7 +141,7 @@ def test_a_name_is_found_however_it_is_packed(
 
 def test_a_name_in_a_file_name_is_found_and_not_repeated(project: Path, known: Identity) -> None:
     (project / "models" / "Quillfeather_Zebulon.pt").write_text("x")
-    (entry,) = phi.search(project, known)["found"]
+    (entry,) = phi.search_project(project, known)["found"]
     assert entry == {"file": "models/...", "kinds": ["name"], "in_name": True}
 
 

@@ -62,7 +62,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     inner = preprocess.make
 
-    def counting(tasks: list[preprocess.CaseToMake], *rest: Any) -> Any:
+    def counting(tasks: list[preprocess.DueCase], *rest: Any) -> Any:
         seen.extend(task.row.case_id for task in tasks)
         return inner(tasks, *rest)
 
@@ -221,7 +221,7 @@ def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_i
     rows = manifest.read()
     rows[3] = replace(rows[3], shape=[2000, 512, 512])
     decided = preparation.load(project.PLAN)
-    tasks = [preprocess.CaseToMake(row, str(place), decided, 5) for place, row in enumerate(rows)]
+    tasks = [preprocess.DueCase(row, str(place), decided, 5) for place, row in enumerate(rows)]
     where = within_memory.LocalExecutor(4 * forecast.GIB)
     entries = preprocess.make(tasks, project.CASES, where)
     assert entries[0].case_id == rows[3].case_id  # before the others

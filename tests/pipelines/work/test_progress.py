@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.work import progress
-from pipelines.work.progress import Progress, duration, track
+from pipelines.work.progress import Countdown, duration, track
 
 
 class Clock:
@@ -42,7 +42,7 @@ def test_what_is_soon_done_says_nothing(clock: Clock, caplog: pytest.LogCaptureF
 
 
 def test_time_left_is_told_by_work_and_not_by_count(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    told = Progress("preprocess", 10, work=100.0)
+    told = Countdown("preprocess", 10, work=100.0)
     clock.now = 60
     told.advance(75)  # the largest first
     assert caplog.messages == ["preprocess 1/10, 0:20 left"]

@@ -1,10 +1,12 @@
 """What runs at one time fits; what dies takes nothing with it."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,30 @@ def test_a_process_that_dies_between_two_cases_costs_none(tmp_path: Path, delay_
     work = partial(die_once_soon, delay_s=delay_s, died=tmp_path / "died")
     found = dict(each(work, loads(60), LocalExecutor(100), "test"))
     assert found == {number: number for number in range(60)}
+
+
+def stubborn_once(item: int, begun: Path) -> int:
+    """Item 0 lets nothing end it; item 1 dies beside it. Both only once."""
+    if item == 0 and not begun.exists():
+        begun.touch()
+        for _ in range(2):
+            with suppress(BaseException):
+                time.sleep(60)
+    elif item == 1 and not (fallen := begun.with_name("fallen")).exists():
+        while not begun.exists():
+            time.sleep(0.01)
+        fallen.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_no_worker_outlives_a_pool_that_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_WORKERS", "2")
+    work = partial(stubborn_once, begun=tmp_path / "begun")
+    start = time.monotonic()
+    assert dict(each(work, loads(2, seconds=1.0), LocalExecutor(100), "test")) == {0: 0, 1: 1}
+    assert time.monotonic() - start < 50
+    assert not multiprocessing.active_children()
 
 
 def test_a_mistake_of_ours_is_no_lost_case() -> None:

@@ -69,14 +69,14 @@ def run_pipeline(
     show.run_summary(job.run(profile, changes or [], data, wait))
 
 
-@app.command()
-def status(json: Json = False) -> None:
+@app.command("status")
+def show_status(json: Json = False) -> None:
     """Which stages are fresh, what is registered, what to do next."""
     enter_project()
     from flows import show
     from flows import status as state
 
-    (show.as_json if json else show.status)(state.collect())
+    (show.as_json if json else show.stages)(state.collect())
 
 
 @app.command()
