@@ -1,5 +1,6 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
+# make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
 # make drills  kill training at 20 random moments, preprocessing at 10, and compare the results
 # make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make scale   what 15,000 scans cost: verify, status, one more scan
@@ -11,6 +12,8 @@
 # on Linux brings the CUDA libraries. make LOCK=FILE names one.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process more than cores; files in the order of tests/conftest.py, the longest first.
+PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder --durations 15
 PACKAGES := flows pipelines model tests benchmarks
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # The file of PyTorch's CPU build for Python 3.11 on x86-64 Linux, which PyPI does not have; as pip hash prints it.
@@ -19,15 +22,19 @@ CPU_BUILD = grep --after-context=1 ^torch== requirements.lock
 LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --requirement /dev/stdin 2> /dev/null && \
     echo requirements.lock || echo requirements-gpu.lock)
 
-.PHONY: run test test-slow drills bench scale check format lock clean
+.PHONY: run test test-quick test-slow drills bench scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
 
 test: .venv/ready check
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-quick: .venv/ready
+	$(BIN)/ruff check $(PACKAGES)
+	$(PYTEST) -m "not slow" --quick
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 drills: .venv/ready
 	$(BIN)/python -m benchmarks.drills

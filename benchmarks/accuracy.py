@@ -26,10 +26,11 @@ from benchmarks.network import KEEP_MEMORY
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import Ranks
+from model.engine.parallelize import ParallelNetwork
 from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, fit
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.weights import load_encoder
 from pipelines import params
@@ -39,7 +40,7 @@ from pipelines.scans.manifest import TEST
 from pipelines.serving.segmenter import Segmenter
 from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
 from pipelines.stages.train import prepare
-from pipelines.training.run import Learning
+from pipelines.training.rank import Learning
 from pipelines.work import project
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -114,7 +115,7 @@ def of_source(job: Learning, source: str | None) -> Learning:
 
 def train(job: Learning, steps: int, embedding: str | None = None, watched: bool = False) -> tuple[TrainState, float]:
     """The trained state, and the CPU seconds of this process for it; `watched`: those of its curve are counted too."""
-    torch.manual_seed(job.fit.seed)
+    torch.manual_seed(job.stream.config.seed)
     network = job.network
     if embedding:
         with torch.device("meta"):
@@ -128,17 +129,18 @@ def train(job: Learning, steps: int, embedding: str | None = None, watched: bool
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), ALONE, every_s=float("inf"))
         start = time.process_time()
-        state = fit(
-            network,
-            job.task,
-            job.stream,
-            validation,
-            config,
-            ALONE,
-            progress(steps),
-            checkpoints,
-            Watch(Path(folder), 0),
+        run = Run(
+            parallel=ParallelNetwork(network),
+            task=job.task,
+            stream=job.stream,
+            validation=validation,
+            config=config,
+            ranks=ALONE,
+            report=progress(steps),
+            checkpoints=checkpoints,
+            watch=Watch(Path(folder), 0),
         )
+        state = fit(run)
     return state, time.process_time() - start
 
 

@@ -35,11 +35,13 @@ from benchmarks.engine import Job, fit_config
 from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
 from model.data import casefile
-from model.data.augment import AugmentConfig, sample_patch
+from model.data.augment import sample_patch
 from model.data.dataset import SampleStream, StreamConfig
+from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import Ranks
-from model.engine.trainer import fit
+from model.engine.parallelize import ParallelNetwork
+from model.engine.ranks import Ranks
+from model.engine.trainer import Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -184,12 +186,13 @@ def loader(folder: Path) -> Iterator[Row]:
     def report(_step: int, values: dict[str, float]) -> None:
         waits.append(values["data_wait_fraction"])
 
-    network = MedSegFormer(PRESETS[job.preset], num_classes=2)
+    network = ParallelNetwork(MedSegFormer(PRESETS[job.preset], num_classes=2))
     ranks = Ranks(0, 1, torch.device("cpu"), loader_workers=1)
     checkpoints, watch = Checkpoints(job.folder, ranks, every_s=1e9), Watch(job.folder, 0)
     with torch.enable_grad():
-        task = Segmentation(stream, "bfloat16")
-        fit(network, task, SampleStream([case], stream), [], fit_config(job), ranks, report, checkpoints, watch)
+        task = Segmentation(stream)
+        samples = SampleStream([case], stream)
+        fit(Run(network, task, samples, [], fit_config(job), ranks, report, checkpoints, watch))
     waited: Any = np.mean(waits[1:])  # without the first report, which has the start of the loader's process
     yield Row("loader's wait, of a step", waited, "the step", 1.0, "0.03", "")
 

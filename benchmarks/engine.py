@@ -28,12 +28,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.network import KEEP_MEMORY
-from model.data.augment import AugmentConfig
 from model.data.casefile import Case, CaseRecord
 from model.data.dataset import SampleStream, StreamConfig
+from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, Ranks, parallelize
-from model.engine.trainer import FitConfig, fit
+from model.engine.parallelize import ParallelConfig, parallelize
+from model.engine.ranks import Ranks
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -110,16 +111,16 @@ def _work(rank: int, job: Job) -> None:
     ranks = Ranks(rank, job.world, torch.device("cpu"), job.world, job.loaders, *groups)
     with torch.device("meta"):
         network = MedSegFormer(PRESETS[job.preset], num_classes=3)
-    network = parallelize(network, ParallelConfig(job.strategy, precision="bfloat16"), ranks)  # type: ignore[assignment]
+    parallel = parallelize(network, ParallelConfig(job.strategy), ranks, "bfloat16")
     clock = Clock()
-    network.register_forward_pre_hook(lambda *_: clock.start())
-    task = Segmentation(stream(job).config, "bfloat16")
+    parallel.called.register_forward_pre_hook(lambda *_: clock.start())
+    task = Segmentation(stream(job).config)
     Segmentation.loss = clock.until_loss(Segmentation.loss)  # type: ignore[method-assign]
     torch.Tensor.backward = clock.adding(torch.Tensor.backward)  # type: ignore[method-assign]
     torch.optim.AdamW.step = clock.adding(torch.optim.AdamW.step)  # type: ignore[method-assign]
     checkpoints = TimedCheckpoints(job.folder / "run", ranks, every_s=0.5 if job.saves else 1e9)
     watch = TimedWatch(job.folder / "run", rank, clock)
-    fit(network, task, stream(job), [], fit_config(job), ranks, lambda step, values: None, checkpoints, watch)
+    fit(Run(parallel, task, stream(job), [], fit_config(job), ranks, lambda *_: None, checkpoints, watch))
     if rank == 0:
         result = {
             "step": median(clock.steps[WARM_UP:]),
@@ -211,7 +212,7 @@ def stream(job: Job) -> SampleStream:
 def fit_config(job: Job) -> FitConfig:
     """Every rank sees `micro_batch` patches a step, so perfect scaling doubles the patches in the same time."""
     return FitConfig(
-        seed=0, steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world, micro_batch=job.micro_batch,
+        steps=job.steps + WARM_UP, global_batch=job.micro_batch * job.world,
         optimizer="adamw", learning_rate=1e-4, final_learning_rate=1e-5, schedule="cosine", warmup_steps=1, beta2=0.99,
         weight_decay=0.02, clip_norm=3.0, precision="bfloat16",
         average_decay=0.995, validate_every=10**9,

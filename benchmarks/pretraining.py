@@ -34,7 +34,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.stages import pretrain
 from pipelines.stages import train as training
 from pipelines.stages.evaluate import summarise
-from pipelines.training.run import Learning
+from pipelines.training.rank import Learning
 from pipelines.work import project
 
 SOURCE = "msd"

@@ -108,7 +108,7 @@ def add(project: Path, number: int, scans: int) -> None:
 
 def manifest_code(project: Path) -> Cost:
     """Reading, listing and digesting the manifest, alone in a process."""
-    code = "from pipelines.scans import manifest; manifest.listing(); manifest.read(); manifest.digest()"
+    code = "from pipelines.scans import manifest; manifest.as_records(); manifest.read(); manifest.digest()"
     return step(project, "manifest: listing, reading, digest", "python", "-c", code)
 
 

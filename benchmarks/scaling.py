@@ -16,12 +16,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from model.certificate.plan import CHECKPOINTING, Plan
-from model.certificate.search import GIB, SPARE, WAITING, Goal, Outcome, estimated, groups, judged
-from model.engine.hardware import gpu
+from model.certificate.launch_plan import CHECKPOINTING, LaunchPlan
+from model.certificate.ways import GIB, SPARE, WAITING, Goal, PlanOutcome, estimated, groups, judged
+from model.engine.hardware import find_gpu
 from model.network.config import PRESETS
 
-GPU = gpu("a100-80gb")
+GPU = find_gpu("a100-80gb")
 GPUS = (8, 32, 128, 512, 1024, 4096)
 NAMES = ("small", "base", "large", "xl")
 SIMULATED, EDGES = (128, 256), (128, 192, 256, 320)
@@ -51,7 +51,7 @@ def section(name: str) -> str:
     return "\n".join(lines)
 
 
-def cell(found: list[Outcome]) -> str:
+def cell(found: list[PlanOutcome]) -> str:
     fitting = [outcome for outcome in found if not outcome.faults]
     if not fitting:
         return "nothing fits"
@@ -82,11 +82,11 @@ def reach(name: str, strategy: str, edge: int) -> str:
 
 
 @cache
-def outcomes(name: str, ranks: int, edge: int) -> list[Outcome]:
+def outcomes(name: str, ranks: int, edge: int) -> list[PlanOutcome]:
     return list(_outcomes(name, ranks, edge))
 
 
-def _outcomes(name: str, ranks: int, edge: int) -> Iterator[Outcome]:
+def _outcomes(name: str, ranks: int, edge: int) -> Iterator[PlanOutcome]:
     for plan in ways(name, ranks):
         low, high = (at(plan, size) for size in SIMULATED)
         # What is too large before the first voxel was not timed, and needs no line.
@@ -94,22 +94,22 @@ def _outcomes(name: str, ranks: int, edge: int) -> Iterator[Outcome]:
 
 
 @cache
-def at(plan: Plan, size: int) -> Outcome:
+def at(plan: LaunchPlan, size: int) -> PlanOutcome:
     return estimated(replace(plan, patch=(size,) * 3), GPU, GOAL)
 
 
-def ways(name: str, ranks: int) -> Iterator[Plan]:
+def ways(name: str, ranks: int) -> Iterator[LaunchPlan]:
     """A micro-batch of 1: larger ones change the memory, and little else."""
     for strategy in ("ddp", "fsdp", "hsdp"):
         for group in [size for size in groups(strategy, ranks) if size <= 64 or strategy == "fsdp"]:
             for level in CHECKPOINTING:
-                yield Plan(
+                yield LaunchPlan(
                     network=PRESETS[name], classes=10, channels=4, patch=(128, 128, 128), ranks=ranks, group=group,
                     strategy=strategy, checkpointing=level, micro_batch=1, global_batch=max(GLOBAL_BATCH, ranks),
                 )  # fmt: skip
 
 
-def between(low: Outcome, high: Outcome, plan: Plan, edge: int) -> Outcome:
+def between(low: PlanOutcome, high: PlanOutcome, plan: LaunchPlan, edge: int) -> PlanOutcome:
     """On the line through two simulated patches, in the number of voxels."""
     first, second = (size**3 for size in SIMULATED)
     share = (edge**3 - first) / (second - first)
@@ -122,7 +122,7 @@ def between(low: Outcome, high: Outcome, plan: Plan, edge: int) -> Outcome:
         step_s=line(low.timing.step_s, high.timing.step_s),
         exposed_s=max(0.0, line(low.timing.exposed_s, high.timing.exposed_s)),
     )
-    return Outcome(replace(plan, patch=(edge,) * 3), GPU, line(low.peak_bytes, high.peak_bytes), timing, ())
+    return PlanOutcome(replace(plan, patch=(edge,) * 3), GPU, line(low.peak_bytes, high.peak_bytes), timing, ())
 
 
 PRELUDE = f"""# Scaling

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from model.network.config import MODALITIES, PRESETS
-from model.network.layers import Block
+from model.network.layers import TransformerBlock
 from model.network.medsegformer import MedSegFormer
 from model.tasks.losses import deep_supervision
 
@@ -63,7 +63,7 @@ def run_forward(preset: str = "xl", size: int = 64) -> dict[str, Any]:
 def run_backward(preset: str = "xl", size: int = 64) -> dict[str, Any]:
     """One step on a scan that shows every modality, so that every row of the modality embedding has a gradient."""
     network = build(preset)
-    apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, Block))
+    apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, TransformerBlock))
     image, modality = scan(size, channels=len(MODALITIES) - 1)
     target = (image.mean(1) > 0).long()
     annotated = torch.ones(1, NUM_CLASSES, dtype=torch.bool)

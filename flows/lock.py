@@ -114,7 +114,7 @@ def _alive(pid: Any) -> bool:
 
 @contextmanager
 def _opened(name: str) -> Iterator[int]:
-    fd = os.open(project.state() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(project.state_folder() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         yield fd
     finally:

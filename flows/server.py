@@ -36,7 +36,7 @@ def prepare_environment() -> None:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     os.environ["MEDSEG_ROOT"] = str(project.root())
-    os.environ.setdefault("PREFECT_HOME", str(project.state() / "prefect"))
+    os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
@@ -161,7 +161,7 @@ def _send_what_is_queued() -> None:
 @contextmanager
 def _mlflow(store: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", store, "--artifacts-destination", str(project.state() / "mlartifacts")]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(project.state_folder() / "mlartifacts")]
     extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven more processes, 200 MB each, for GenAI jobs
     with _logged("mlflow", [*command, "--workers", "1"], extra) as process:
         yield process
@@ -201,7 +201,7 @@ def _wait_until_it_answers(
 
 
 def _log(name: str) -> Path:
-    folder = project.state() / "logs"
+    folder = project.state_folder() / "logs"
     folder.mkdir(exist_ok=True)
     return folder / f"{name}.log"
 

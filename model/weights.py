@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.engine.shards import local, part_of, plain_name
+from model.engine.dtensors import local_part, plain_name, shard_like
 from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
 
@@ -158,12 +158,6 @@ def read_card(folder: Path) -> Card:
     return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
 
 
-def read_encoder_card(folder: Path) -> EncoderCard:
-    """Of a pretrained encoder. Raises ValueError if there is none."""
-    record = _record(files(folder, ENCODER)[0])
-    return EncoderCard(**{**record, "modalities": tuple(record["modalities"])})
-
-
 def _record(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(_read_header(path)[0]["__metadata__"][_KEY]))
@@ -191,19 +185,9 @@ def load_encoder(network: nn.Module, folder: Path) -> None:
 
     Strict: a tensor that is missing, left over or of another shape is named in a ValueError, and nothing is copied.
     """
-    own = {plain_name(name): parameter for name, parameter in network.named_parameters()}
-    own = {name: parameter for name, parameter in own.items() if name.startswith(PRETRAINED)}
-    shapes: dict[str, list[int]] = {}
-    for path in files(folder, ENCODER):
-        header = _read_header(path)[0]
-        shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    faults = [f"{name} is missing" for name in own.keys() - shapes.keys()]
-    faults += [f"{name} is unknown to this network" for name in shapes.keys() - own.keys()]
-    faults += [
-        f"{name} is {shapes[name]}, not {list(parameter.shape)}"
-        for name, parameter in own.items()
-        if name in shapes and shapes[name] != list(parameter.shape)
-    ]
+    named = {plain_name(name): parameter for name, parameter in network.named_parameters()}
+    started = {name: parameter for name, parameter in named.items() if name.startswith(PRETRAINED)}
+    faults = _misfits(started, folder)
     if faults:
         shown = "; ".join(sorted(faults)[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise ValueError(
@@ -211,7 +195,24 @@ def load_encoder(network: nn.Module, folder: Path) -> None:
             "set pretrain.steps to 0"
         )
     for name, tensor in _tensors(folder, ENCODER):
-        local(own[name].data).copy_(local(part_of(tensor, own[name])))
+        local_part(started[name].data).copy_(local_part(shard_like(tensor, started[name])))
+
+
+def _misfits(parameters: dict[str, nn.Parameter], folder: Path) -> list[str]:
+    """What of a pretrained encoder does not fit these parameters, a line a tensor."""
+    shapes: dict[str, list[int]] = {}
+    for path in files(folder, ENCODER):
+        header = _read_header(path)[0]
+        shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return [
+        *(f"{name} is missing" for name in parameters.keys() - shapes.keys()),
+        *(f"{name} is unknown to this network" for name in shapes.keys() - parameters.keys()),
+        *(
+            f"{name} is {shapes[name]}, not {list(parameter.shape)}"
+            for name, parameter in parameters.items()
+            if name in shapes and shapes[name] != list(parameter.shape)
+        ),
+    ]
 
 
 def stamp(source: Path, target: Path, identity: dict[str, str]) -> None:

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -16,7 +18,8 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from threads and lose much beside others
 
 REPOSITORY = Path(__file__).parents[1]
-# Files that take longest, in this order, so that none of them is begun last. A folder is one group: it shares servers.
+# What takes longest, in this order, so that none of it is begun last; `--quick` leaves it out. A folder's files are one
+# group: they share servers.
 LONGEST = (
     "tests/flows",
     "tests/test_pipeline.py",
@@ -32,15 +35,34 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+class InGroups(LoadScopeScheduling):
+    """A group's tests run in one process, one after the other, as they share what they have made."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return InGroups(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="without what starts servers, ranks or whole runs (LONGEST)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    relative = collection_path.relative_to(REPOSITORY).as_posix()
+    return True if config.getoption("--quick") and relative in LONGEST else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, one after the other, as they share what they have made."""
-    groups = {item: _group(item.path.relative_to(REPOSITORY).as_posix()) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The longest groups first."""
+    groups = {item: _group(item.nodeid.partition("::")[0]) for item in items}
     items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
 
 
 def _group(path: str) -> str:
+    """A file, or one of the folders among LONGEST."""
     return next((group for group in LONGEST if path.startswith(group)), path)
 
 

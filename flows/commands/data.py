@@ -18,7 +18,7 @@ def data_ls(json: Json = False) -> None:
     enter_project()
     from pipelines.scans import manifest
 
-    _show_scans(manifest.listing(), json)
+    _show_scans(manifest.as_records(), json)
 
 
 @app.command("check")

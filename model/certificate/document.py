@@ -47,8 +47,8 @@ def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
             return path, ""
     if not faults:
         return None, f"{launch.ranks} GPUs need a launch certificate and {folder} holds none; {_remedy(launch)}"
-    told = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
-    return None, f"no certificate in {folder} is valid for this launch: {told}; {_remedy(launch)}"
+    reasons = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
+    return None, f"no certificate in {folder} is valid for this launch: {reasons}; {_remedy(launch)}"
 
 
 def _fault(content: Mapping[str, Any], launch: Launch) -> str:

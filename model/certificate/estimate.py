@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 
+from model.certificate.launch_plan import LaunchPlan
 from model.certificate.memory import categorise, forward_ends
-from model.certificate.plan import Plan
-from model.certificate.record import Operation, Record
+from model.certificate.record import Operation, StepRecord
 from model.certificate.simulate import MICRO_STEPS, simulate
 from model.certificate.timing import PLANNED, Rates, Timing, timing
 from model.engine.hardware import Gpu
@@ -28,7 +28,7 @@ GROUP = 4  # ranks that share the shallow network; what they share is in closed 
 
 @dataclass(frozen=True)
 class Estimate:
-    plan: Plan
+    plan: LaunchPlan
     state_bytes: int  # weights, gradients, optimizer
     working_bytes: int  # the rest, at its worst
     timing: Timing
@@ -38,7 +38,7 @@ class Estimate:
         return self.state_bytes + self.working_bytes
 
 
-def estimate(plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
+def estimate(plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
     by_block = plan.parameters * plan.item_bytes > KEPT_SHARE * gpu.memory_bytes
     record = _shallow(_shallow_plan(plan), by_block)
     deep = _deepened(record, plan)
@@ -47,7 +47,7 @@ def estimate(plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
     return Estimate(plan, sum(state_bytes(plan).values()), working, timing(deep, plan, gpu, rates))
 
 
-def state_bytes(plan: Plan) -> dict[str, int]:
+def state_bytes(plan: LaunchPlan) -> dict[str, int]:
     """What a rank holds all the time, by category. Gradients are whole where they are not cut in every micro-step."""
     own = plan.parameters / plan.group
     kept_back = plan.strategy == "fsdp" and plan.accumulation > 1
@@ -60,7 +60,7 @@ def state_bytes(plan: Plan) -> dict[str, int]:
     }
 
 
-def working_bytes(record: Record, plan: Plan, growth: float) -> int:
+def working_bytes(record: StepRecord, plan: LaunchPlan, growth: float) -> int:
     """The worst moment of all that is not state, the activations that blocks keep counted once a block.
 
     `growth`: how much more than the shallow network the deep one gathers and reduces at a time.
@@ -86,7 +86,7 @@ def working_bytes(record: Record, plan: Plan, growth: float) -> int:
     return worst
 
 
-def _shallow_plan(plan: Plan) -> Plan:
+def _shallow_plan(plan: LaunchPlan) -> LaunchPlan:
     """One block a stage, sharded on a few ranks; what happens once a step is in the second of two micro-steps."""
     ranks, group, strategy = (1, 1, "ddp") if plan.strategy == "ddp" else (2 * GROUP, GROUP, "hsdp")
     return replace(
@@ -100,12 +100,12 @@ def _shallow_plan(plan: Plan) -> Plan:
 
 
 @lru_cache(maxsize=256)
-def _shallow(plan: Plan, by_block: bool) -> Record:
+def _shallow(plan: LaunchPlan, by_block: bool) -> StepRecord:
     """`by_block`: whether the deep network is too large to stay gathered, and is sharded a block at a time."""
     return simulate(plan, memory_bytes=1.0 if by_block else inf)
 
 
-def _deepened(record: Record, plan: Plan) -> Record:
+def _deepened(record: StepRecord, plan: LaunchPlan) -> StepRecord:
     shallow = replace(plan, network=replace(plan.network, depths=(1, 1, 1, 1)))
     growth = plan.parameters / shallow.parameters
     ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
@@ -117,17 +117,17 @@ def _deepened(record: Record, plan: Plan) -> Record:
             _scaled(operation, plan, growth) for operation in record.operations[start:end] if not operation.whole_bytes
         ]
         operations += _messages(plan, name)
-    return Record([], operations, marks)
+    return StepRecord([], operations, marks)
 
 
-def _scaled(operation: Operation, plan: Plan, growth: float) -> Operation:
+def _scaled(operation: Operation, plan: LaunchPlan, growth: float) -> Operation:
     if operation.phase == "update" or operation.name.startswith(("fsdp.", "aten.split_with_sizes_copy")):
         return replace(operation, moved_bytes=round(growth * operation.moved_bytes))
     block = BLOCK.match(operation.module)
     return replace(operation, times=plan.network.depths[int(block[1])]) if block else operation
 
 
-def _messages(plan: Plan, stretch: str) -> list[Operation]:
+def _messages(plan: LaunchPlan, stretch: str) -> list[Operation]:
     """Of one micro-step: weights gathered twice and gradients cut; at the last one, copies averaged."""
     if stretch == "update" or plan.ranks == 1:
         return []

@@ -5,13 +5,13 @@ they lie on the CPU, and the three places where a CPU differs are set right here
 
     autocast      on a GPU also lifts norms, softmax and sums to float32 (PyTorch's documentation, "CUDA Ops that
                   autocast to float32"); the CPU's list has matrix products and convolutions only
-    Conv3d        takes detours on a CPU, and none on a GPU
+    convolution   takes detours on a CPU, and none on a GPU
     memory        is the GPU's
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.engine import parallelize
-from model.network.layers import Conv3d
+from model.network import cpu_convolution
 
 HALVES = (torch.float16, torch.bfloat16)
 # Those of CUDA's list that this network calls. The first are given float32, the second asked for a float32 result.
@@ -36,14 +36,9 @@ def as_gpu(memory_bytes: float) -> Iterator[None]:
         for change, places in ((_with_inputs_lifted, INPUTS_IN_FLOAT32), (_with_result_lifted, RESULT_IN_FLOAT32)):
             for owner, name in places:
                 patches.enter_context(patch.object(owner, name, change(getattr(owner, name))))
-        patches.enter_context(patch.object(Conv3d, "forward", _convolve))
+        patches.enter_context(patch.object(cpu_convolution, "is_needed", lambda _volume: False))
         patches.enter_context(patch.object(parallelize, "memory_bytes", lambda _ranks: memory_bytes))
         yield
-
-
-def _convolve(self: Conv3d, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
-    """`Conv3d.forward` where it is not on a CPU."""
-    return F.conv3d(volume_BCDHW, self.weight, self.bias, tuple(stride), 1, 1, self.groups)
 
 
 def _with_inputs_lifted(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from model.certificate.record import Allocation, Record
+from model.certificate.record import Allocation, StepRecord
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "communication", "temporaries")
 
@@ -34,7 +34,7 @@ class Memory:
     marks: list[tuple[str, int]]
 
 
-def memory(record: Record, points: int = 400) -> Memory:
+def memory(record: StepRecord, points: int = 400) -> Memory:
     end = len(record.operations) + 1
     changes: dict[str, list[int]] = {category: [0] * (end + 1) for category in CATEGORIES}
     ends = forward_ends(record)
@@ -70,17 +70,7 @@ def categorise(allocation: Allocation, ends: Sequence[int]) -> str:
     return "temporaries"
 
 
-def saved_bytes(record: Record) -> int:
-    """Activations at the end of the first forward pass, without the batch itself."""
-    start, end = record.marks[0][1], forward_ends(record)[0]
-    return sum(
-        allocation.size
-        for allocation in record.allocations
-        if start < allocation.born <= end and categorise(allocation, [end]) == "activations"
-    )
-
-
-def forward_ends(record: Record) -> list[int]:
+def forward_ends(record: StepRecord) -> list[int]:
     """The operation numbers at which backward passes begin."""
     phases = [operation.phase for operation in record.operations]
     return [
@@ -90,7 +80,7 @@ def forward_ends(record: Record) -> list[int]:
     ]
 
 
-def _where(record: Record, number: int) -> str:
+def _where(record: StepRecord, number: int) -> str:
     operation = record.operations[min(number, len(record.operations) - 1)]
     return f"{operation.phase} pass, {operation.module}"
 

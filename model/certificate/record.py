@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from model.certificate.flops import flops
-from model.engine.shards import local, plain_name
+from model.engine.dtensors import local_part, plain_name
 
 GRANULE = 512  # bytes; PyTorch's CUDA allocator rounds every request up to a multiple of it
 ANSWER = 1  # to every question about a value: some class is unannotated (the dearer branch), the norm is finite
@@ -81,7 +81,7 @@ class Operation:
 
 
 @dataclass
-class Record:
+class StepRecord:
     allocations: list[Allocation] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     marks: list[tuple[str, int]] = field(default_factory=list)  # what began at which operation
@@ -90,7 +90,7 @@ class Record:
 class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.record = Record()
+        self.record = StepRecord()
         self.living: dict[int, tuple[weakref.ref[Any], Allocation]] = {}
         self.running: list[str] = []  # modules, outermost first
         self.arrived = OUTSIDE  # the module whose output's gradient arrived last
@@ -120,10 +120,10 @@ class Recorder(TorchDispatchMode):
         self.update = name == "update"
         self.arrived = name
 
-    def call(self, kind: str, tensors: Iterable[Tensor]) -> None:
+    def label(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Say what the storages of some tensors are."""
         for tensor in tensors:
-            storage = local(tensor).untyped_storage()
+            storage = local_part(tensor).untyped_storage()
             self._add(storage, "build")
             self.living[id(storage)][1].kind = kind
 
@@ -246,4 +246,4 @@ class Recorder(TorchDispatchMode):
 
 
 def _on_shard(leaf: Any) -> Any:
-    return local(leaf) if isinstance(leaf, Tensor) else leaf
+    return local_part(leaf) if isinstance(leaf, Tensor) else leaf

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from model.certificate.plan import STRATEGIES, Plan
+from model.certificate.launch_plan import STRATEGIES, LaunchPlan
 from model.certificate.remedy import remedies
-from model.certificate.search import FRAGMENTED, GIB, OUTSIDE_BYTES, Goal, Outcome, Tell, described, search
 from model.certificate.timing import PLANNED
+from model.certificate.ways import FRAGMENTED, GIB, OUTSIDE_BYTES, Announce, Goal, PlanOutcome, described, search
 from model.engine.hardware import Gpu
 
 PUBLISHED_MFU = {
@@ -32,23 +32,25 @@ class Cohort:
     channels: float = 1.0  # of a scan, in the mean
 
 
-def certificate(wanted: Plan, gpu: Gpu, goal: Goal, cohort: Cohort, tell: Tell = lambda _: None) -> dict[str, Any]:
+def certificate(
+    wanted: LaunchPlan, gpu: Gpu, goal: Goal, cohort: Cohort, announce: Announce = lambda _: None
+) -> dict[str, Any]:
     """Search, and all that is to be said of the result."""
-    found = search(wanted, gpu, goal, tell)
-    if not found:
+    outcomes = search(wanted, gpu, goal, announce)
+    if not outcomes:
         raise ValueError(
             f"a global batch of {wanted.global_batch} cannot be shared by {wanted.ranks} ranks"
             f"{' with ' + goal.strategy if goal.strategy else ''}; choose another number of GPUs or strategy"
         )
-    best = found[0]
+    best = outcomes[0]
     content = figures(best, goal, cohort)
-    content["reasons"] = reasons(found, goal)
-    content["remedies"] = list(remedies(best, goal, tell)) if best.faults else []
-    content["ways"] = [_way(outcome, goal) for outcome in found]
+    content["reasons"] = reasons(outcomes, goal)
+    content["remedies"] = list(remedies(best, goal, announce)) if best.faults else []
+    content["ways"] = [_way(outcome, goal) for outcome in outcomes]
     return content
 
 
-def figures(outcome: Outcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
+def figures(outcome: PlanOutcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
     plan, gpu, timing = outcome.plan, outcome.gpu, outcome.timing
     seconds = goal.steps * timing.step_s
     hours = seconds / 3600 * plan.ranks
@@ -88,7 +90,7 @@ def figures(outcome: Outcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _memory(outcome: Outcome) -> dict[str, Any]:
+def _memory(outcome: PlanOutcome) -> dict[str, Any]:
     seen = outcome.memory
     content: dict[str, Any] = {
         "capacity_gib": outcome.gpu.memory_bytes / GIB,
@@ -107,7 +109,7 @@ def _memory(outcome: Outcome) -> dict[str, Any]:
     return content
 
 
-def _time(outcome: Outcome) -> dict[str, Any]:
+def _time(outcome: PlanOutcome) -> dict[str, Any]:
     timing, fast = outcome.timing, outcome.fast or outcome.timing
     return {
         "model_flops_utilisation": timing.mfu,
@@ -124,7 +126,7 @@ def _time(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _storage(plan: Plan, step_s: float, cohort: Cohort) -> dict[str, float]:
+def _storage(plan: LaunchPlan, step_s: float, cohort: Cohort) -> dict[str, float]:
     """Cases as large as a large CT; checkpoints of weights, moments and average, three of them."""
     patch_bytes = plan.voxels * (plan.channels * VOXEL_BYTES + LABEL_BYTES)
     case_bytes = SCAN_VOXELS * (cohort.channels * VOXEL_BYTES + LABEL_BYTES)
@@ -139,40 +141,40 @@ def _storage(plan: Plan, step_s: float, cohort: Cohort) -> dict[str, float]:
     }
 
 
-def reasons(found: Sequence[Outcome], goal: Goal) -> list[str]:
+def reasons(outcomes: Sequence[PlanOutcome], goal: Goal) -> list[str]:
     """Why the first was chosen, in sentences."""
-    best = found[0]
-    fitting = [outcome for outcome in found if not outcome.faults]
+    best = outcomes[0]
+    fitting = [outcome for outcome in outcomes if not outcome.faults]
     if not fitting:
         return [
-            f"None of {len(found)} ways fits. The nearest, {described(best.plan)}: {best.faults[0]}.",
-            *_losers(found),
+            f"None of {len(outcomes)} ways fits. The nearest, {described(best.plan)}: {best.faults[0]}.",
+            *_losers(outcomes),
         ]
-    told = [
-        f"{described(best.plan).capitalize()} is the fastest of {len(fitting)} ways that fit, out of {len(found)}: "
+    sentences = [
+        f"{described(best.plan).capitalize()} is the fastest of {len(fitting)} ways that fit, out of {len(outcomes)}: "
         f"{best.timing.step_s:.2f} s a step, {best.spare_fraction:.0%} of memory to spare.",
     ]
     if len(fitting) > 1:
         second = fitting[1]
-        told.append(
+        sentences.append(
             f"The next, {described(second.plan)}, takes {second.timing.step_s:.2f} s and leaves "
             f"{second.spare_fraction:.0%}."
         )
-    return [*told, *_losers(found), _utilisation(best)]
+    return [*sentences, *_losers(outcomes), _utilisation(best)]
 
 
-def _losers(found: Sequence[Outcome]) -> list[str]:
+def _losers(outcomes: Sequence[PlanOutcome]) -> list[str]:
     """Of each strategy that never fits, the way that comes nearest."""
-    told = []
+    sentences = []
     for strategy in STRATEGIES:
-        ways = [outcome for outcome in found if outcome.plan.strategy == strategy]
+        ways = [outcome for outcome in outcomes if outcome.plan.strategy == strategy]
         if ways and all(outcome.faults for outcome in ways):
             nearest = min(ways, key=lambda outcome: outcome.peak_bytes)
-            told.append(f"{strategy} ({described(nearest.plan)}): {nearest.faults[0]}.")
-    return told
+            sentences.append(f"{strategy} ({described(nearest.plan)}): {nearest.faults[0]}.")
+    return sentences
 
 
-def _utilisation(best: Outcome) -> str:
+def _utilisation(best: PlanOutcome) -> str:
     low, high = best.timing.mfu, (best.fast or best.timing).mfu
     published = min(PUBLISHED_MFU.values())
     bound = max(best.timing.kernel_seconds, key=best.timing.kernel_seconds.__getitem__)
@@ -184,7 +186,7 @@ def _utilisation(best: Outcome) -> str:
     )
 
 
-def _way(outcome: Outcome, goal: Goal) -> dict[str, Any]:
+def _way(outcome: PlanOutcome, goal: Goal) -> dict[str, Any]:
     plan = outcome.plan
     return {
         "way": described(plan),

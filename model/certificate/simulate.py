@@ -10,7 +10,7 @@ back, and an update; the optimizer's state exists from the start, as it does fro
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,81 +21,100 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model.certificate.gpu import as_gpu
-from model.certificate.plan import Plan
-from model.certificate.record import Record, Recorder
-from model.data.augment import AugmentConfig
-from model.data.dataset import Batch, StreamConfig
-from model.engine.parallelize import ParallelConfig, Ranks, bare, divide, materialise
+from model.certificate.launch_plan import LaunchPlan
+from model.certificate.record import Recorder, StepRecord
+from model.data.dataset import Batch, SampleStream, StreamConfig
+from model.data.draws import AugmentConfig
+from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, wrap_and_shard
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, accumulate, new_state, update
+from model.engine.task import TrainingTask
+from model.engine.trainer import FitConfig, Run, accumulate, new_state, update
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
-from model.tasks.segmentation import Segmentation, Task
+from model.tasks.segmentation import Segmentation
 
 CPU = torch.device("cpu")
 MICRO_STEPS = 2  # simulated; those between the first and the last are like the first
 
 
-def simulate(plan: Plan, memory_bytes: float) -> Record:
+def simulate(plan: LaunchPlan, memory_bytes: float) -> StepRecord:
     """What one rank allocates, computes and sends in a step. `memory_bytes` is what the sharding believes to have."""
-    micro_steps = min(MICRO_STEPS, plan.accumulation)
+    count = min(MICRO_STEPS, plan.accumulation)
     ranks = Ranks(0, plan.ranks, CPU, plan.group)
     with torch.device("meta"):
-        network = build(plan)
-    parallel = ParallelConfig(plan.strategy, plan.checkpointing, precision=plan.precision)
-    fit = fit_config(plan, micro_steps)
+        network = build_network(plan)
+    config = ParallelConfig(plan.strategy, plan.checkpointing)
     with pretended_ranks(plan.ranks), as_gpu(memory_bytes), Recorder() as recorder:
-        divide(network, plan.strategy, parallel, ranks)  # not in fake mode: the mesh needs real numbers
+        # Not in fake mode: the mesh needs real numbers.
+        parallel = wrap_and_shard(network, plan.strategy, config, ranks, plan.precision)
         with FakeTensorMode(allow_non_fake_inputs=True):
             materialise(network, CPU, seed=0)
-            called = replicated(network) if plan.strategy == "ddp" else network
-            state = prepared(called, fit, recorder)
-            step(called, state, plan, fit, ranks, recorder)
+            if plan.strategy == "ddp":
+                parallel = replace(parallel, wrapper=replicated(network))
+            run = made_up_run(parallel, plan, fit_config(plan, count), ranks)
+            simulated_step(run, prepared(run, recorder), plan, recorder)
     return recorder.record
 
 
-def build(plan: Plan) -> MedSegFormer | MaskedAutoencoder:
+def build_network(plan: LaunchPlan) -> MedSegFormer | MaskedAutoencoder:
     """The network of the plan's stage, where the caller wants it."""
     return MaskedAutoencoder(plan.network) if plan.stage == "pretrain" else MedSegFormer(plan.network, plan.classes)
 
 
-def task(plan: Plan) -> Task:
+def made_up_task(plan: LaunchPlan) -> TrainingTask:
     """What is learnt, on made-up batches. How much is hidden changes neither memory nor time."""
-    stream = StreamConfig((), {}, {}, plan.micro_batch, 0, 0.0, 0.0, AugmentConfig())
+    stream = stream_config(plan)
     if plan.stage == "pretrain":
-        return MaskedModelling(stream, plan.precision, mask_stride=16, mask_fraction=0.5)
-    return Segmentation(stream, plan.precision)
+        return MaskedModelling(stream, mask_stride=16, mask_fraction=0.5)
+    return Segmentation(stream)
 
 
-def prepared(network: nn.Module, fit: FitConfig, recorder: Recorder) -> TrainState:
+def stream_config(plan: LaunchPlan) -> StreamConfig:
+    """Of patches that are not drawn but made up."""
+    return StreamConfig(
+        classes=(), structures={}, patch_size={}, micro_batch=plan.micro_batch, seed=0,
+        foreground_fraction=0.0, source_balance=0.0, augment=AugmentConfig(),
+    )  # fmt: skip
+
+
+def made_up_run(parallel: ParallelNetwork, plan: LaunchPlan, config: FitConfig, ranks: Ranks) -> Run:
+    """What a step takes of a run; nothing is loaded, reported or saved."""
+    nothing: Any = None
+    return Run(
+        parallel=parallel, task=made_up_task(plan), stream=SampleStream((), stream_config(plan)), validation=(),
+        config=config, ranks=ranks, report=nothing, checkpoints=nothing, watch=nothing,
+    )  # fmt: skip
+
+
+def prepared(run: Run, recorder: Recorder) -> TrainState:
     """The training's state, complete from the start; the recorder knows what is what."""
-    recorder.follow(bare(network))
-    state = new_state(network, fit)
-    network.train()
-    recorder.call("optimizer", state.tensors().values())
-    recorder.call("weights", bare(network).parameters())
+    network = run.parallel.network
+    recorder.follow(network)
+    state = new_state(network, run.config)
+    run.parallel.called.train()
+    recorder.label("optimizer", state.tensors().values())
+    recorder.label("weights", network.parameters())
     return state
 
 
-def step(network: nn.Module, state: TrainState, plan: Plan, fit: FitConfig, ranks: Ranks, recorder: Recorder) -> None:
+def simulated_step(run: Run, state: TrainState, plan: LaunchPlan, recorder: Recorder) -> None:
     """The training's own step, each part of it marked."""
-    micro_steps = fit.global_batch // (fit.micro_batch * ranks.world)
-    feed: Any = marked(batch(plan), micro_steps, recorder)
-    watch: Any = SimpleNamespace(stop=False, profile=False)
-    accumulate(network, state, task(plan), feed, micro_steps, fit, ranks, watch)
-    parameters = bare(network).parameters()
-    recorder.call("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
+    feed = marked(made_up_batch(plan), run.accumulation, recorder)
+    accumulate(run, state, feed)
+    parameters = run.parallel.network.parameters()
+    recorder.label("gradients", [parameter.grad for parameter in parameters if parameter.grad is not None])
     recorder.mark("update")
-    update(state, fit.clip_norm)
+    update(state, run.config.clip_norm)
 
 
-def marked(batch: Batch, micro_steps: int, recorder: Recorder) -> Iterator[Batch]:
-    for number in range(1, micro_steps + 1):
+def marked(batch: Batch, count: int, recorder: Recorder) -> Iterator[Batch]:
+    for number in range(1, count + 1):
         recorder.mark(f"micro-step {number}")
         yield batch
 
 
-def batch(plan: Plan) -> Batch:
+def made_up_batch(plan: LaunchPlan) -> Batch:
     """Some class is unannotated, as in every batch of a partially labelled cohort: the loss then costs most."""
     size, count = plan.patch, plan.micro_batch
     return Batch(
@@ -108,11 +127,11 @@ def batch(plan: Plan) -> Batch:
     )
 
 
-def fit_config(plan: Plan, micro_steps: int) -> FitConfig:
+def fit_config(plan: LaunchPlan, count: int) -> FitConfig:
     """What of the training's settings changes memory or time; the others as a run might have them."""
     return FitConfig(
-        seed=0, steps=1, global_batch=micro_steps * plan.micro_batch * plan.ranks, micro_batch=plan.micro_batch,
-        optimizer=plan.optimizer, learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
+        steps=1, global_batch=count * plan.micro_batch * plan.ranks, optimizer=plan.optimizer,
+        learning_rate=1e-4, final_learning_rate=0.0, schedule="cosine", warmup_steps=0,
         beta2=0.99, weight_decay=0.1, clip_norm=1.0, precision=plan.precision, validate_every=1,
         average_decay=0.999 if plan.averaged else 0.0,
     )  # fmt: skip
@@ -128,7 +147,7 @@ def pretended_ranks(world: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def replicated(network: nn.Module) -> nn.Module:
+def replicated(network: nn.Module) -> DistributedDataParallel:
     """DDP without its first meeting, which compares real numbers; its messages through a hook that can be watched."""
     wrapped = DistributedDataParallel(network, init_sync=False)
     wrapped.register_comm_hook(None, _average)

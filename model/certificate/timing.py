@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from model.certificate.plan import Plan
-from model.certificate.record import DEPTHWISE, Operation, Record
+from model.certificate.launch_plan import LaunchPlan
+from model.certificate.record import DEPTHWISE, Operation, StepRecord
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 LAUNCH_S = 4e-6  # of a kernel that has next to nothing to do
@@ -65,7 +65,7 @@ class Timing:
         return self.exposed_s / self.step_s
 
 
-def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
+def timing(record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
     if plan.precision == "float32":
         gpu = replace(gpu, flops=gpu.flops / 2)  # TF32
     kernels: defaultdict[str, float] = defaultdict(float)
@@ -76,14 +76,14 @@ def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timi
         kernel_s = message_s = 0.0
         for operation in operations:
             if operation.whole_bytes:
-                message = sent(operation, plan, gpu, rates)
+                message = traffic_of(operation, plan, gpu, rates)
                 message_s += message.seconds
                 traffic[message.name, message.link] = _sum(traffic.get((message.name, message.link)), message, times)
                 continue
             seconds = kernel_seconds(operation, gpu, rates)
             kernel_s += operation.times * seconds
-            kernels[kind(operation)] += times * operation.times * seconds
-            flops[part(operation)] += times * operation.times * operation.flops
+            kernels[kernel_kind(operation)] += times * operation.times * seconds
+            flops[network_part(operation)] += times * operation.times * operation.flops
         exposed = max(message_s - rates.hidden * kernel_s, (1 - rates.hidden) * message_s)
         step_s += times * (kernel_s + exposed)
         exposed_s += times * exposed
@@ -101,7 +101,7 @@ def timing(record: Record, plan: Plan, gpu: Gpu, rates: Rates = PLANNED) -> Timi
     )
 
 
-def stretches(record: Record, plan: Plan) -> Iterator[tuple[str, Sequence[Operation], int]]:
+def stretches(record: StepRecord, plan: LaunchPlan) -> Iterator[tuple[str, Sequence[Operation], int]]:
     """The parts of a step and how often each happens: of two micro-steps, the first stands for all but the last."""
     ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
     for (name, start), end in zip(record.marks, ends, strict=True):
@@ -115,7 +115,7 @@ def kernel_seconds(operation: Operation, gpu: Gpu, rates: Rates) -> float:
     return max(operation.flops / rate, operation.moved_bytes / (gpu.memory_bytes_per_s * rates.memory), LAUNCH_S)
 
 
-def sent(operation: Operation, plan: Plan, gpu: Gpu, rates: Rates) -> Traffic:
+def traffic_of(operation: Operation, plan: LaunchPlan, gpu: Gpu, rates: Rates) -> Traffic:
     """A message of `operation.times` blocks: what a rank sends, and how long a ring takes."""
     replicated = operation.name == "all-reduce"
     ranks = plan.ranks // plan.group if replicated else plan.group
@@ -131,7 +131,7 @@ def sent(operation: Operation, plan: Plan, gpu: Gpu, rates: Rates) -> Traffic:
     return Traffic(operation.name, link, times, times * sent_bytes, times * seconds)
 
 
-def kind(operation: Operation) -> str:
+def kernel_kind(operation: Operation) -> str:
     """What bounds a kernel."""
     if operation.name.endswith(DEPTHWISE):
         return "depth-wise convolutions"
@@ -142,13 +142,13 @@ def kind(operation: Operation) -> str:
     return "optimizer" if operation.phase == "update" else "reading and writing memory"
 
 
-def part(operation: Operation) -> str:
+def network_part(operation: Operation) -> str:
     """Where FLOPs are spent: the part of the network, and whether they are spent a second time."""
     again = ", recomputed" if operation.phase == "recompute" else ""
-    return f"{place(operation.module)}, {operation.phase}" if not again else f"{place(operation.module)}{again}"
+    return f"{_place(operation.module)}, {operation.phase}" if not again else f"{_place(operation.module)}{again}"
 
 
-def place(module: str) -> str:
+def _place(module: str) -> str:
     """`encoder.stages.2.blocks.5.attention.query` is in `encoder stage 3`."""
     names = module.split(".")
     if names[:2] == ["encoder", "stages"] and len(names) > 2:

@@ -1,10 +1,10 @@
-"""One training patch out of a case: what chance decides, and which region of the case that needs.
+"""One training patch out of a case: the region of the case that a draw needs, and what the draw makes of it.
 
-    region = read_region(case.image, case.label, centre_vox, (48, 64, 48), draw(config, (48, 64, 48), spacing_mm, rng))
+    change = draw(config, case.image.shape[0], (48, 64, 48), case.record.spacing_mm, rng)  # model/data/draws.py
+    region = read_region(case.image, case.label, centre_vox, (48, 64, 48), change)
     image, label = region.to(device).augmented()
 
-The draw is a few numbers from numpy's generator, made on the CPU: the same generator state gives the same patch. The
-region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
+The region is read where the case lies, in the loader. `augmented` is computed on the device that holds the region:
 rotation, scaling, elastic deformation and flip are one resampling (model/data/deform.py), then come the intensities
 (model/data/intensity.py). Only the noise depends on the kind of device, by its generator of numbers.
 """
@@ -20,50 +20,8 @@ import torch
 from torch import Tensor
 
 from model.data.deform import resample
-from model.data.intensity import ChannelDraw, change_intensity, draw_channel
-from model.network.config import ANISOTROPY_LIMIT
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Strengths; all zero gives the plain crop. Ranges are symmetric and uniform unless stated."""
-
-    spatial_probability: float = 1.0  # of rotation, scaling and deformation; a plain crop otherwise, which is sharper
-    rotation_rad: float = 0.3  # about each axis
-    scale: float = 0.25  # zoom between 1 / (1 + scale) and 1 + scale, log-uniform
-    elastic_mm: float = 2.0  # standard deviation of the displacement of the control points
-    elastic_cell_mm: float = 16.0  # distance between control points
-    elastic_probability: float = 0.5
-    flip_probability: float = 0.0  # of each of `flip_axes`; off, since left and right are different organs
-    intensity_shift: float = 0.2  # in units of the normalised image (standard deviations)
-    intensity_scale: float = 0.2
-    gamma: float = 0.0  # exponent between 1 / (1 + gamma) and 1 + gamma, log-uniform
-    noise: float = 0.0  # upper bound of the standard deviation
-    flip_axes: tuple[int, ...] = (0, 1, 2)  # (2,) mirrors left and right only, in the pipeline's orientation
-    blur_mm: float = 0.0  # upper bound of the Gaussian's standard deviation
-    blur_probability: float = 0.0
-    low_resolution: float = 0.0  # voxels become up to 1 + low_resolution times as long
-    low_resolution_probability: float = 0.0
-
-
-PLAIN_CROP = AugmentConfig(1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What chance decided for one sample.
-
-    `matrix` (3, 3): voxel offsets in the patch to voxel offsets in the case. `control` (3, d, h, w): displacement of
-    control points in voxels of the case, or None. `channels`: one for every channel of the image.
-    """
-
-    matrix: np.ndarray
-    control: np.ndarray | None
-    channels: tuple[ChannelDraw, ...]
-
-    @property
-    def is_crop(self) -> bool:
-        return self.control is None and np.array_equal(np.abs(self.matrix), np.eye(3))
+from model.data.draws import AugmentConfig, Draw, draw
+from model.data.intensity import change_intensity
 
 
 @dataclass(frozen=True)
@@ -111,56 +69,6 @@ def sample_patch(
     return read_region(
         image, label, centre_vox, patch_shape, draw(config, image.shape[0], patch_shape, spacing_mm, rng)
     ).augmented()
-
-
-def draw(
-    config: AugmentConfig, channels: int, shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator
-) -> Draw:
-    """Deformation is in millimetres; an axis more than twice as coarse as the finest is only cropped and flipped."""
-    thick = [mm > ANISOTROPY_LIMIT * min(spacing_mm) for mm in spacing_mm]
-    if rng.random() >= config.spatial_probability:
-        config = replace(config, rotation_rad=0.0, scale=0.0, elastic_mm=0.0)
-    matrix = _random_matrix(spacing_mm, thick, config, rng)
-    control = _random_control(shape, spacing_mm, thick, config, rng)
-    own = tuple(draw_channel(config, shape, spacing_mm, thick, rng) for _ in range(channels))
-    return Draw(matrix, control, own)
-
-
-def _random_matrix(
-    spacing_mm: Sequence[float], thick: Sequence[bool], config: AugmentConfig, rng: np.random.Generator
-) -> np.ndarray:
-    angles = rng.uniform(-1, 1, 3) * config.rotation_rad
-    zoom = (1 + config.scale) ** rng.uniform(-1, 1)
-    flipped = (rng.random(3) < config.flip_probability) & np.isin(np.arange(3), config.flip_axes)
-    flips = np.where(flipped, -1.0, 1.0)
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles):
-        first, second = [other for other in range(3) if other != axis]
-        if angle == 0 or thick[first] or thick[second]:
-            continue
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        rotation = rotation @ turn
-    zooms = np.where(thick, 1.0, 1 / zoom)
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    return (rotation * (zooms * flips)) * spacing / spacing[:, None]
-
-
-def _random_control(
-    shape: Sequence[int],
-    spacing_mm: Sequence[float],
-    thick: Sequence[bool],
-    config: AugmentConfig,
-    rng: np.random.Generator,
-) -> np.ndarray | None:
-    if rng.random() >= config.elastic_probability or config.elastic_mm == 0:
-        return None
-    extents = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
-    points = [max(2, round(extent / config.elastic_cell_mm) + 1) for extent in extents]
-    control = rng.standard_normal((3, *points), dtype=np.float32) * np.float32(config.elastic_mm)
-    in_voxels = np.where(thick, 0, 1 / np.asarray(spacing_mm)).astype(np.float32)
-    return control * in_voxels[:, None, None, None]
 
 
 def read_region(image: Any, label: Any, centre_vox: Sequence[float], patch_shape: Sequence[int], draw: Draw) -> Region:

@@ -130,12 +130,12 @@ def encode(array: np.ndarray, dtype: type) -> dict[str, np.ndarray]:
         for start in range(0, grid[-3], BLOCK):
             layers: np.ndarray = array[position][start * BRICK : (start + BLOCK) * BRICK].astype(dtype, copy=False)
             bricks, order = _in_blocks(_cut(layers))
-            *values, own_codes, own_bits = _encode_bricks(bricks, rows)
-            for table, own in zip(tables.values(), values, strict=True):
-                table[position][start : start + BLOCK].reshape(-1)[order] = own
-            codes.append(own_codes)
-            bits.append(own_bits)
-            rows = [rows[0] + len(own_codes), rows[1] + len(own_bits)]
+            *columns, new_codes, new_bits = _encode_bricks(bricks, rows)
+            for table, column in zip(tables.values(), columns, strict=True):
+                table[position][start : start + BLOCK].reshape(-1)[order] = column
+            codes.append(new_codes)
+            bits.append(new_bits)
+            rows = [rows[0] + len(new_codes), rows[1] + len(new_bits)]
     return {**tables, "codes": np.concatenate(codes), "bits": np.concatenate(bits)}
 
 
@@ -163,19 +163,19 @@ def _encode_bricks(bricks: np.ndarray, rows: list[int]) -> tuple[np.ndarray, ...
     if not np.isfinite(step).all():
         raise ValueError("voxels that are NaN or infinite cannot be stored; mend or remove the scan")
     varied = np.flatnonzero(step > 0)
-    lows, highs, found = low[varied, None], high[varied, None], bricks[varied]
-    at_top = found == highs
-    binary = (at_top | (found == lows)).all(axis=1)
+    lows, highs, voxels = low[varied, None], high[varied, None], bricks[varied]
+    at_top = voxels == highs
+    binary = (at_top | (voxels == lows)).all(axis=1)
     index = np.zeros(len(bricks), np.int32)
     index[varied[binary]] = -np.arange(rows[1], rows[1] + binary.sum())
     index[varied[~binary]] = np.arange(rows[0], rows[0] + (~binary).sum())
     many = varied[~binary]
     if bricks.dtype == np.uint8:
         low[many], step[many] = 0, 1
-        codes = found[~binary]
+        codes = voxels[~binary]
     else:
         step[many] /= 255
-        codes = np.rint((found[~binary] - lows[~binary]) / step[many, None]).astype(np.uint8)
+        codes = np.rint((voxels[~binary] - lows[~binary]) / step[many, None]).astype(np.uint8)
     return index, low, step, codes, np.packbits(at_top[binary], axis=1)
 
 

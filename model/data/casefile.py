@@ -70,8 +70,8 @@ def read(path: Path) -> Case:
         arrays = {name: _array(mapped, start, entry) for name, entry in header.items()}
         shape = tuple(record.pop("shape"))
         image, label = (
-            Bricks(own, **{part: arrays[f"{name}.{part}"] for part in PARTS}, file=mapped)
-            for name, own in (("image", shape), ("label", shape[1:]))
+            Bricks(size, **{part: arrays[f"{name}.{part}"] for part in PARTS}, file=mapped)
+            for name, size in (("image", shape), ("label", shape[1:]))
         )
         lists = {name: tuple(record[name]) for name in ("modalities", "annotated", "spacing_mm")}
         return Case(CaseRecord(**{**record, **lists}), image, label, arrays["foreground"])

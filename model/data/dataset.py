@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.data.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region
+from model.data.augment import Region, read_region
 from model.data.casefile import Case, CaseRecord
+from model.data.draws import PLAIN_CROP, AugmentConfig, draw
 from model.network.config import MODALITIES
 
 CPU = torch.device("cpu")

@@ -1,61 +1,20 @@
 """Changes of intensity: blur, low resolution, gamma, scale, shift and noise, in this order.
 
-What chance decides is drawn on the CPU (`draw_channel`); the image is changed in place on its own device.
+What chance decided is in a ChannelDraw (model/data/draws.py); the image is changed in place on its own device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from model.data.augment import AugmentConfig
+from model.data.draws import ChannelDraw
 
 NEGLIGIBLE_VOX = 0.1  # a Gaussian so narrow leaves more than 1 - 1e-20 of a voxel in its place
 ALONG = ("ij,jhw->ihw", "ij,djw->diw", "ij,dhj->dhi")
-
-
-@dataclass(frozen=True)
-class ChannelDraw:
-    """`blur_vox` and `shrunk` by axis: the Gaussian's deviation; how many voxels the axis is sampled down to."""
-
-    scale: float
-    shift: float
-    gamma: float
-    noise: float
-    noise_seed: int
-    blur_vox: tuple[float, ...] = (0.0, 0.0, 0.0)
-    shrunk: tuple[int, ...] | None = None
-
-
-def draw_channel(
-    config: AugmentConfig,
-    shape: Sequence[int],
-    spacing_mm: Sequence[float],
-    thick: Sequence[bool],
-    rng: np.random.Generator,
-) -> ChannelDraw:
-    shift, scale, gamma = rng.uniform(-1, 1, 3).tolist()
-    noise, noise_seed = rng.random() * config.noise, int(rng.integers(2**63))
-    blurred, blur_mm = rng.random() < config.blur_probability, rng.random() * config.blur_mm
-    lowered, longer = rng.random() < config.low_resolution_probability, 1 + rng.random() * config.low_resolution
-    return ChannelDraw(
-        scale=1 + config.intensity_scale * scale,
-        shift=config.intensity_shift * shift,
-        gamma=(1 + config.gamma) ** gamma,
-        noise=noise,
-        noise_seed=noise_seed,
-        blur_vox=tuple(blur_mm / mm if blurred else 0.0 for mm in spacing_mm),
-        shrunk=tuple(n if thin else max(1, round(n / longer)) for n, thin in zip(shape, thick, strict=True))
-        if lowered
-        else None,
-    )
 
 
 def change_intensity(image_CDHW: Tensor, draws: Sequence[ChannelDraw]) -> Tensor:

@@ -23,17 +23,15 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._state_dict_utils import _create_cpu_state_dict
 from torch.distributed.checkpoint import CheckpointException
 
-from model.engine.parallelize import Ranks
-from model.engine.shards import local
+from model.engine.dtensors import local_part
+from model.engine.ranks import Ranks, gather_from_ranks, wait_for_ranks
 from model.engine.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,6 @@ log = logging.getLogger(__name__)
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
-T = TypeVar("T")
 SUMS, NUMBERS, LATEST, BEST = "checksums.json", "state.json", "latest", "best"
 
 
@@ -58,7 +55,7 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*.partial"):
                 shutil.rmtree(left)
-        self._meet()
+        wait_for_ranks(self.ranks)
 
     def due(self) -> bool:
         """By this rank's clock; the ranks then agree on it."""
@@ -89,7 +86,7 @@ class Checkpoints:
 
     def restore(self, state: TrainState) -> bool:
         """Load the newest whole checkpoint in place; False if there is none. A damaged one is told and passed over."""
-        for name in self._from_rank_0(self._newest_first()):
+        for name in gather_from_ranks(self._newest_first(), self.ranks)[0]:
             if damage := self._damage(self.folder / name):
                 if self.ranks.rank == 0:
                     log.warning("checkpoint %s is damaged (%s); trying the one before it", name, damage)
@@ -110,7 +107,7 @@ class Checkpoints:
     def remove(self) -> None:
         """The run is over and its result is kept elsewhere."""
         self.wait()
-        self._meet()
+        wait_for_ranks(self.ranks)
         if self.ranks.rank == 0:
             shutil.rmtree(self.folder)
 
@@ -119,14 +116,30 @@ class Checkpoints:
         cuda = self.ranks.device.type == "cuda"
         if not self.staged:
             self.staged = _create_cpu_state_dict(tensors, pin_memory=cuda)
-        copies = [local(self.staged[name]) for name in tensors]
-        torch._foreach_copy_(copies, [local(tensor) for tensor in tensors.values()], non_blocking=True)
+        copies = [local_part(self.staged[name]) for name in tensors]
+        torch._foreach_copy_(copies, [local_part(tensor) for tensor in tensors.values()], non_blocking=True)
         if cuda:
             torch.cuda.synchronize()
 
     def _write(self, partial: Path, numbers: str, best: bool) -> None:
-        """On a thread. Every rank sums what it wrote; rank 0 makes the folder complete if all of them could."""
-        failure, sums = "", {}
+        """On a thread. Rank 0 makes the folder complete if all ranks could write their files."""
+        written = self._write_tensors(partial)
+        try:
+            by_rank = gather_from_ranks(written, self.ranks, self.ranks.saving)
+        except RuntimeError:  # a rank is lost; training finds that out, too, and says so
+            return
+        if self.ranks.rank != 0:
+            return
+        try:
+            if failures := [failure for failure, _ in by_rank if failure]:
+                raise OSError(failures[0])
+            self._complete(partial, numbers, {name: sha for _, sums in by_rank for name, sha in sums.items()}, best)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            log.error("checkpoint %s could not be saved (%s); the one before it stays", partial.stem[1:], error)
+
+    def _write_tensors(self, partial: Path) -> tuple[str, dict[str, str]]:
+        """Why this rank could not write its files, or nothing; and the sum of each."""
         writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, thread_count=1, sync_files=True)
         try:
             dcp.save(
@@ -135,25 +148,9 @@ class Checkpoints:
                 process_group=self.ranks.saving,
                 no_dist=self.ranks.world == 1,
             )
-            sums = {file.name: _sha256(file) for file in partial.glob(f"__{self.ranks.rank}_*")}
-        except (
-            Exception,
-            CheckpointException,
-        ) as error:  # a full disk, a lost rank: training goes on, with the checkpoint before
-            failure = _reason(error)
-        try:
-            told = self._gather((failure, sums), self.ranks.saving)
-        except RuntimeError:  # a rank is lost; training finds that out, too, and says so
-            return
-        if self.ranks.rank != 0:
-            return
-        try:
-            if failures := [text for text, _ in told if text]:
-                raise OSError(failures[0])
-            self._complete(partial, numbers, {name: sha for _, own in told for name, sha in own.items()}, best)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            log.error("checkpoint %s could not be saved (%s); the one before it stays", partial.stem[1:], error)
+            return "", {file.name: _sha256(file) for file in partial.glob(f"__{self.ranks.rank}_*")}
+        except (Exception, CheckpointException) as error:  # a full disk, a lost rank: training goes on
+            return _reason(error), {}
 
     def _complete(self, partial: Path, numbers: str, sums: dict[str, str], best: bool) -> None:
         _write_text(partial / NUMBERS, numbers)
@@ -183,26 +180,12 @@ class Checkpoints:
         """What is wrong with a checkpoint, or nothing. The ranks share the reading."""
         try:
             sums = sorted(json.loads((path / SUMS).read_text()).items())
-            own = sums[self.ranks.rank :: self.ranks.world]
-            wrong = [f"{name}: checksum differs" for name, sha in own if _sha256(path / name) != sha]
+            share = sums[self.ranks.rank :: self.ranks.world]
+            wrong = [f"{name}: checksum differs" for name, sha in share if _sha256(path / name) != sha]
         except (OSError, ValueError, AttributeError) as error:
             wrong = [_reason(error)]
-        found = [text for texts in self._gather(wrong, self.ranks.control) for text in texts]
-        return found[0] if found else ""
-
-    def _gather(self, own: T, group: dist.ProcessGroup | None) -> list[T]:
-        if self.ranks.world == 1:
-            return [own]
-        everyone: list[Any] = [None] * self.ranks.world
-        dist.all_gather_object(everyone, own, group=group)
-        return everyone
-
-    def _from_rank_0(self, own: T) -> T:
-        return self._gather(own, self.ranks.control)[0]
-
-    def _meet(self) -> None:
-        if self.ranks.world > 1:
-            dist.barrier(group=self.ranks.control)
+        damages = [text for texts in gather_from_ranks(wrong, self.ranks) for text in texts]
+        return damages[0] if damages else ""
 
 
 def _reason(error: BaseException) -> str:

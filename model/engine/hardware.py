@@ -61,7 +61,7 @@ _GPUS = (
 GPUS = {gpu.key: gpu for gpu in _GPUS}
 
 
-def gpu(name: str) -> Gpu:
+def find_gpu(name: str) -> Gpu:
     """By the name on its data sheet, in any case. Raises ValueError with the known ones."""
     if name.lower() not in GPUS:
         raise ValueError(f"no GPU {name!r} in model/engine/hardware.py; known: {', '.join(GPUS)}")

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.engine.shards import part_of
-from model.network.decoder import Head
-from model.network.layers import Conv3d, Upsample
+from model.engine.dtensors import shard_like
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
@@ -32,17 +30,18 @@ LARGEST_STACK = 2**24  # elements that are orthogonalised at a time, which bound
 
 
 def matrices(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
-    """The parameters that are weight matrices, with the number of leading axes that make up the rows."""
-    found = []
+    """The parameters that are weight matrices, with the number of leading axes that make up the rows.
+
+    Modules say so with `row_axes` (model/network/layers.py). An embedding is none: its rows are learnt one by one.
+    """
+    weights = []
     for module in network.modules():
-        if isinstance(module, nn.Embedding | Head) or (isinstance(module, Conv3d) and module.weight.shape[1] == 1):
-            continue
-        leading = 4 if isinstance(module, Upsample) else 1
-        for parameter in module.parameters(recurse=False):
+        leading = 0 if isinstance(module, nn.Embedding) else getattr(module, "row_axes", 1)
+        for parameter in module.parameters(recurse=False) if leading else ():
             rows = parameter.shape[:leading].numel()
             if parameter.requires_grad and min(rows, parameter.numel() // rows) >= SMALLEST_SIDE:
-                found.append((parameter, leading))
-    return found
+                weights.append((parameter, leading))
+    return weights
 
 
 class Muon(torch.optim.Optimizer):
@@ -74,7 +73,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * 0.2 * max(matrix.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, orthogonal(matrix).float(), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(part_of(update.view(parameter.shape), parameter), alpha=rate)
+                    parameter.sub_(shard_like(update.view(parameter.shape), parameter), alpha=rate)
 
     def _stacks(self, parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         """Matrices of one shape, so that they are orthogonalised together."""

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from model.engine.dtensors import local_part, plain_name
 from model.engine.muon import Muon, matrices
-from model.engine.shards import local, plain_name
 
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:blocks\.(\d+))?")
 LAST = 10**6  # the decoder, after every stage
@@ -37,8 +37,8 @@ def optimizers(
     weights = matrices(network) if kind == "muon" else []
     taken = {parameter for parameter, _ in weights}
     rest = {parameter: scale for parameter, scale in scales.items() if parameter not in taken}
-    found: list[torch.optim.Optimizer] = [AdamW(rest, learning_rate, beta2, weight_decay)]
-    return [*found, Muon(weights, scales, learning_rate, weight_decay)] if weights else found
+    used: list[torch.optim.Optimizer] = [AdamW(rest, learning_rate, beta2, weight_decay)]
+    return [*used, Muon(weights, scales, learning_rate, weight_decay)] if weights else used
 
 
 def layer_scales(network: nn.Module, decay: float) -> dict[nn.Parameter, float]:
@@ -58,8 +58,8 @@ def _layer(name: str) -> tuple[int, int]:
     """Sorts as the layers follow each other; what is beside the blocks of a stage belongs to its first."""
     if name.startswith("embedding."):
         return (-1, 0)
-    if found := STAGE.match(name):
-        return (int(found[1]), int(found[2] or 0))
+    if place := STAGE.match(name):
+        return (int(place[1]), int(place[2] or 0))
     return (LAST, 0)
 
 
@@ -73,7 +73,7 @@ class AdamW(torch.optim.AdamW):
     def __init__(
         self, scales: Mapping[nn.Parameter, float], learning_rate: float, beta2: float, weight_decay: float
     ) -> None:
-        self.shards = {parameter: local(parameter.data) for parameter in scales}
+        self.shards = {parameter: local_part(parameter.data) for parameter in scales}
         groups: dict[tuple[float, bool], list[Tensor]] = {}
         for parameter, scale in scales.items():
             groups.setdefault((scale, parameter.ndim > 1), []).append(self.shards[parameter])
@@ -89,7 +89,7 @@ class AdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for parameter, shard in self.shards.items():
-            shard.grad = None if parameter.grad is None else local(parameter.grad)
+            shard.grad = None if parameter.grad is None else local_part(parameter.grad)
         super().step()
         for shard in self.shards.values():
             shard.grad = None
@@ -140,8 +140,8 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self.average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        self._averaged = [local(each) for each in self.average.values()]
-        self._trained = [local(each.data) for each in network.parameters()]
+        self._averaged = [local_part(tensor) for tensor in self.average.values()]
+        self._trained = [local_part(parameter.data) for parameter in network.parameters()]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -161,7 +161,7 @@ class WeightAverage:
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The norm of all gradients as one vector, equal on every rank; not finite if any element on any rank is not."""
     gradients = list(gradients)
-    norms = torch._foreach_norm([local(gradient) for gradient in gradients])
+    norms = torch._foreach_norm([local_part(gradient) for gradient in gradients])
     square = torch.stack(norms).square().sum()
     sharded = next((gradient for gradient in gradients if isinstance(gradient, DTensor)), None)
     if sharded is not None:  # the last dimension of the mesh shards, an earlier one replicates

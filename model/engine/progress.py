@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import time
@@ -16,22 +15,18 @@ from torch import nn
 from model.data.dataset import Batch
 from model.engine.hardware import GPUS
 from model.engine.state import TrainState
+from model.engine.task import TrainingTask
 from model.metrics import mean
-from model.tasks.segmentation import Task
-
-log = logging.getLogger(__name__)
 
 Report = Callable[[int, dict[str, float]], None]
 
 REPORT_EVERY_S = 5.0
-WINDOW = 100  # steps
-MAX_SKIPPED = 20  # within the window. A loss scale settles within about 16 halvings; beyond that the run is broken
 
 
 class Feed:
     """The loader's batches, with the time that training waited for them and the work that they are."""
 
-    def __init__(self, batches: Iterable[Batch], network: nn.Module, task: Task) -> None:
+    def __init__(self, batches: Iterable[Batch], network: nn.Module, task: TrainingTask) -> None:
         self.batches, self.network, self.task = iter(batches), network, task
         self.work: dict[tuple[Any, ...], int] = {}  # FLOPs of a batch, by its sizes
         self.waited_s = 0.0
@@ -52,7 +47,7 @@ class Feed:
         return batch
 
 
-class Progress:
+class TrainingProgress:
     """Reports every few seconds what happened since the last report. `world` ranks did the same in the same time."""
 
     def __init__(
@@ -94,26 +89,6 @@ class Progress:
             "memory_gib": memory_gib(),
             "seconds_left": (now - self.start) / (state.step - self.first_step) * (self.steps - state.step),
         }
-
-
-def skip(state: TrainState, suspects: Iterable[str]) -> None:
-    """Note a step whose gradient was not finite, and the cases that may be why. ValueError if there are too many."""
-    state.skipped.append(state.step)
-    for case in suspects:
-        state.suspects[case] = state.suspects.get(case, 0) + 1
-    worst = sorted(state.suspects.items(), key=lambda item: -item[1])[:5]
-    named = ", ".join(f"{case} ({count} times)" for case, count in worst)
-    blame = f"cases in them: {named}. Look at these cases; if they are sound," if worst else "no case stands out:"
-    recent = sum(step > state.step - WINDOW for step in state.skipped)
-    log.warning(
-        "step %d: loss or gradient is not finite, step skipped (%d so far)%s",
-        state.step, len(state.skipped), f"; cases so far: {named}" if worst else "",
-    )  # fmt: skip
-    if recent > MAX_SKIPPED:
-        raise ValueError(
-            f"{recent} of the last {WINDOW} steps had a loss or gradient that is not finite, more than {MAX_SKIPPED}; "
-            f"{blame} lower train.learning_rate or set train.precision to float32"
-        )
 
 
 @lru_cache(maxsize=1)

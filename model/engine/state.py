@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.engine.dtensors import assemble_like, plain_name
 from model.engine.muon import Muon
 from model.engine.optim import AdamW, LossScale, WeightAverage
-from model.engine.shards import plain_name, sharded_like
 
 
 @dataclass
 class TrainState:
-    """`network` is the bare one. `step` counts optimizer steps done; `skipped`, those whose gradient was not finite."""
+    """`network` is the one inside DDP's wrapper. `step` counts optimizer steps done; `skipped`: those of them whose
+    gradient was not finite."""
 
     network: nn.Module
     optimizers: list[torch.optim.Optimizer]  # AdamW, and Muon if it has the matrices
@@ -32,23 +33,20 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.parameters = list(self.network.parameters())  # a walk through all modules is worth keeping
-        self._owner = {parameter: each for each in self.optimizers for parameter in _parameters_of(each)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"tensors": self.tensors(), "numbers": self.numbers()}
+        self._owner = {parameter: optimizer for optimizer in self.optimizers for parameter in _parameters_of(optimizer)}
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, sharded as they are, sharing memory with the run: loading into them is loading the run."""
-        found: dict[str, Tensor] = {}
+        by_name: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():
             moments = self._moments(parameter)
-            found[f"network.{plain_name(name)}"] = parameter.data
+            by_name[f"network.{plain_name(name)}"] = parameter.data
             for key, moment in (("exp_avg", "first_moment"), ("exp_avg_sq", "second_moment")):
                 if key in moments:
-                    found[f"{moment}.{plain_name(name)}"] = sharded_like(moments[key], parameter)
+                    by_name[f"{moment}.{plain_name(name)}"] = assemble_like(moments[key], parameter)
             if self.average:
-                found[f"average.{plain_name(name)}"] = self.average.average[name]
-        return found
+                by_name[f"average.{plain_name(name)}"] = self.average.average[name]
+        return by_name
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -73,6 +71,12 @@ class TrainState:
         for parameter in self.parameters:
             if "step" in (moments := self._moments(parameter)):
                 moments["step"].fill_(numbers["updates"])
+
+    def skip(self, suspects: Iterable[str]) -> None:
+        """Note that this step's gradient was not finite, and the cases that may be why."""
+        self.skipped.append(self.step)
+        for case in suspects:
+            self.suspects[case] = self.suspects.get(case, 0) + 1
 
     def final_weights(self) -> dict[str, Tensor]:
         """What is released: the running average if there is one."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
-from model.network.layers import Block, Conv3d, Upsample, VolumeNorm, pool
+from model.network.layers import Conv3d, FullResolution, TransformerBlock, Upsample, VolumeNorm, pool
 
 
 class Decoder(nn.Module):
@@ -28,7 +28,8 @@ class Decoder(nn.Module):
         self.laterals = nn.ModuleList(nn.Linear(width, dim) for width, dim in zip(config.widths, dims, strict=True))
         self.upsamples = nn.ModuleList(Upsample(coarse, fine) for fine, coarse in pairwise(dims))
         self.blocks = nn.ModuleList(
-            Block(dim, config.head_dim, config.hidden_dim(dim), memory_dim=config.memory_dim) for dim in dims[:-1]
+            TransformerBlock(dim, config.head_dim, config.hidden_dim(dim), memory_dim=config.memory_dim)
+            for dim in dims[:-1]
         )
         self.to_half = RefineStep(dims[0], config.stem_dims[1])
         self.to_full = RefineStep(config.stem_dims[1], config.stem_dims[0])
@@ -63,7 +64,7 @@ class Decoder(nn.Module):
         return self.memory_norm(torch.cat(scales, dim=1))
 
 
-class RefineStep(nn.Module):
+class RefineStep(FullResolution):
     """Upsample, add the embedding's skip, then one 3^3 convolution."""
 
     def __init__(self, in_dim: int, out_dim: int):
@@ -80,6 +81,8 @@ class RefineStep(nn.Module):
 
 class Head(nn.Linear):
     """A linear layer over the channels of a channels-first volume, without a change of its layout."""
+
+    row_axes = 0
 
     def forward(self, volume_BCDHW: Tensor) -> Tensor:
         weight = self.weight.expand(len(volume_BCDHW), -1, -1)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import MODALITIES, NetworkConfig
-from model.network.layers import Conv3d, VolumeNorm
+from model.network.layers import Conv3d, FullResolution, VolumeNorm
 
 
 class PatchEmbedding(nn.Module):
@@ -62,7 +62,7 @@ class PatchEmbedding(nn.Module):
         return F.silu(self.condition(torch.cat([modality, log_spacing], dim=1)))
 
 
-class ConditionedConv(nn.Module):
+class ConditionedConv(FullResolution):
     """Convolution, group norm, then scale and shift by the condition (FiLM, Perez et al. 2018), then GELU."""
 
     def __init__(self, in_dim: int, out_dim: int, condition_dim: int):
@@ -76,7 +76,7 @@ class ConditionedConv(nn.Module):
         return F.gelu(self.norm.modulated(self.conv(volume_BCDHW, stride), 1 + scale, shift))
 
 
-class ChannelGate(nn.Module):
+class ChannelGate(FullResolution):
     """Weighted mean over the image channels present; the weights are a softmax per voxel and feature."""
 
     def __init__(self, dim: int):

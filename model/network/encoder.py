@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
-from model.network.layers import Block, Conv3d, convolve
+from model.network.layers import Conv3d, TransformerBlock, convolve
 
 
 class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.stages = nn.ModuleList(Stage(config, index) for index in range(len(config.widths)))
+        self.stages = nn.ModuleList(EncoderStage(config, index) for index in range(len(config.widths)))
 
     def forward(
         self, volume_BDHWE: Tensor, spacings_mm: Sequence[Sequence[float]], strides: Sequence[Sequence[int]]
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         return features
 
 
-class Stage(nn.Module):
+class EncoderStage(nn.Module):
     """A strided convolution (not in the first stage, which the embedding feeds), then the blocks."""
 
     def __init__(self, config: NetworkConfig, index: int):
@@ -44,7 +44,7 @@ class Stage(nn.Module):
         self.key_tokens = config.key_tokens
         self.downsample = Conv3d(config.widths[index - 1], dim) if index > 0 else None
         self.blocks = nn.ModuleList(
-            Block(dim, config.head_dim, config.hidden_dim(dim), drop_path=rate) for rate in rates
+            TransformerBlock(dim, config.head_dim, config.hidden_dim(dim), drop_path=rate) for rate in rates
         )
         self.norm = nn.LayerNorm(dim)
 

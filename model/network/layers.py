@@ -5,82 +5,35 @@ what PyTorch calls `channels_last_3d`, the layout in which CPU and GPU convoluti
 
 B batch, C channels of an image or of a convolution, D H W voxels or tokens along the axes, E embedding, N tokens,
 A attention heads, F features of one head.
+
+Some optimizers step along weights as matrices, outputs by inputs. A module's `row_axes` is how many leading axes of its
+weight count the outputs: 1 where it does not say, 0 where the weight is not to be taken for a matrix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from model.engine.shards import part_of
-
-# CPU bfloat16 gradients of dense 3^3 convolutions were seen wrong when an axis has 1 or 2 voxels; 4 leaves a margin.
-SMALLEST_BFLOAT16_AXIS = 4
-# On CPU, a convolution onto at most so many voxels is a matrix product: oneDNN's own takes 3 to 8 times as long there.
-FEW_VOXELS = 16
+from model.network import cpu_convolution
 
 
 class Conv3d(nn.Conv3d):
-    """A 3^3 convolution with padding 1; the stride is an argument of the call: one set of weights for any spacing.
-
-    On CPU, in 16 bit, it avoids oneDNN's convolution where that is slow or its bfloat16 weight gradient uninitialised
-    memory: onto a few voxels it is a matrix product, and else it computes in float32 if it is depth-wise (2.5 times
-    faster there) or the grid is small.
-    """
+    """A 3^3 convolution with padding 1; the stride is an argument of the call: one set of weights for any spacing."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 1, bias: bool = True):
         super().__init__(in_channels, out_channels, 3, padding=1, groups=groups, bias=bias)
+        self.row_axes = 1 if in_channels > groups else 0
 
     def forward(self, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
         stride = tuple(stride)
-        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else volume_BCDHW.dtype
-        if volume_BCDHW.device.type != "cpu" or precision == torch.float32:
-            return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
-        size = [math.ceil(n / step) for n, step in zip(volume_BCDHW.shape[2:], stride, strict=True)]
-        if math.prod(size) <= FEW_VOXELS and precision == torch.bfloat16:
-            product = self._depthwise_product if self.groups > 1 else self._dense_product
-            return product(volume_BCDHW, stride, size).to(volume_BCDHW.dtype)
-        if self.groups == 1 and min(volume_BCDHW.shape[2:]) > SMALLEST_BFLOAT16_AXIS:
-            return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.float()
-            out = F.conv3d(volume_BCDHW.float(), self.weight.float(), bias, stride, 1, 1, self.groups)
-        return out.to(volume_BCDHW.dtype)
-
-    def _dense_product(self, volume_BCDHW: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
-        """Every output voxel's neighbourhood is a row."""
-        windows = F.pad(volume_BCDHW, (1, 1, 1, 1, 1, 1))
-        for axis, step in enumerate(stride, start=2):
-            windows = windows.unfold(axis, 3, step)
-        rows = windows.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4)
-        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
-
-    def _depthwise_product(self, volume_BCDHW: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
-        """Each channel's kernel is a (voxels, voxels) matrix."""
-        assert tuple(stride) == (1, 1, 1)
-        taps = _taps(*size).to(self.weight.device)
-        matrix = F.pad(self.weight.float().flatten(1), (0, 1)).index_select(1, taps.flatten()).unflatten(1, taps.shape)
-        tokens_CNB = volume_BCDHW.float().flatten(2).permute(1, 2, 0)
-        with torch.autocast("cpu", enabled=False):
-            mixed_CNB = torch.bmm(matrix, tokens_CNB)
-        out_BCN = mixed_CNB.permute(2, 0, 1)
-        out_BCN = out_BCN if self.bias is None else out_BCN + self.bias[:, None]
-        return out_BCN.unflatten(2, tuple(size))
-
-
-@lru_cache(maxsize=32)
-def _taps(depth: int, height: int, width: int) -> Tensor:
-    """(N, N): which of a 3^3 kernel's weights joins output voxel i and input voxel j; 27 where none does."""
-    grid = torch.cartesian_prod(*(torch.arange(n) for n in (depth, height, width)))
-    offset = grid.unsqueeze(0) - grid.unsqueeze(1)
-    tap = ((offset + 1) * torch.tensor([9, 3, 1])).sum(2)
-    return tap.where((offset.abs() <= 1).all(2), 27)
+        if cpu_convolution.is_needed(volume_BCDHW):
+            return cpu_convolution.convolve_in_16_bit(volume_BCDHW, self.weight, self.bias, stride, self.groups)
+        return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
 
 
 def convolve(conv: nn.Module, volume_BDHWE: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
@@ -94,13 +47,15 @@ class Upsample(nn.Module):
     The weights describe a block of 2 x 2 x 2; along an axis that is not upsampled their mean over that axis is used.
     """
 
+    row_axes = 4
+
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(2, 2, 2, out_dim, in_dim))
         self.bias = nn.Parameter(torch.empty(out_dim))
 
-    def reset_parameters(self) -> None:
-        fill_normal(self.weight, self.weight.shape[-1] ** -0.5)
+    def fill_parameters(self, fill: FillNormal) -> None:
+        fill(self.weight, self.weight.shape[-1] ** -0.5)
         nn.init.zeros_(self.bias)
 
     def forward(self, volume_BDHWE: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -212,7 +167,7 @@ class DropPath(nn.Module):
         return branch_BDHWE * keep / (1 - self.rate)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block: attention to pooled tokens (its own, or a memory given), then the feed-forward layer.
 
     The unit of activation checkpointing and of sharding.
@@ -235,15 +190,33 @@ class Block(nn.Module):
         return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
 
 
+class FullResolution(nn.Module):
+    """A step on full-resolution voxels: its activations are better computed twice than kept."""
+
+
+FillNormal = Callable[[Tensor, float], None]  # in place, with mean 0 and this standard deviation
+
+
+@torch.no_grad()
+def fill_normal(parameter: Tensor, std: float) -> None:
+    parameter.normal_(std=std)
+
+
 class BlockNetwork(nn.Module):
     """A network that is divided at its blocks: the boundaries of activation checkpointing and of sharding."""
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[TransformerBlock]:
         """In order of use."""
-        return (module for module in self.modules() if isinstance(module, Block))
+        return (module for module in self.modules() if isinstance(module, TransformerBlock))
 
-    def init_weights(self) -> None:
-        initialise(self, residual_layers=2 * sum(1 for _ in self.blocks()))
+    def full_resolution(self) -> Iterator[FullResolution]:
+        """The steps on full-resolution voxels, in the order in which they were built."""
+        return (module for module in self.modules() if isinstance(module, FullResolution))
+
+    def init_weights(self, fill: FillNormal = fill_normal) -> None:
+        """Fill the parameters wherever they are, one after the other. Another `fill` is for those that are no whole
+        tensors."""
+        initialise(self, residual_layers=2 * sum(1 for _ in self.blocks()), fill=fill)
 
 
 class VolumeNorm(nn.Module):
@@ -271,8 +244,8 @@ class VolumeNorm(nn.Module):
         return torch.group_norm(samples_as_groups, groups, weight, bias, 1e-5).view_as(volume_BCDHW)
 
 
-def initialise(module: nn.Module, residual_layers: int) -> None:
-    """Fill the parameters of one module in place; also after `to_empty()` and on sharded parameters.
+def initialise(module: nn.Module, residual_layers: int, fill: FillNormal) -> None:
+    """Fill the parameters of one module in place; also after `to_empty()`.
 
     Variance-preserving for every width (standard deviation 1 / sqrt(fan in)); the last layer of each residual branch is
     divided by sqrt(`residual_layers`), so that the residual stream keeps its scale at any depth (Radford et al. 2019).
@@ -281,20 +254,12 @@ def initialise(module: nn.Module, residual_layers: int) -> None:
         if isinstance(child, nn.Linear | Conv3d):
             fan_in = child.weight[0].numel()
             gain = residual_layers**-0.5 if name.endswith(".output") else 1.0
-            fill_normal(child.weight, gain / math.sqrt(fan_in))
+            fill(child.weight, gain / math.sqrt(fan_in))
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
-            fill_normal(child.weight, 1.0)
+            fill(child.weight, 1.0)
+        elif hasattr(child, "fill_parameters"):
+            child.fill_parameters(fill)
         elif hasattr(child, "reset_parameters"):
             child.reset_parameters()
-
-
-@torch.no_grad()
-def fill_normal(parameter: Tensor, std: float) -> None:
-    """Fill in place. A shard gets its part of the whole parameter's values: the same weights on any number of ranks."""
-    if isinstance(parameter, DTensor):
-        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device).normal_(std=std)
-        parameter.to_local().copy_(part_of(whole, parameter).to_local())
-    else:
-        parameter.normal_(std=std)

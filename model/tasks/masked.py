@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
-from model.engine.parallelize import Ranks, autocast, each
+from model.engine.parallelize import autocast
+from model.engine.ranks import Ranks, map_over_ranks
 from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
 from model.network.embedding import PatchEmbedding
 from model.network.encoder import Encoder
-from model.network.layers import BlockNetwork, Upsample, fill_normal
+from model.network.layers import BlockNetwork, FillNormal, Upsample
 from model.network.sizes import pretraining_flops
 from model.tasks.probe import Probe
 
@@ -88,8 +89,8 @@ class HiddenToken(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.empty(dim))
 
-    def reset_parameters(self) -> None:
-        fill_normal(self.token, 1.0)
+    def fill_parameters(self, fill: FillNormal) -> None:
+        fill(self.token, 1.0)
 
     def forward(self, tokens_BDHWE: Tensor, masked_BDHW: Tensor) -> Tensor:
         return torch.where(masked_BDHW.unsqueeze(-1), self.token.to(tokens_BDHWE.dtype), tokens_BDHWE)
@@ -143,7 +144,6 @@ class MaskedModelling:
     """
 
     stream: StreamConfig
-    precision: str
     mask_stride: int
     mask_fraction: float
     probe: Probe | None = None
@@ -165,11 +165,11 @@ class MaskedModelling:
         config: Any = network.config
         return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
-    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks) -> list[dict[str, float]]:
-        found = each(partial(self._explained, network, ranks.device), cases, ranks)
+    def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
+        scores = map_over_ranks(partial(self._explained, network, ranks.device, precision), cases, ranks)
         if self.probe is None:
-            return found
-        return [*found, *self.probe.score(network, cases, ranks, self.precision)]
+            return scores
+        return [*scores, *self.probe.score(network, cases, ranks, precision)]
 
     def hidden_cells(self, batch: Batch) -> Tensor:
         """Bool (B, d, h, w) on the grid of cells: a function of the seed and of each sample's number."""
@@ -222,9 +222,9 @@ class MaskedModelling:
             error = (predicted - target).square().mean(-1)
             return (error * counted).flatten(2).sum(2), counted.flatten(2).sum(2)
 
-    def _explained(self, network: nn.Module, device: torch.device, case: Case) -> dict[str, float]:
+    def _explained(self, network: nn.Module, device: torch.device, precision: str, case: Case) -> dict[str, float]:
         batch = validation_batch(case, self.stream).to(device)
-        with autocast(device, self.precision):
+        with autocast(device, precision):
             outputs = self.forward(network, batch)
         error_BC, counted_BC = self._errors(*outputs, batch)
         return {
@@ -234,11 +234,13 @@ class MaskedModelling:
         }
 
     @torch.no_grad()
-    def painted(self, network: nn.Module, case: Case, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def painted(
+        self, network: nn.Module, case: Case, device: torch.device, precision: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A patch of a case for a person's eye, on the CPU: image (C, D, H, W), what was hidden of it (D, H, W), and
         the image with the prediction in the hidden cells, each with the mean and deviation that it really has."""
         batch = validation_batch(case, self.stream).to(device)
-        with autocast(device, self.precision):
+        with autocast(device, precision):
             predicted, cells = self.forward(network, batch)
         voxels = self.by_cell(batch.image.float(), batch.spacing_mm)
         deviation, mean = (value.movedim(1, -1) for value in torch.std_mean(voxels, dim=-1, correction=0))

@@ -14,15 +14,15 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
-from model.engine.parallelize import Ranks, autocast, each, share
-from model.metrics import dice
+from model.engine.parallelize import autocast
+from model.engine.ranks import Ranks, map_over_ranks, share_of_rank, sum_over_ranks
 from model.network.config import strides
+from model.tasks.scores import dice_by_structure
 
 CASES = 24  # of a source, at most; more change its Dice by little
 NEVER = -1e9  # the score of a class without an example; interpolated, minus infinity would be NaN
@@ -42,34 +42,31 @@ class Probe:
     def score(self, network: Any, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         """`probe_dice.STRUCTURE` of each labelled case, on every rank; only sources with labels to learn from."""
         features = partial(_features, network, self.stream, ranks.device, precision)
-        found: list[dict[str, float]] = []
+        scores: list[dict[str, float]] = []
         for source in sorted({case.record.source for case in self.cases}):
-            known = [case for case in self.cases if case.record.source == source][:CASES]
-            asked = [case for case in cases if case.record.source == source and len(case.foreground)]
-            if asked:
-                weight = self._fit(features, known, ranks)
-                found += each(partial(self._dice, features, weight), asked, ranks)
-        return found
+            examples = [case for case in self.cases if case.record.source == source][:CASES]
+            labelled = [case for case in cases if case.record.source == source and len(case.foreground)]
+            if labelled:
+                weight = self._fit(features, examples, ranks)
+                scores += map_over_ranks(partial(self._dice, features, weight), labelled, ranks)
+        return scores
 
     def _fit(self, features: Features, cases: Sequence[Case], ranks: Ranks) -> Tensor:
         """(E + 1, K), float64; the last row is for the feature that is always 1."""
         products: Tensor | None = None
-        for number, case in share(cases, ranks):
+        for number, case in share_of_rank(cases, ranks):
             batch, tokens_BDHWE = features(case)
             classes = _at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten()
             chosen = torch.linspace(0, len(classes) - 1, min(len(classes), TOKENS)).long()
             rows = _with_one(tokens_BDHWE.flatten(0, 3)[chosen.to(tokens_BDHWE.device)].double().cpu())
             classes = F.one_hot(classes[chosen], len(self.stream.classes) + 1)
-            own = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
-            own = own if number < len(cases) else torch.zeros_like(own)
-            products = own if products is None else products + own
+            product = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
+            product = product if number < len(cases) else torch.zeros_like(product)
+            products = product if products is None else products + product
         assert products is not None
-        if ranks.world > 1:
-            dist.all_reduce(products, group=ranks.control)
-        return discriminant(products)
+        return discriminant(sum_over_ranks(products, ranks))
 
     def _dice(self, features: Features, weight: Tensor, case: Case) -> dict[str, float]:
-        names = {identifier: name for name, identifier in self.stream.structures.items()}
         batch, tokens_BDHWE = features(case)
         weight = weight.float().to(tokens_BDHWE.device)
         slabs = [_with_one(slab.float()) @ weight for slab in tokens_BDHWE.unbind(1)]  # whole, they may be gigabytes
@@ -78,12 +75,7 @@ class Probe:
         whole = [n * step for n, step in zip(size, _token_stride(batch), strict=True)]
         voxels = F.interpolate(scores_BKDHW, size=whole, mode="trilinear", align_corners=False)
         d, h, w = batch.target.shape[1:]
-        predicted, target = voxels[:, :, :d, :h, :w].argmax(1).numpy(), batch.target.cpu().numpy()
-        return {
-            f"probe_dice.{names[identifier]}": dice(target == index, predicted == index)
-            for index, identifier in enumerate(self.stream.classes, start=1)
-            if batch.annotated[0, index]
-        }
+        return dice_by_structure("probe_dice", voxels[:, :, :d, :h, :w].argmax(1), batch, self.stream)
 
 
 def discriminant(products: Tensor) -> Tensor:

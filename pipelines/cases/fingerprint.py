@@ -48,7 +48,7 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
     refused: dict[str, str] = {}
     made_by = code.digest("pipelines.cases.fingerprint")
     keys = {row.case_id: _key(row, made_by) for row in rows}
-    with Cache(project.state() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
+    with Cache(project.state_folder() / "fingerprints.sqlite", "scan", ("record", "samples")) as memory:
         found = ((row.case_id, _recall(memory, keys[row.case_id])) for row in rows)
         known = {case_id: _trimmed(own, bound) for case_id, own in found if own is not None}
         unknown = [row for row in rows if row.case_id not in known]

@@ -17,7 +17,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 def current() -> pa.Table:
     """The project's inventory as it would be written now. Raises ValueError if DICOM is asked for without a key."""
     raw = project.root() / project.RAW
-    listed = take(raw, project.state() / "digests.sqlite")
+    listed = take(raw, project.state_folder() / "digests.sqlite")
     return hide(listed, raw, params.load(project.root() / "params.yaml").data.sources)
 
 

@@ -59,7 +59,7 @@ def examine(
     blank = np.zeros(reference.array.shape[axis], dtype=bool)
     for modality, volume in images.items():
         low, high = _slice_range(volume.array, axis)
-        found += intensity(modality, volume.array, float(low.min()), float(high.max()), bounds)
+        found += strange_values(modality, volume.array, float(low.min()), float(high.max()), bounds)
         found += slices(modality, volume.array, axis, low == high, bounds)
         blank |= low == high
     if structures is not None and not structures.any():
@@ -105,7 +105,7 @@ def _angles(affine: np.ndarray, bounds: Quality) -> Iterator[Finding]:
         yield Finding(f"orientation: turned by {turned_deg:.3g} degrees from the patient's axes")
 
 
-def intensity(modality: str, array: np.ndarray, low: float, high: float, bounds: Quality) -> Iterator[Finding]:
+def strange_values(modality: str, array: np.ndarray, low: float, high: float, bounds: Quality) -> Iterator[Finding]:
     """Do the values fit the modality? `low`, `high`: their range."""
     if modality == "CT":
         yield from _ct_intensity(array, low, high, bounds)

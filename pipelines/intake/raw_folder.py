@@ -33,7 +33,7 @@ def changed() -> bool:
 
     That nothing changed is remembered with size, times and inode of every file, so that asking again costs a look.
     """
-    listed, memory = project.root() / project.INVENTORY, project.state() / "raw-unchanged"
+    listed, memory = project.root() / project.INVENTORY, project.state_folder() / "raw-unchanged"
     if not listed.is_file():
         return True
     placed = environment.read().linked  # decides which links are followed

@@ -165,6 +165,6 @@ def _present() -> dict[str, Any] | None:
 
 
 def _keep(file: Path) -> Path:
-    kept = project.state() / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
+    kept = project.state_folder() / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
     shutil.copyfile(file, kept)
     return kept

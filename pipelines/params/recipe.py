@@ -10,7 +10,7 @@ from pipelines.params.bysource import OR_AUTO, Voxels3, check_by_source
 
 
 class Augment(Block):
-    """Strengths of augmentation, as model.data.augment.AugmentConfig has them; 0 turns a step off."""
+    """Strengths of augmentation, as model.data.draws.AugmentConfig has them; 0 turns a step off."""
 
     spatial_probability: Fraction = Field(
         description="share of patches that are rotated, scaled and deformed; the rest are plain, sharper crops"

@@ -31,7 +31,7 @@ def verify(reread: bool = False) -> dict[str, Any]:
     rows = manifest.read()
     usable = manifest.usable(rows)
     entries = {entry.case_id: entry for entry in case_folder.read_index(project.CASES)}
-    with remembered(project.state() / "digests.sqlite") as digests:
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
         look = partial(_difference, digests=digests, reread=reread)
         checked = track(usable, len(usable), "verify")
         problems = [problem for row in checked for problem in _problems(row, entries.get(row.case_id), look)]

@@ -21,9 +21,11 @@ def find(pseudonym: str) -> list[str]:
     pseudonyms, raw = key.load(), project.root() / project.RAW
     wanted = {part for part in pseudonym.removeprefix("hidden/").removeprefix("refused/").split("-") if len(part) == 16}
     wanted |= _series_of_case(pseudonym)
-    listed = {raw / row["path"]: row for row in listing.take(raw, project.state() / "digests.sqlite").to_pylist()}
+    listed = {
+        raw / row["path"]: row for row in listing.take(raw, project.state_folder() / "digests.sqlite").to_pylist()
+    }
     readable = {path: row["sha256"] for path, row in listed.items() if not row["problem"]}
-    entries = index.refresh(readable, pseudonyms, project.state() / "dicom.sqlite", index.LIMITS)
+    entries = index.refresh(readable, pseudonyms, project.state_folder() / "dicom.sqlite", index.LIMITS)
     found = [
         path
         for path in listed

@@ -19,11 +19,11 @@ CANDIDATE = "candidate"  # alias of the version whose outputs lie in the project
 
 
 def tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state_folder() / 'mlflow.db'}"
 
 
 def artifact_folder() -> Path:
-    return project.state() / "mlartifacts"
+    return project.state_folder() / "mlartifacts"
 
 
 def configure() -> ModuleType:

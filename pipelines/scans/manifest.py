@@ -92,7 +92,7 @@ def usable(rows: list[Row]) -> list[Row]:
     return [row for row in rows if not row.quarantined]
 
 
-def listing(path: Path | None = None) -> list[dict[str, Any]]:
+def as_records(path: Path | None = None) -> list[dict[str, Any]]:
     """The manifest as plain records, for `medseg data ls`."""
     return [asdict(row) for row in read(path or project.root() / project.MANIFEST)]
 

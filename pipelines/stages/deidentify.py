@@ -26,5 +26,5 @@ def main() -> None:
             folder.mkdir()
         return
     listed = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
-    memory = project.state() / "dicom.sqlite"
+    memory = project.state_folder() / "dicom.sqlite"
     series.bring(project.RAW, listed, project.DEIDENTIFIED, key.load(), settings.deidentify, memory)

@@ -41,7 +41,7 @@ def main() -> None:
             phantom.write(folder, cohort.cases_per_layout, cohort.size, cohort.seed)
     layouts = [name for name in settings.data.sources if name != "dicom"]  # DICOM has its own folder by now
     rows = find(project.RAW, pq.read_table(project.INVENTORY, schema=listing.SCHEMA), layouts)
-    rows += find_deidentified(project.DEIDENTIFIED, project.state() / "digests.sqlite")
+    rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:
         rows += find_phantoms(project.PHANTOM)
     if not rows:

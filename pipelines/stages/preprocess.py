@@ -41,11 +41,11 @@ class DueCase:
 
 
 def main() -> None:
-    with remembered(project.state() / "digests.sqlite") as digests:
-        run(params.load().preprocess, CaseFolder(project.CASES, digests))
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
+        bring_up_to_date(params.load().preprocess, CaseFolder(project.CASES, digests))
 
 
-def run(settings: params.Preprocess, folder: CaseFolder) -> None:
+def bring_up_to_date(settings: params.Preprocess, folder: CaseFolder) -> None:
     """Bring the folder up to date. Raises ValueError if too many cases cannot be made; the folder is then as it was."""
     rows = manifest.usable(manifest.read())
     if not rows:

@@ -21,7 +21,8 @@ import torch
 from model import weights
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream, StreamConfig
-from model.engine.parallelize import Ranks, reshard
+from model.engine.parallelize import reshard
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.network.config import PRESETS
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
@@ -36,7 +37,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import certificates, configs, launcher
 from pipelines.training.history import write_history
-from pipelines.training.run import Learning, LearningStage
+from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -83,7 +84,6 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         network = MaskedAutoencoder(network_config)
     task = MaskedModelling(
         stream=config,
-        precision=settings.pretrain.precision,
         mask_stride=settings.pretrain.mask_stride,
         mask_fraction=settings.pretrain.mask_fraction,
         probe=_probe(training, config),
@@ -170,7 +170,8 @@ def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstructio
     task: MaskedModelling = job.task  # type: ignore[assignment]
     training = [case for cases in job.stream.by_source.values() for case in cases]
     for case in reconstruction.choose([*job.validation, *training]):
-        pictures.append(reconstruction.PaintedPatch(case.record, *task.painted(state.network, case, ranks.device)))
+        painted = task.painted(state.network, case, ranks.device, job.fit.precision)
+        pictures.append(reconstruction.PaintedPatch(case.record, *painted))
     reshard(state.network)
     if state.average:
         state.average.swap()

@@ -15,7 +15,7 @@ import torch
 from model import weights
 from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
-from model.engine.parallelize import Ranks
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -27,7 +27,7 @@ from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
 from pipelines.training.history import write_history
-from pipelines.training.run import Learning, LearningStage
+from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -70,7 +70,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         network.encoder.requires_grad_(False)
     return Learning(
         network=network,
-        task=Segmentation(config, settings.train.precision),
+        task=Segmentation(config),
         stream=SampleStream(training, config),
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),

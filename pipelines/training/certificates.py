@@ -28,7 +28,7 @@ def launch(model: params.Model, recipe: Optimisation, ranks: int, node: int) -> 
 
 
 def folder() -> Path:
-    return project.state() / "certificates"
+    return project.state_folder() / "certificates"
 
 
 def digest(model: params.Model, recipe: Optimisation) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from model.certificate.plan import Plan
+from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
-from model.certificate.search import Goal
-from model.engine.hardware import gpu as find_gpu
+from model.certificate.ways import Goal
+from model.engine.hardware import find_gpu
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
@@ -62,7 +62,7 @@ def certify(
     goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
     cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
     torch.set_num_threads(1)
-    content = certificate(plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
+    content = certificate(launch_plan(settings, wished, preset, ranks), kind, goal, cohort, tell)
     chosen = wished.model_copy(update={name: content[name] for name in CHOSEN})
     content |= {
         "preset": preset,
@@ -87,12 +87,12 @@ def parameters(preset: str) -> tuple[str, params.Params]:
     return "params.yaml", own
 
 
-def plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> Plan:
+def launch_plan(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> LaunchPlan:
     patch, spacing_mm = _largest_patch(settings, recipe)
     structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
     if OWN_CONTRACTS & set(settings.data.sources):
         structures = set(BY_NAME)
-    return Plan(
+    return LaunchPlan(
         network=PRESETS[preset],
         classes=len(structures) + 1,
         channels=max(MOST_CHANNELS.get(each, 1) for each in settings.data.sources),

@@ -5,7 +5,7 @@ Fields go by name: a setting that has the same name on both sides is handed over
 
 from typing import Any
 
-from model.data.augment import AugmentConfig
+from model.data.draws import AugmentConfig
 from model.engine.parallelize import ParallelConfig
 from model.engine.trainer import FitConfig
 from pipelines.cases.preparation import Preprocessing

@@ -1,6 +1,6 @@
 """Start the ranks of a training stage and see them through.
 
-The stage is torchrun's agent and starts the ranks, each of which is the same program again (run.py). How many, on how
+The stage is torchrun's agent and starts the ranks, each of which is the same program again (rank.py). How many, on how
 many threads and where are placement, not parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the
 batch evenly). A run that was stopped or killed goes on from its last checkpoint; a rank that dies is replaced at once,
 up to MEDSEG_RESTARTS times. Nothing here has a part in what comes out.
@@ -21,7 +21,7 @@ from model.engine.watch import PREEMPTED
 from pipelines import params
 from pipelines.params.recipe import Optimisation
 from pipelines.training import certificates
-from pipelines.training.run import PEER_LOST, LearningStage, as_rank, recipe, run_folder
+from pipelines.training.rank import PEER_LOST, LearningStage, as_rank, block_of, run_folder
 from pipelines.work import environment
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main(stage: LearningStage) -> None:
     if "RANK" in os.environ:
         as_rank(stage, settings)
         return
-    block = recipe(stage.name, settings)
+    block = block_of(stage.name, settings)
     ranks = rank_count(block)
     certificates.require(certificates.launch(settings.model, block, ranks, ranks))
     _launch(stage.name, ranks, run_folder(stage.name, settings))

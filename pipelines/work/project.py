@@ -23,7 +23,7 @@ def root() -> Path:
     raise ValueError(f"{here} is not inside a project: no dvc.yaml here or above; change into one or set MEDSEG_ROOT")
 
 
-def state() -> Path:
+def state_folder() -> Path:
     """This machine's own state, made if missing."""
     folder = root() / ".medseg"
     folder.mkdir(exist_ok=True)

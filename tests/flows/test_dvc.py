@@ -7,15 +7,15 @@ import time
 import pytest
 
 from flows import dvc
-from flows.dvc import Stage, StageFailedError
+from flows.dvc import DvcStage, StageFailedError
 from tests.flows.conftest import Project
 
 CHAIN = [
-    Stage("list", (), ("data/list",), True),
-    Stage("cases", ("data/list",), ("data/cases/train", "data/cases/test"), False),
-    Stage("train", ("data/cases/train",), ("models",), False),
-    Stage("score", ("models/net", "data/cases"), ("scores",), False),
-    Stage("other", ("elsewhere",), ("other",), False),
+    DvcStage("list", (), ("data/list",), True),
+    DvcStage("cases", ("data/list",), ("data/cases/train", "data/cases/test"), False),
+    DvcStage("train", ("data/cases/train",), ("models",), False),
+    DvcStage("score", ("models/net", "data/cases"), ("scores",), False),
+    DvcStage("other", ("elsewhere",), ("other",), False),
 ]
 
 

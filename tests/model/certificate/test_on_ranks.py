@@ -3,18 +3,16 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.certificate.plan import Plan
-from model.certificate.simulate import batch, fit_config, simulate, task
-from model.engine.parallelize import ParallelConfig, bare, parallelize
-from model.engine.shards import local
+from model.certificate.launch_plan import LaunchPlan
+from model.certificate.simulate import fit_config, made_up_batch, made_up_run, simulate
+from model.engine.dtensors import local_part
+from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.trainer import accumulate, new_state, update
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -23,8 +21,8 @@ from tests.model.engine.ranks import Job, meet, run
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
 
 
-def plan(preset: str, world: int) -> Plan:
-    return Plan(
+def plan(preset: str, world: int) -> LaunchPlan:
+    return LaunchPlan(
         network=PRESETS[preset], classes=3, channels=1, patch=(16, 16, 16), ranks=world, group=world,
         strategy="fsdp" if world > 1 else "none", checkpointing="none", micro_batch=1, global_batch=world,
         precision="float32",
@@ -37,13 +35,11 @@ def measure(rank: int, job: Job) -> None:
     wanted = plan((job.folder / "preset").read_text(), job.world)
     with torch.device("meta"):
         network = MedSegFormer(wanted.network, wanted.classes)
-    called = parallelize(network, ParallelConfig(job.parallel.strategy, precision="float32"), ranks)
+    parallel = parallelize(network, ParallelConfig(job.parallel.strategy), ranks)
     fit = fit_config(wanted, 1)
-    state = new_state(called, fit)
-    feed: Any = iter([batch(wanted)])
-    watch: Any = SimpleNamespace(stop=False, profile=False)
-    accumulate(called, state, task(wanted), feed, 1, fit, ranks, watch)
-    parameters = list(bare(called).parameters())
+    state = new_state(parallel.network, fit)
+    accumulate(made_up_run(parallel, wanted, fit, ranks), state, iter([made_up_batch(wanted)]))
+    parameters = list(parallel.network.parameters())
     held = {WEIGHTS: held_bytes(parameters)}
     held[GRADIENTS] = held_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     update(state, fit.clip_norm)
@@ -55,7 +51,7 @@ def measure(rank: int, job: Job) -> None:
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:
-    storages = {(storage := local(each).untyped_storage()).data_ptr(): storage.nbytes() for each in tensors}
+    storages = {(storage := local_part(each).untyped_storage()).data_ptr(): storage.nbytes() for each in tensors}
     return sum(storages.values())
 
 

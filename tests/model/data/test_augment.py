@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.data.augment import PLAIN_CROP, AugmentConfig, Region, draw, read_region, sample_patch
+from model.data.augment import Region, read_region, sample_patch
 from model.data.deform import resample, sample_label, sampling_grid
+from model.data.draws import PLAIN_CROP, AugmentConfig, draw
 
 CUBIC = (1.0, 1.0, 1.0)
 THICK = (10.0, 1.5, 1.5)

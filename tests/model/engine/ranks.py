@@ -16,10 +16,11 @@ from model.data.dataset import SampleStream
 from model.engine import parallelize as parallelize_module
 from model.engine import progress
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, Ranks, bare, parallelize
+from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, fit
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -31,7 +32,7 @@ from tests.model.tasks.test_masked import TASK as MASKED
 from tests.model.tasks.test_masked import UNLABELLED
 
 # A gradient that is zero but for rounding moves an AdamW weight by up to the learning rate: it bounds the agreement.
-CONFIG = replace(FIT, steps=5, global_batch=4, micro_batch=1, validate_every=5, learning_rate=5e-5)
+CONFIG = replace(FIT, steps=5, global_batch=4, validate_every=5, learning_rate=5e-5)
 PRETRAINING = replace(MASKED, probe=Probe(STREAM, tuple(CASES[:3])))
 CARD = Card("nano", {}, (), {}, {}, {}, {})
 
@@ -45,6 +46,7 @@ class Job:
     node: int = 1
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     config: FitConfig = CONFIG
+    micro_batch: int = 1
     cases: tuple[Case, ...] = tuple(CASES)
     checkpoints: Path | None = None
     every_s: float = 1e9
@@ -84,10 +86,10 @@ def train(
 ) -> tuple[TrainState, list[tuple[int, dict[str, float]]]]:
     with torch.device("meta"):
         network = MaskedAutoencoder(PRESETS["nano"]) if job.pretraining else MedSegFormer(PRESETS["nano"], 4)
-    called = parallelize(network, job.parallel, ranks, seed=0)
+    parallel = parallelize(network, job.parallel, ranks, job.config.precision, seed=0)
     if job.encoder:
-        weights.load_encoder(bare(called), job.encoder)
-    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.config.micro_batch)
+        weights.load_encoder(parallel.network, job.encoder)
+    stream = replace(UNLABELLED if job.pretraining else STREAM, micro_batch=job.micro_batch)
     folder = job.checkpoints or job.folder / "checkpoints"
     reported: list[tuple[int, dict[str, float]]] = []
 
@@ -95,18 +97,18 @@ def train(
         reported.append((step, values))
         on_report(step, values)
 
-    state = fit(
-        called,
-        replace(PRETRAINING if job.pretraining else TASK, precision=job.config.precision),
-        SampleStream(job.cases, stream),
-        job.cases[:2],
-        job.config,
-        ranks,
-        report,
-        Checkpoints(folder, ranks, job.every_s),
-        Watch(folder, ranks.rank),
+    run = Run(
+        parallel=parallel,
+        task=PRETRAINING if job.pretraining else TASK,
+        stream=SampleStream(job.cases, stream),
+        validation=job.cases[:2],
+        config=job.config,
+        ranks=ranks,
+        report=report,
+        checkpoints=Checkpoints(folder, ranks, job.every_s),
+        watch=Watch(folder, ranks.rank),
     )
-    return state, reported
+    return fit(run), reported
 
 
 def results(folder: Path, rank: int = 0) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from model.engine import trainer
 from model.engine.optim import LossScale
-from model.engine.parallelize import ParallelConfig, Ranks, choose
+from model.engine.parallelize import ParallelConfig, choose_strategy
+from model.engine.ranks import Ranks
 from tests.model.engine.ranks import CONFIG, Job, results, run, train_and_save
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path, alone: Path, way: str) -> None:
     world, node, strategy, checkpointing = WAYS[way]
-    parallel = ParallelConfig(strategy, checkpointing, precision="float32")
+    parallel = ParallelConfig(strategy, checkpointing)
     folder = run(Job(tmp_path, world, node, parallel, block_by_block=world == 4))
     losses = [values["loss"] for _, values in results(folder)["reported"] if "loss" in values]
     expected = [values["loss"] for _, values in results(alone)["reported"] if "loss" in values]
@@ -49,14 +50,14 @@ def test_loss_and_weights_after_five_steps_are_those_of_one_rank(tmp_path: Path,
 def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, strategy: str) -> None:
     config = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
     one = run(Job(tmp_path / "one", config=config))
-    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy, precision="float32"), config))
+    two = run(Job(tmp_path / "two", 2, 2, ParallelConfig(strategy), config))
     ours, theirs = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
 
 
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, alone: Path) -> None:
-    big = run(Job(tmp_path / "big", config=replace(CONFIG, micro_batch=4), cases=Job(tmp_path).cases[:4]))
+    big = run(Job(tmp_path / "big", micro_batch=4, cases=Job(tmp_path).cases[:4]))
     small = run(Job(tmp_path / "small", cases=Job(tmp_path).cases[:4]))
     ours, theirs = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
     for name, tensor in theirs.items():
@@ -65,7 +66,7 @@ def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path, al
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
-    parallel = ParallelConfig("fsdp", precision="float16")
+    parallel = ParallelConfig("fsdp")
     folder = run(Job(tmp_path, 2, 2, parallel, config, block_by_block=True), overflowing)
     numbers = results(folder)["numbers"]
     assert 0 < len(numbers["skipped"]) < 9
@@ -86,14 +87,14 @@ def overflowing(rank: int, job: Job) -> None:
     [(4_000_000, 1, 1, "none"), (4_000_000, 2, 2, "ddp"), (10**12, 8, 8, "fsdp"), (10**12, 8, 4, "fsdp")],
 )
 def test_auto_replicates_what_fits_and_shards_the_rest(parameters: int, world: int, node: int, expected: str) -> None:
-    assert choose("auto", parameters, Ranks(0, world, CPU, node)) == expected
+    assert choose_strategy("auto", parameters, Ranks(0, world, CPU, node)) == expected
 
 
 def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.engine.parallelize.memory_bytes", lambda ranks: 80e9)
-    assert choose("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
+    assert choose_strategy("auto", 6_700_000_000, Ranks(0, 32, CPU, 8)) == "hsdp"
 
 
 def test_hsdp_on_one_node_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.strategy hsdp .* 4 ranks with 4 on this node; use fsdp"):
-        choose("hsdp", 10, Ranks(0, 4, CPU, 4))
+        choose_strategy("hsdp", 10, Ranks(0, 4, CPU, 4))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,26 @@ import torch
 from torch.utils.data import DataLoader
 
 from model.data import casefile
-from model.data.augment import PLAIN_CROP, AugmentConfig
 from model.data.casefile import Case, CaseRecord, open_cases
 from model.data.dataset import Batch, RawStream, SampleStream, StreamConfig, collate, finish, loader
+from model.data.draws import PLAIN_CROP, AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import LossScale, WeightAverage, learning_rate
-from model.engine.parallelize import Ranks
-from model.engine.progress import Feed
+from model.engine.parallelize import ParallelNetwork
+from model.engine.progress import Report
+from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, StepResult, accumulate, fit, micro_batches, micro_steps, new_state, update
+from model.engine.trainer import (
+    FitConfig,
+    Run,
+    StepResult,
+    accumulate,
+    fit,
+    micro_batches,
+    micro_steps,
+    new_state,
+    update,
+)
 from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -37,12 +49,12 @@ STREAM = StreamConfig(
     augment=AugmentConfig(),
 )
 FIT = FitConfig(
-    seed=3, steps=4, global_batch=4, micro_batch=2, optimizer="adamw", learning_rate=1e-3, final_learning_rate=1e-5,
+    steps=4, global_batch=4, optimizer="adamw", learning_rate=1e-3, final_learning_rate=1e-5,
     schedule="cosine", warmup_steps=1, beta2=0.99, weight_decay=0.01, clip_norm=1.0, precision="float32",
     average_decay=0.9, validate_every=2,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
-TASK = Segmentation(STREAM, "float32")
+TASK = Segmentation(STREAM)
 
 
 def make_case(number: int, source: str, modalities: tuple[str, ...], structures: dict[str, int]) -> Case:
@@ -74,23 +86,44 @@ def train(
     cases: Sequence[Case] = CASES,
     validation: Sequence[Case] = (),
     reported: list[tuple[int, dict[str, float]]] | None = None,
+    micro_batch: int = 2,
 ) -> TrainState:
     """A whole run on one rank, or what is left of it: `folder` keeps its checkpoints."""
-    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
-    stream = SampleStream(cases, replace(STREAM, micro_batch=config.micro_batch))
 
     def report(step: int, values: dict[str, float]) -> None:
         if reported is not None:
             reported.append((step, values))
 
-    return fit(new_network(), TASK, stream, validation, config, ALONE, report, checkpoints, watch)
+    return fit(run_of(folder, config, cases, validation, report, micro_batch))
 
 
-def first_step(network: MedSegFormer, batches: Iterator[Batch], accumulation: int, config: FitConfig) -> StepResult:
+def run_of(
+    folder: Path,
+    config: FitConfig = FIT,
+    cases: Sequence[Case] = CASES,
+    validation: Sequence[Case] = (),
+    report: Report = lambda step, values: None,
+    micro_batch: int = 2,
+) -> Run:
+    return Run(
+        parallel=ParallelNetwork(new_network()),
+        task=TASK,
+        stream=SampleStream(cases, replace(STREAM, micro_batch=micro_batch)),
+        validation=validation,
+        config=config,
+        ranks=ALONE,
+        report=report,
+        checkpoints=Checkpoints(folder, ALONE, every_s=0),
+        watch=Watch(folder, 0),
+    )
+
+
+def first_step(network: MedSegFormer, batches: Iterator[Batch], micro_batch: int = 2) -> StepResult:
     """Gradients of one step, left in the network."""
-    state = new_state(network, config)
-    feed = Feed(batches, network, TASK)
-    return accumulate(network, state, TASK, feed, accumulation, config, ALONE, Watch(Path(), 0))
+    nothing: Any = None  # is reported or saved
+    stream = SampleStream((), replace(STREAM, micro_batch=micro_batch))
+    run = Run(ParallelNetwork(network), TASK, stream, (), FIT, ALONE, nothing, nothing, nothing)
+    return accumulate(run, new_state(network, FIT), batches)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -123,8 +156,8 @@ def test_augmenting_where_the_network_is_gives_the_same_batches() -> None:
 
 
 def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
-    whole = list(micro_batches(0, 6, micro_steps(FIT, 1), ALONE))
-    ranks = [list(micro_batches(0, 6, micro_steps(FIT, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
+    whole = list(micro_batches(0, 6, micro_steps(4, 2, 1), ALONE))
+    ranks = [list(micro_batches(0, 6, micro_steps(4, 2, 2), Ranks(rank, 2, ALONE.device))) for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == whole == list(range(12))
     for step in range(6):  # and within the same optimiser step
         assert {ranks[0][step], ranks[1][step]} == set(whole[2 * step : 2 * step + 2])
@@ -132,7 +165,7 @@ def test_any_number_of_ranks_takes_the_same_micro_batches() -> None:
 
 def test_ranks_that_cannot_share_the_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"global_batch 4 cannot be shared by 3 ranks"):
-        micro_steps(FIT, 3)
+        micro_steps(4, 2, 3)
 
 
 def test_a_micro_batch_is_of_one_source_and_marks_what_it_annotates() -> None:
@@ -179,15 +212,15 @@ def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> Non
     batches = [SampleStream(CASES, STREAM)[index] for index in range(2)]
     trained = new_network()
     trained.load_state_dict(state.network.state_dict())
-    first, last = (first_step(each, iter(batches), 2, FIT).loss for each in (new_network(), trained))
+    first, last = (first_step(each, iter(batches)).loss for each in (new_network(), trained))
     assert last < 0.8 * first
     assert state.average is not None
     assert state.average.updates == 30
 
 
-def gradients(config: FitConfig, accumulation: int, batches: list[Batch]) -> list[torch.Tensor]:
+def gradients(micro_batch: int, batches: list[Batch]) -> list[torch.Tensor]:
     network = new_network()
-    first_step(network, iter(batches), accumulation, config)
+    first_step(network, iter(batches), micro_batch)
     return [p.grad for p in network.parameters() if p.grad is not None]
 
 
@@ -196,7 +229,7 @@ def test_accumulated_micro_batches_equal_one_big_batch_also_with_uneven_foregrou
     names = ("image", "modality", "target", "annotated")
     big = replace(small[0], **{name: torch.cat([getattr(part, name) for part in small]) for name in names})
     big = replace(big, cases=small[0].cases + small[1].cases)
-    one, other = gradients(FIT, 2, small), gradients(replace(FIT, micro_batch=4), 1, [big])
+    one, other = gradients(2, small), gradients(4, [big])
     for left, right in zip(one, other, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
@@ -213,14 +246,14 @@ def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
 
 def test_a_run_with_a_broken_case_skips_its_steps_names_it_and_stops_above_a_bound(tmp_path: Path) -> None:
     cases = [replace_image(CASES[0], np.nan), *CASES[1:4]]
-    config = replace(FIT, steps=200, global_batch=1, micro_batch=1)
+    config = replace(FIT, steps=200, global_batch=1)
     with pytest.raises(ValueError, match=r"21 of the last 100 steps .* cases in them: acdc-0 \(21 times\)\."):
-        train(tmp_path, config, cases)
+        train(tmp_path, config, cases, micro_batch=1)
 
 
 def test_a_broken_case_that_comes_seldom_is_counted_and_the_run_ends(tmp_path: Path) -> None:
     cases = [replace_image(CASES[0], np.inf), *CASES[1:4]]
-    state = train(tmp_path, replace(FIT, steps=12, global_batch=1, micro_batch=1), cases)
+    state = train(tmp_path, replace(FIT, steps=12, global_batch=1), cases, micro_batch=1)
     assert state.step == 12
     assert state.suspects == {"acdc-0": len(state.skipped)}
     assert 0 < len(state.skipped) < 12
@@ -238,8 +271,8 @@ def test_the_same_run_twice_is_equal_to_the_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "optimizer"), [("float32", "adamw"), ("float16", "adamw"), ("float32", "muon")])
 def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precision: str, optimizer: str) -> None:
-    config = replace(FIT, steps=6, precision=precision, optimizer=optimizer, micro_batch=1, global_batch=2)
-    whole = train(tmp_path / "whole", config, validation=CASES[:1])
+    config = replace(FIT, steps=6, precision=precision, optimizer=optimizer, global_batch=2)
+    whole = train(tmp_path / "whole", config, validation=CASES[:1], micro_batch=1)
 
     class InterruptedRunError(Exception):
         pass
@@ -249,13 +282,12 @@ def test_a_run_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path, precis
             raise InterruptedRunError
 
     folder = tmp_path / "halves"
-    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
-    stream = SampleStream(CASES, replace(STREAM, micro_batch=1))
+    halves = run_of(folder, config, validation=CASES[:1], report=interrupt, micro_batch=1)
     with pytest.raises(InterruptedRunError):
-        fit(new_network(), TASK, stream, CASES[:1], config, ALONE, interrupt, checkpoints, watch)
-    checkpoints.wait()
+        fit(halves)
+    halves.checkpoints.wait()
     assert (folder / "latest").read_text() == "step-0000003"
-    rest = train(folder, config, validation=CASES[:1])
+    rest = train(folder, config, validation=CASES[:1], micro_batch=1)
     assert rest.curve == whole.curve
     for kept in ("network", "first_moment", "second_moment", "average"):
         assert any(name.startswith(kept) for name in whole.tensors())

@@ -24,7 +24,7 @@ from model.network.config import (
     spacings_after,
     strides,
 )
-from model.network.layers import Block, Conv3d, pool
+from model.network.layers import Conv3d, TransformerBlock, pool
 from model.network.medsegformer import MedSegFormer
 from model.network.sizes import attention_and_projection_share, forward_flops, parameter_counts, presets_table
 from model.tasks.losses import deep_supervision
@@ -120,7 +120,7 @@ def test_checkpointed_and_plain_backward_agree(network: MedSegFormer) -> None:
         return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
 
     plain = gradients()
-    apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, Block))
+    apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, TransformerBlock))
     for a, b in zip(plain, gradients(), strict=True):
         assert torch.equal(a, b)
 

@@ -1,36 +1,37 @@
 """Laws of masked-volume modelling and of what fine-tuning takes over from it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import weights
 from model.certificate.flops import COUNTS
-from model.data.augment import AugmentConfig
 from model.data.casefile import Case, CaseRecord
 from model.data.dataset import Batch, SampleStream, StreamConfig, validation_batch
+from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import layer_scales
+from model.engine.parallelize import ParallelNetwork
 from model.engine.state import TrainState
+from model.engine.task import TrainingTask
 from model.engine.trainer import FitConfig, fit
-from model.engine.watch import Watch
 from model.network.config import PRESETS, strides
 from model.network.medsegformer import MedSegFormer
 from model.network.sizes import encoder_parameters, pretraining_flops, pretraining_parameters
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling, spread
 from model.tasks.probe import Probe, discriminant
-from model.tasks.segmentation import Task
 from model.weights import ENCODER, EncoderCard
-from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM
-from tests.model.engine.test_trainer import TASK as SEGMENTATION
+from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM, run_of
 
 UNLABELLED = replace(STREAM, classes=(), structures={})
-TASK = MaskedModelling(UNLABELLED, "float32", mask_stride=4, mask_fraction=0.5)
+TASK = MaskedModelling(UNLABELLED, mask_stride=4, mask_fraction=0.5)
 CARD = EncoderCard("nano", {}, {}, {}, (), {}, {})
 CONFIG = replace(FIT, learning_rate=3e-3, validate_every=3, steps=6)
 
@@ -47,16 +48,19 @@ def batch_of(image: Tensor, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 
 
 
 def pretrain(
-    folder: Path, config: FitConfig = CONFIG, task: Task = TASK, on_report: object = None, validation: bool = True
+    folder: Path,
+    config: FitConfig = CONFIG,
+    task: TrainingTask = TASK,
+    on_report: object = None,
+    validation: bool = True,
 ) -> TrainState:
     def report(step: int, values: dict[str, float]) -> None:
         if callable(on_report):
             on_report(step, values)
 
-    checkpoints, watch = Checkpoints(folder, ALONE, every_s=0), Watch(folder, 0)
-    stream = SampleStream(CASES[:4], replace(UNLABELLED, micro_batch=config.micro_batch))
-    cases = CASES[:2] if validation else []
-    return fit(new_network(), task, stream, cases, config, ALONE, report, checkpoints, watch)
+    stream = SampleStream(CASES[:4], UNLABELLED)
+    segmenting = run_of(folder, config, validation=CASES[:2] if validation else [], report=report)
+    return fit(replace(segmenting, parallel=ParallelNetwork(new_network()), task=task, stream=stream))
 
 
 def smooth_image(*shape: int) -> Tensor:
@@ -167,12 +171,11 @@ def test_pretraining_learns_what_can_be_seen_from_around(tmp_path: Path) -> None
     record = CaseRecord("a", "acdc", "train", ("CINE",), (), (1.0, 1.0, 1.0), {})
     case = Case(record, image, np.zeros(image.shape[1:], np.uint8), np.zeros((0, 4), np.int32))
     stream = replace(UNLABELLED, augment=AugmentConfig(spatial_probability=0.0), micro_batch=4, foreground_fraction=0)
-    config = replace(CONFIG, steps=60, global_batch=4, micro_batch=4, average_decay=0.9, validate_every=60)
+    config = replace(CONFIG, steps=60, global_batch=4, average_decay=0.9, validate_every=60)
     task = replace(TASK, stream=stream)
-    checkpoints, watch = Checkpoints(tmp_path, ALONE, every_s=1e9), Watch(tmp_path, 0)
-    state = fit(
-        new_network(), task, SampleStream([case], stream), [case], config, ALONE, lambda *_: None, checkpoints, watch
-    )
+    run = replace(run_of(tmp_path, config, validation=[case]), checkpoints=Checkpoints(tmp_path, ALONE, every_s=1e9))
+    network = ParallelNetwork(new_network())
+    state = fit(replace(run, parallel=network, task=task, stream=SampleStream([case], stream)))
     before, after = (point["validation_explained.mean"] for point in state.curve)
     assert before < 0.1
     assert after > 0.2
@@ -198,7 +201,7 @@ def test_a_pretraining_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path
 
 def test_a_picture_shows_what_was_seen_as_it_is_and_predicts_only_what_was_hidden() -> None:
     network, case = new_network().eval(), CASES[5]  # four channels
-    image, hidden, painted = TASK.painted(network, case, ALONE.device)
+    image, hidden, painted = TASK.painted(network, case, ALONE.device, "float32")
     assert torch.equal(image, validation_batch(case, UNLABELLED).image[0])
     assert 0.4 < hidden.float().mean() < 0.6
     assert torch.equal(painted[:, ~hidden], image[:, ~hidden])
@@ -220,7 +223,8 @@ def test_fine_tuning_starts_from_the_encoder_and_leaves_the_rest(tmp_path: Path)
         theirs = dict(getattr(pretrained, part).named_parameters())
         assert all(torch.equal(p, theirs[name]) for name, p in getattr(network, part).named_parameters())
     assert all(torch.equal(p, decoder[name]) for name, p in network.decoder.named_parameters())
-    assert weights.read_encoder_card(tmp_path) == CARD
+    with safe_open(tmp_path / f"{ENCODER}.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["medsegformer"]) == json.loads(json.dumps(vars(CARD)))
 
 
 def test_an_encoder_that_does_not_fit_is_refused_by_name_and_nothing_is_copied(tmp_path: Path) -> None:
@@ -253,13 +257,11 @@ def test_a_frozen_encoder_stays_as_it_is_also_over_a_stop(tmp_path: Path) -> Non
     start = {name: p.detach().clone() for name, p in frozen().named_parameters()}
     states = []
     for name, steps in (("whole", (4,)), ("halves", (2, 4))):
-        checkpoints, watch = Checkpoints(tmp_path / name, ALONE, every_s=0), Watch(tmp_path / name, 0)
         for number in steps:
-            config, stream = replace(FIT, steps=number, schedule="trapezoid"), SampleStream(CASES, STREAM)
+            config = replace(FIT, steps=number, schedule="trapezoid")
+            # A constant rate, so that the shorter run is the beginning of the longer one.
             config = replace(config, learning_rate=1e-3, final_learning_rate=1e-3, warmup_steps=0)
-            state = fit(
-                frozen(), SEGMENTATION, stream, [], config, ALONE, lambda *_: None, checkpoints, watch
-            )  # a constant rate, so that the shorter run is the beginning of the longer one
+            state = fit(replace(run_of(tmp_path / name, config), parallel=ParallelNetwork(frozen())))
         states.append(state)
     for name, tensor in states[0].final_weights().items():
         assert torch.equal(tensor, states[1].final_weights()[name])

@@ -23,7 +23,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("strategy", "block_by_block"), [("ddp", False), ("fsdp", True)])
 def test_two_ranks_pretrain_as_one(tmp_path: Path, alone: Path, strategy: str, block_by_block: bool) -> None:
-    parallel = ParallelConfig(strategy, precision="float32")
+    parallel = ParallelConfig(strategy)
     job = Job(tmp_path, 2, 2, parallel, SHORT, pretraining=True, block_by_block=block_by_block)
     ours, theirs = load_file(run(job) / "model.safetensors"), load_file(alone / "model.safetensors")
     for name, tensor in theirs.items():
@@ -40,7 +40,7 @@ def test_two_ranks_pretrain_as_one(tmp_path: Path, alone: Path, strategy: str, b
 def test_shards_start_from_the_same_encoder_as_one_rank(tmp_path: Path) -> None:
     encoder = save_encoder(tmp_path / "encoder", new_network())
     config = replace(CONFIG, steps=1, learning_rate=1e-9, final_learning_rate=0.0, average_decay=0.0)
-    parallel = ParallelConfig("fsdp", precision="float32")
+    parallel = ParallelConfig("fsdp")
     ours = load_file(run(Job(tmp_path / "two", 2, 2, parallel, config, encoder=encoder)) / "model.safetensors")
     pretrained = load_file(encoder / f"{ENCODER}.safetensors")
     assert pretrained.keys() == {name for name in ours if name.startswith(weights.PRETRAINED)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from model.data.augment import AugmentConfig
+from model.data.draws import AugmentConfig
 from pipelines import params
 from pipelines.params import ParamsError, profiles, recipe
 from tests.conftest import REPOSITORY

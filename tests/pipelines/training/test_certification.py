@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from model.certificate.document import Launch
-from model.certificate.plan import Plan
+from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
-from model.certificate.search import GIB, Goal
-from model.engine.hardware import Gpu, gpu
+from model.certificate.ways import GIB, Goal
+from model.engine.hardware import Gpu, find_gpu
 from model.network.config import PRESETS
 from pipelines import params
 from pipelines.params import profiles
@@ -18,10 +18,10 @@ from pipelines.training import certificates
 from pipelines.training.certification import certify
 from tests.conftest import REPOSITORY
 
-A100 = gpu("a100-80gb")
+A100 = find_gpu("a100-80gb")
 COHORT = Cohort(scans=1000)
 GOAL = Goal(steps=1000, within_days=28.0)
-WANTED = Plan(
+WANTED = LaunchPlan(
     network=PRESETS["nano"], classes=4, channels=1, patch=(128, 128, 128), ranks=16, group=16, strategy="fsdp",
     checkpointing="full", micro_batch=1, global_batch=16,
 )  # fmt: skip
@@ -43,7 +43,7 @@ def gpu_of(gib: float) -> Gpu:
     return replace(A100, memory_bytes=gib * GIB)
 
 
-def refused(wanted: Plan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
+def refused(wanted: LaunchPlan, kind: Gpu, goal: Goal = GOAL) -> dict[str, list[str]]:
     """The options of each remedy that is told for a run that does not fit."""
     content = certificate(wanted, kind, goal, COHORT)
     assert not content["fits"]

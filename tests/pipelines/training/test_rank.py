@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import params
 from pipelines.cases.case_folder import Entry
-from pipelines.training.run import run_folder
+from pipelines.training.rank import run_folder
 from pipelines.work import code
 from tests.conftest import REPOSITORY
 

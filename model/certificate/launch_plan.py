@@ -13,7 +13,7 @@ CHECKPOINTING = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """`channels`, `classes` and `patch` (voxels, D H W) are those of the batch that costs most.
 
     `stage`: train, or pretrain, whose network has a light decoder and no classes. `group`: ranks that share one copy of

@@ -20,11 +20,12 @@ import torch.distributed as dist
 from model.data.casefile import Case
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, Ranks, bare, join, parallelize
+from model.engine.parallelize import ParallelConfig, parallelize
+from model.engine.ranks import Ranks, join_ranks
 from model.engine.state import TrainState
-from model.engine.trainer import FitConfig, fit
+from model.engine.task import TrainingTask
+from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import PREEMPTED, Watch
-from model.tasks.segmentation import Task
 from model.weights import load_encoder
 from pipelines import params
 from pipelines.cases import case_folder
@@ -46,7 +47,7 @@ class Learning:
     """Everything `fit` needs. `encoder`: folder of the pretrained one to start from. `card`: goes with the weights."""
 
     network: Any  # built on the meta device
-    task: Task
+    task: TrainingTask
     stream: SampleStream
     validation: list[Case]
     fit: FitConfig
@@ -69,7 +70,10 @@ class LearningStage:
 def as_rank(stage: LearningStage, settings: params.Params) -> None:
     """This process's part in a run that the launcher started; it ends the process with an exit code of watch.py."""
     loaders = environment.read().loaders
-    ranks = join(loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0)
+    ranks = join_ranks(
+        loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0,
+        shard_ranks=environment.read().shard_ranks,
+    )
     try:
         state = _train(stage, settings, ranks)
     except RuntimeError as error:
@@ -79,17 +83,17 @@ def as_rank(stage: LearningStage, settings: params.Params) -> None:
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
-    if state.step < recipe(stage.name, settings).steps:
+    if state.step < block_of(stage.name, settings).steps:
         raise SystemExit(PREEMPTED)
 
 
 def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> TrainState:
-    block = recipe(stage.name, settings)
+    block = block_of(stage.name, settings)
     certificate = certificates.require(certificates.launch(settings.model, block, ranks.world, ranks.node))
     job = stage.prepare(settings)
-    network = parallelize(job.network, job.parallel, ranks, job.fit.seed)
+    parallel = parallelize(job.network, job.parallel, ranks, job.fit.precision, job.stream.config.seed)
     if job.encoder:
-        load_encoder(bare(network), job.encoder)
+        load_encoder(parallel.network, job.encoder)
     folder = run_folder(stage.name, settings)
     if ranks.rank == 0:
         _tell_of_unfinished_runs(stage.name, folder)
@@ -98,7 +102,8 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     known = {**recorded(stage.name, settings), "certificate": certificate}
     curves = Curves(stage.name, known, folder / "mlflow-run") if ranks.rank == 0 else None
     history = History(curves, job.fit.steps, job.task.decides)
-    state = fit(network, job.task, job.stream, job.validation, job.fit, ranks, history.report, checkpoints, watch)
+    run = Run(parallel, job.task, job.stream, job.validation, job.fit, ranks, history.report, checkpoints, watch)
+    state = fit(run)
     if state.step < job.fit.steps:
         if ranks.rank == 0:
             log.info("%s: stopped on request after step %d, which is saved; run again to go on", stage.name, state.step)
@@ -117,7 +122,7 @@ def run_folder(stage: str, settings: params.Params) -> Path:
     """
     digest = hashlib.sha256(json.dumps(recorded(stage, settings), sort_keys=True, default=str).encode())
     digest.update(f"{code.of_stage(stage)} {_content(stage)}".encode())
-    parent = environment.read().checkpoints or project.state() / "checkpoints"
+    parent = environment.read().checkpoints or project.state_folder() / "checkpoints"
     return parent / f"{stage}-{digest.hexdigest()[:12]}"
 
 
@@ -128,7 +133,7 @@ def _content(stage: str) -> list[tuple[str, str]]:
     others = [project.CASES / "preprocessing.json"]
     if stage == "train":
         others += sorted(project.PRETRAINED.glob("*.safetensors"))
-    with remembered(project.state() / "digests.sqlite") as digests:
+    with remembered(project.state_folder() / "digests.sqlite") as digests:
         return cases + [(path.name, digests.of(path)) for path in others]
 
 
@@ -141,14 +146,14 @@ def _tell_of_unfinished_runs(stage: str, folder: Path) -> None:
         )  # fmt: skip
 
 
-def recipe(stage: str, settings: params.Params) -> Optimisation:
+def block_of(stage: str, settings: params.Params) -> Optimisation:
     """The stage's block of the parameters."""
     return settings.pretrain if stage == "pretrain" else settings.train
 
 
 def recorded(stage: str, settings: params.Params) -> dict[str, object]:
     """The parameters that make the run, by their keys."""
-    blocks = {"model": settings.model.model_dump(), stage: recipe(stage, settings).model_dump()}
+    blocks = {"model": settings.model.model_dump(), stage: block_of(stage, settings).model_dump()}
     if stage == "train":
         blocks["pretrain"] = {"steps": settings.pretrain.steps}
     return {f"{block}.{name}": value for block, values in blocks.items() for name, value in values.items()}

@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.network.layers import fill_normal
 
-def local(tensor: Tensor) -> Tensor:
+
+def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this rank holds; the tensor itself if it is not sharded. Shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def sharded_like(shard: Tensor, parameter: Tensor) -> Tensor:
+def assemble_like(shard: Tensor, parameter: Tensor) -> Tensor:
     """What this rank holds of a tensor, as the whole that it is a shard of; shares its memory."""
     if not isinstance(parameter, DTensor) or isinstance(shard, DTensor):
         return shard
@@ -19,11 +22,22 @@ def sharded_like(shard: Tensor, parameter: Tensor) -> Tensor:
     return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=parameter.stride())
 
 
-def part_of(whole: Tensor, parameter: Tensor) -> Any:
+def shard_like(whole: Tensor, parameter: Tensor) -> Any:
     """`whole` sharded as `parameter` is, without a message: every rank has all of it and keeps its part."""
     if not isinstance(parameter, DTensor):
         return whole
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill_shard(parameter: Tensor, std: float) -> None:
+    """`fill_normal` of a shard: its part of the whole parameter's values, so that any number of ranks has the same."""
+    if not isinstance(parameter, DTensor):
+        fill_normal(parameter, std)
+        return
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    fill_normal(whole, std)
+    parameter.to_local().copy_(shard_like(whole, parameter).to_local())
 
 
 def plain_name(name: str) -> str:

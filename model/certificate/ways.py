@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from model.certificate.estimate import MASTER_BYTES, MOMENT_BYTES, estimate, state_bytes
+from model.certificate.launch_plan import CHECKPOINTING, STRATEGIES, LaunchPlan
 from model.certificate.memory import Memory, memory
-from model.certificate.plan import CHECKPOINTING, STRATEGIES, Plan
 from model.certificate.simulate import simulate
 from model.certificate.timing import FAST, PLANNED, Rates, Timing, timing
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
@@ -26,12 +26,12 @@ OUTSIDE_BYTES = 2 * GIB  # CUDA context and libraries, NCCL's buffers, workspace
 MICRO_BATCHES = (1, 2, 4, 8)
 SIMULATED = 3  # at most so many are simulated whole
 
-Tell = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a run must keep to. `freedom`: None, or the one strategy that is allowed."""
+    """What a run must keep to. `strategy`: the one that is allowed; None: any."""
 
     steps: int
     within_days: float
@@ -42,10 +42,10 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PlanOutcome:
     """A plan with all that is known of it. `memory` is None where it was only estimated."""
 
-    plan: Plan
+    plan: LaunchPlan
     gpu: Gpu
     peak_bytes: float
     timing: Timing
@@ -62,23 +62,23 @@ class Outcome:
         return 1 - self.needed_bytes / self.gpu.memory_bytes
 
 
-def search(wanted: Plan, gpu: Gpu, goal: Goal, tell: Tell = lambda _: None) -> list[Outcome]:
+def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda _: None) -> list[PlanOutcome]:
     """All ways: those that fit, fastest first, then the others. If the first fits, it was simulated whole."""
-    found: list[Outcome] = []
+    outcomes: list[PlanOutcome] = []
     for plan in possible(wanted, goal.strategy):
-        tell(f"estimating {described(plan)}")
-        found.append(estimated(plan, gpu, goal))
-    found.sort(key=_rank)
+        announce(f"estimating {described(plan)}")
+        outcomes.append(estimated(plan, gpu, goal))
+    outcomes.sort(key=_rank)
     for _ in range(SIMULATED):
-        if not found or found[0].faults or found[0].memory:
+        if not outcomes or outcomes[0].faults or outcomes[0].memory:
             break
-        tell(f"simulating {described(found[0].plan)}")
-        found[0] = simulated(found[0].plan, gpu, goal)
-        found.sort(key=_rank)
-    return found
+        announce(f"simulating {described(outcomes[0].plan)}")
+        outcomes[0] = simulated(outcomes[0].plan, gpu, goal)
+        outcomes.sort(key=_rank)
+    return outcomes
 
 
-def possible(wanted: Plan, strategy: str | None = None) -> Iterator[Plan]:
+def possible(wanted: LaunchPlan, strategy: str | None = None) -> Iterator[LaunchPlan]:
     """Every combination that shares the global batch evenly."""
     for name in (strategy,) if strategy else STRATEGIES:
         for group in groups(name, wanted.ranks):
@@ -99,26 +99,28 @@ def groups(strategy: str, ranks: int) -> list[int]:
     return [size for size in sizes if size < ranks and ranks % size == 0]
 
 
-def estimated(plan: Plan, gpu: Gpu, goal: Goal, rates: Rates = PLANNED) -> Outcome:
+def estimated(plan: LaunchPlan, gpu: Gpu, goal: Goal, rates: Rates = PLANNED) -> PlanOutcome:
     states = sum(state_bytes(plan).values())
     if (1 + FRAGMENTED) * states + OUTSIDE_BYTES > gpu.memory_bytes:  # no need to look at the rest
-        return Outcome(plan, gpu, states, NO_TIMING, (too_large(plan, gpu),))
+        return PlanOutcome(plan, gpu, states, NO_TIMING, (too_large(plan, gpu),))
     single = estimate(replace(plan, micro_batch=1), gpu, rates)
     least = states + 0.9 * plan.micro_batch * single.working_bytes
     if plan.micro_batch > 1 and least > gpu.memory_bytes:
-        return judged(Outcome(plan, gpu, least, NO_TIMING, ()), goal)
-    found = single if plan.micro_batch == 1 else estimate(plan, gpu, rates)
-    return judged(Outcome(plan, gpu, found.peak_bytes, found.timing, ()), goal)
+        return judged(PlanOutcome(plan, gpu, least, NO_TIMING, ()), goal)
+    closer = single if plan.micro_batch == 1 else estimate(plan, gpu, rates)
+    return judged(PlanOutcome(plan, gpu, closer.peak_bytes, closer.timing, ()), goal)
 
 
-def simulated(plan: Plan, gpu: Gpu, goal: Goal) -> Outcome:
+def simulated(plan: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
     record = simulate(plan, gpu.memory_bytes)
     seen = memory(record)
-    outcome = Outcome(plan, gpu, seen.peak_bytes, timing(record, plan, gpu), (), seen, timing(record, plan, gpu, FAST))
+    outcome = PlanOutcome(
+        plan, gpu, seen.peak_bytes, timing(record, plan, gpu), (), seen, timing(record, plan, gpu, FAST)
+    )
     return judged(outcome, goal)
 
 
-def judged(outcome: Outcome, goal: Goal) -> Outcome:
+def judged(outcome: PlanOutcome, goal: Goal) -> PlanOutcome:
     """With what speaks against it."""
     faults = []
     if outcome.spare_fraction < SPARE:
@@ -139,7 +141,7 @@ def judged(outcome: Outcome, goal: Goal) -> Outcome:
     return replace(outcome, faults=tuple(faults))
 
 
-def too_large(plan: Plan, gpu: Gpu) -> str:
+def too_large(plan: LaunchPlan, gpu: Gpu) -> str:
     """The arithmetic of what a rank would have to hold before it sees the first voxel."""
     states = state_bytes(plan)
     billions = plan.parameters / 1e9
@@ -154,12 +156,12 @@ def too_large(plan: Plan, gpu: Gpu) -> str:
     )
 
 
-def described(plan: Plan) -> str:
+def described(plan: LaunchPlan) -> str:
     copy = f" in groups of {plan.group}" if plan.strategy == "hsdp" else ""
     return f"{plan.strategy}{copy}, micro-batch {plan.micro_batch}, checkpointing {plan.checkpointing}"
 
 
-def _rank(outcome: Outcome) -> tuple[int, float, float]:
+def _rank(outcome: PlanOutcome) -> tuple[int, float, float]:
     """What fits, by speed; what is only too slow, by speed; what is too large, by size."""
     if outcome.spare_fraction < SPARE:
         return 2, outcome.peak_bytes, outcome.timing.step_s
