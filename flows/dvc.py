@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from flows import lock, processes
 from pipelines.work import project
+from pipelines.work.progress import EVERY_S
 
-PROGRESS_EVERY_S = 5  # a progress bar redraws itself many times a second; the log takes one line in this time
 # What dvc says after every stage; true, and for somebody who calls dvc by hand.
 DVC_ADVICE = (
     "To track the changes with git, run:",
@@ -154,7 +154,7 @@ def _lines(streams: Mapping[IO[bytes], bool]) -> Iterator[tuple[bool, str]]:
 
 
 class _Splitter:
-    """Bytes in, whole lines out."""
+    """Bytes in, whole lines out. A progress bar redraws itself many times a second; of it one line in EVERY_S."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -170,7 +170,7 @@ class _Splitter:
         drawn, separator, begun = self._rest.rpartition("\r")
         if separator and begun:  # `\r` alone at the end may be half of `\r\n`
             self._rest = begun
-            if time.monotonic() - self._drawn_at > PROGRESS_EVERY_S:
+            if time.monotonic() - self._drawn_at > EVERY_S:
                 self._drawn_at = time.monotonic()
                 yield drawn.rpartition("\r")[2].rstrip()
 

@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.pages import drawing
-from pipelines.pages.drawing import CT_WINDOW_HU, grey, on_square, outlined, scaled, sheet, window_of, write_line
+from pipelines.pages.drawing import (
+    CT_WINDOW_HU,
+    LINE_PX,
+    frame,
+    grey,
+    on_square,
+    outlined,
+    scaled,
+    sheet,
+    window_of,
+    write_line,
+)
 from pipelines.pages.templates import render
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import contract_of
@@ -92,9 +102,9 @@ def _plane(
 def _caption(picture: Image.Image, row: Row, findings: list[str]) -> None:
     colour = REFUSED if row.quarantined else NOTED if row.notes else PLAIN
     if findings:
-        drawing.frame(picture, colour)
+        frame(picture, colour)
     write_line(picture, (3, PLANE_PX), row.case_id, colour)
-    write_line(picture, (3, PLANE_PX + drawing.LINE_PX), findings[0] if findings else "", colour)
+    write_line(picture, (3, PLANE_PX + LINE_PX), findings[0] if findings else "", colour)
 
 
 def told(row: Row, words: set[str]) -> list[str]:

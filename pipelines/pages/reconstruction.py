@@ -5,7 +5,6 @@
 Cases go without names. The same weights give the same bytes.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from model.data.casefile import Case, CaseRecord
 from model.weights import EncoderCard
 from pipelines.pages.drawing import grey, on_square, scaled, sheet, window_of
 from pipelines.pages.templates import render
-from pipelines.work.writing import replacing
+from pipelines.work.writing import replacing, write_json
 
 EDGE_PX = 240
 OF_A_MODALITY = 3  # scans drawn
@@ -60,7 +59,7 @@ def write(folder: Path, patches: Sequence[PaintedPatch], curve: Sequence[dict[st
                 tiles.setdefault(name, []).extend(_tiles(patch, channel))
         for name, drawn in tiles.items():
             sheet(drawn[: 3 * OF_A_MODALITY], columns=3).save(temporary / f"{name}.png")
-        (temporary / "metrics.json").write_text(json.dumps(figures(curve), indent=2) + "\n")
+        write_json(temporary / "metrics.json", figures(curve))
         (temporary / "index.html").write_text(_page(sorted(tiles), curve, card), encoding="utf-8")
 
 
