@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from safetensors.torch import load_file
 
 from model.engine.watch import PREEMPTED
 from tests.pipelines.training.train_stage import prepare, rank_pids, told, training, wait_for_step, weights
-from tests.test_pipeline import call
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> bytes:
-    call(project, sys.executable, "-m", "pipelines", "train")
+    with training(project) as process:
+        assert process.wait(timeout=300) == 0, told(project)
     assert not list((project / ".medseg/checkpoints").glob("*"))  # the run is over
     return weights(project)
 
