@@ -21,12 +21,19 @@ REPOSITORY = Path(__file__).parents[1]
 # What takes longest, in this order, so that none of it is begun last; `--quick` leaves it out. A folder's files are one
 # group: they share servers.
 LONGEST = (
-    "tests/flows",
     "tests/test_pipeline.py",
+    "tests/flows",
     "tests/pipelines/training/test_survival.py",
-    "tests/model/engine/test_ranks.py",
-    "tests/model/certificate/test_certificate.py",
+    "tests/model/network/test_network.py",
     "tests/pipelines/training/test_certification.py",
+    "tests/model/engine/test_ranks.py",
+    "tests/model/engine/test_trainer.py",
+    "tests/model/engine/test_checkpoints.py",
+    "tests/model/certificate/test_certificate.py",
+    "tests/model/certificate/test_on_ranks.py",
+    "tests/pipelines/dicom/test_run.py",
+    "tests/pipelines/dicom/test_malformed.py",
+    "tests/pipelines/stages/test_stages.py",
 )
 
 

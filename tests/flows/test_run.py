@@ -31,9 +31,11 @@ def cpu_s() -> float:
 def test_nothing_changed_runs_only_the_inventory_and_costs_little(done: Project) -> None:
     del done.environment["PREFECT_API_URL"]  # with its own embedded server
     before, used = done.read("dvc.lock"), cpu_s()
+    assert done.call("python", "-c", "import dvc.repo, mlflow, prefect.flows").returncode == 0
+    imports_s = cpu_s() - used
     ended = done.medseg("run")
     assert ran(ended) == ["inventory"]
-    assert cpu_s() - used < 15  # 8 on a quiet machine
+    assert cpu_s() - used - imports_s < 8 * imports_s  # 3 times: a server, a flow and two calls of dvc
     assert done.read("dvc.lock") == before
     assert "Running stage 'train'" not in done.call("python", "-m", "dvc", "repro").stdout
     assert done.read("dvc.lock") == before
@@ -93,7 +95,7 @@ def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
     ended = done.medseg("run", "--profile", "smoke", "--set", "train.seed=1", "--data", str(scans))
     assert "train" in ran(ended)
     assert (done.root / "data/raw").readlink() == scans
-    assert done.read("params.yaml") == smoke.replace("train:\n  seed: 0", "train:\n  seed: 1")
+    assert done.read("params.yaml") == smoke.replace("\ntrain:\n  seed: 0", "\ntrain:\n  seed: 1")
     assert len(list((done.root / ".medseg").glob("params-*.yaml"))) == 1  # what was overwritten is kept
 
 

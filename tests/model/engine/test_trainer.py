@@ -267,8 +267,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
 
 
 def test_a_run_with_a_broken_case_skips_its_steps_names_it_and_stops_above_a_bound(tmp_path: Path) -> None:
-    cases = [replace_image(CASES[0], np.nan), *CASES[1:4]]
-    config = replace(FIT, steps=200, global_batch=1)
+    cases = [replace_image(CASES[0], np.nan), CASES[1]]
+    config = replace(FIT, steps=100, global_batch=1)
     with pytest.raises(ValueError, match=r"21 of the last 100 steps .* cases in them: acdc-0 \(21 times\)\."):
         train(tmp_path, config, cases, micro_batch=1)
 

@@ -40,7 +40,7 @@ def training(project: Path, **environment: str) -> Iterator[subprocess.Popen[str
 
 
 def wait_for_step(project: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not [path for path in project.glob(".medseg/checkpoints/*/step-*") if int(path.name[5:]) >= step]:
         assert time.monotonic() < deadline, told(project)
         time.sleep(0.02)

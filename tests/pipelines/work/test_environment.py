@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import processes
-from pipelines.work import environment, parallel, project
+from pipelines.work import cores, environment, project
 from tests.conftest import REPOSITORY
 
 
@@ -59,11 +59,11 @@ def test_all_bad_values_are_named_at_once_in_one_line(monkeypatch: pytest.Monkey
 
 
 def test_it_is_read_at_the_moment_of_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert parallel.workers() == len(os.sched_getaffinity(0))
+    assert cores.workers() == len(os.sched_getaffinity(0))
     monkeypatch.setenv("MEDSEG_WORKERS", "3")
-    assert parallel.workers() == 3
+    assert cores.workers() == 3
     monkeypatch.setenv("MEDSEG_WORKERS", "")
-    assert parallel.workers() == len(os.sched_getaffinity(0))
+    assert cores.workers() == len(os.sched_getaffinity(0))
     monkeypatch.setenv("MEDSEG_ROOT", str(tmp_path))
     assert project.root() == tmp_path
 
