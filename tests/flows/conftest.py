@@ -89,7 +89,8 @@ class Project:
         ours = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "MEDSEG"))
         }
-        return {**ours, "COLUMNS": "200", **self.environment}
+        path = os.pathsep.join([str(Path(MEDSEG).parent), os.environ.get("PATH", os.defpath)])
+        return {**ours, "PATH": path, "COLUMNS": "200", **self.environment}
 
 
 def eventually(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:

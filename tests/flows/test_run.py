@@ -37,7 +37,9 @@ def test_nothing_changed_runs_only_the_inventory_and_costs_little(done: Project)
     assert ran(ended) == ["inventory"]
     assert cpu_s() - used - imports_s < 8 * imports_s  # 3 times: a server, a flow and two calls of dvc
     assert done.read("dvc.lock") == before
-    assert "Running stage 'train'" not in done.call("python", "-m", "dvc", "repro").stdout
+    bare = done.call("python", "-m", "dvc", "repro")
+    assert bare.returncode == 0, bare.stderr
+    assert "Running stage 'train'" not in bare.stdout
     assert done.read("dvc.lock") == before
     assert re.search(r"msd +hippocampus_anterior +0\.900 +4", ended.stdout)
     assert "medsegformer version 1" in ended.stdout
