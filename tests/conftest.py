@@ -31,9 +31,11 @@ LONGEST = (
     "tests/model/engine/test_checkpoints.py",
     "tests/model/certificate/test_certificate.py",
     "tests/model/certificate/test_on_ranks.py",
-    "tests/pipelines/dicom/test_run.py",
-    "tests/pipelines/dicom/test_malformed.py",
+    "tests/pipelines/dicom",
     "tests/pipelines/stages/test_stages.py",
+    "tests/model/tasks/test_masked_on_ranks.py",
+    "tests/model/tasks/test_masked.py",
+    "tests/model/tasks/test_inference.py",
 )
 
 
