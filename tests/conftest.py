@@ -36,6 +36,9 @@ LONGEST = (
     "tests/model/tasks/test_masked_on_ranks.py",
     "tests/model/tasks/test_masked.py",
     "tests/model/tasks/test_inference.py",
+    "tests/pipelines/cases/test_forecast.py",
+    "tests/pipelines/work/test_dask_executor.py",
+    "tests/model/test_metrics.py",
 )
 
 
