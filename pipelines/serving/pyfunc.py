@@ -16,6 +16,7 @@ from mlflow.pyfunc.model import PythonModelContext
 
 from pipelines.release.registry import verified
 from pipelines.scans.volume import read
+from pipelines.serving.conditions import Conditions
 from pipelines.serving.prediction import segment_scan
 from pipelines.serving.segmenter import Segmenter
 
@@ -24,7 +25,8 @@ class MedSegModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         reference = context.model_config
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=reference["weights_uri"]))
-        self.segmenter = Segmenter.load(verified(path, reference["weights_sha256"]))
+        conditions = Conditions.of_version(reference.get("conditions"), bool(reference.get("other_code")))
+        self.segmenter = Segmenter.load(verified(path, reference["weights_sha256"]), conditions)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """`model_input`: paths of NIfTI files, as a list or a table's first column. Structure ids, one array a scan."""
