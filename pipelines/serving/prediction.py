@@ -38,7 +38,8 @@ def predict(
         contract_of(labels_of)  # refuses an unknown one before the network is loaded
     scans = find_scans(source)
     log.info("predict: %d scans, weights of %s", len(scans), model)
-    segmenter = Segmenter.load(registry.weights_of(model), Conditions.of_version(None))
+    version = registry.find(model)
+    segmenter = Segmenter.load(version.weights(), Conditions.of_version(version.record["conditions"]))
     written, failed = [], []
     for name, files in track(scans.items(), len(scans), "predict"):
         path = target if source.is_file() and _is_nifti(target) else target / f"{name}.nii.gz"

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from model import weights
 from model.data import casefile
 from model.data.casefile import Case
 from model.metrics import dice, mean
@@ -59,13 +60,18 @@ def main() -> None:
     if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
     scores = [score for own, _ in done for score in own]
-    summary = {**summarise(scores), "conditions": conditions.to_json()}
+    summary = {**summarise(scores), **_measured_on(project.TRAINED), "conditions": conditions.to_json()}
     with replacing(project.EVALUATION) as folder:
         folder.mkdir()
         write_json(folder / "metrics.json", summary)
         _write_csv(folder / "cases.csv", scores)
         montage.draw(folder / "montage.png", [picture for _, picture in done])
     _report(summary)
+
+
+def _measured_on(trained: Path) -> dict[str, Any]:
+    """What the figures are of."""
+    return {"weights_sha256": weights.digest(trained), "identity": weights.read_card(trained).identity}
 
 
 def evaluate_case(
