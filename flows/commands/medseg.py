@@ -81,7 +81,7 @@ def show_status(json: Json = False) -> None:
 
 @app.command("register")
 def register_version(json: Json = False) -> None:
-    """Make a version in MLflow of what lies here, after `dvc repro`, `dvc exp run` or `dvc pull`; once, however often."""
+    """Make a version in MLflow of what lies here, after `dvc repro`, `dvc exp run` or `dvc pull`."""
     enter_project()
     log_to_terminal()
     from flows import lock, results, show

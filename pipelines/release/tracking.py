@@ -38,12 +38,16 @@ _PLACES = (
 
 
 def tracking_uri() -> str:
-    return os.environ.get(VARIABLE) or f"sqlite:///{database()}"
+    return os.environ.get(VARIABLE) or _own_uri()
 
 
 def is_embedded() -> bool:
-    """No server is named: the registry is this project's own SQLite file."""
-    return not os.environ.get(VARIABLE)
+    """No server is named: the registry is this project's own SQLite file."""  # MLflow itself sets the variable
+    return tracking_uri() == _own_uri()
+
+
+def _own_uri() -> str:
+    return f"sqlite:///{database()}"
 
 
 def database() -> Path:
@@ -77,7 +81,7 @@ def require_answer() -> None:
 
 
 def configure() -> ModuleType:
-    """MLflow, pointed at this project's store, with telemetry and chatter off. Raises ValueError as `require_answer` does."""
+    """MLflow, pointed at this project's store, quiet. Raises ValueError as `require_answer` does."""
     require_answer()
     return _configured(tracking_uri(), project.state_folder())
 
