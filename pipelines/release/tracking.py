@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pipelines.work import project
 from pipelines.work.writing import replacing
@@ -69,7 +69,7 @@ def require_answer() -> None:
     uri = urlsplit(tracking_uri())
     try:
         if uri.scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{tracking_uri().rstrip('/')}/health", timeout=PATIENCE_S):
+            with urllib.request.urlopen(f"{_place(uri)}{uri.path.rstrip('/')}/health", timeout=PATIENCE_S):
                 return
         elif port := _PORTS.get(uri.scheme.partition("+")[0]):
             socket.create_connection((uri.hostname or "localhost", uri.port or port), PATIENCE_S).close()
@@ -167,7 +167,10 @@ def _move_places(before: str, now: str) -> None:
 
 
 def _away(why: str) -> str:
-    """Without what a URI may hold of user and password."""
-    uri = urlsplit(tracking_uri())
-    place = f"{uri.scheme}://{uri.hostname or ''}{f':{uri.port}' if uri.port else ''}"
+    place = _place(urlsplit(tracking_uri()))
     return f"MLflow does not answer at {place} ({why}); start it, or correct {VARIABLE}"
+
+
+def _place(uri: SplitResult) -> str:
+    """Without user and password."""
+    return f"{uri.scheme}://{uri.hostname or ''}{f':{uri.port}' if uri.port else ''}"

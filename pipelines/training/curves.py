@@ -61,7 +61,7 @@ class Curves:
         if not (self.folder / "run.json").is_file():
             Delivery(stage, {key: str(value) for key, value in parameters.items()}).write(self.folder)
         self.points: TextIO = (self.folder / "points.jsonl").open("a", buffering=1)
-        self.ended = threading.Event()
+        self.ended, self.abandoned = threading.Event(), False
         self.thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
         self.thread.start()
 
@@ -77,12 +77,13 @@ class Curves:
         write_json(self.folder / "end.json", tags)
         self.ended.set()
         self.thread.join(timeout=PATIENCE_S)
+        self.abandoned = True
         if self.folder.is_dir():
             log.warning("MLflow is away: curves wait in %s; `medseg register` delivers them", self.folder)
 
     def _deliver(self) -> None:
         pause_s = FLUSH_EVERY_S
-        while self.folder.is_dir():
+        while self.folder.is_dir() and not self.abandoned:
             try:
                 deliver(self.folder)
                 pause_s = FLUSH_EVERY_S
@@ -120,7 +121,7 @@ def deliver(folder: Path) -> None:
         if (folder / "pictures").is_dir():
             client.log_artifacts(state.run_id, str(folder / "pictures"), state.stage)
         client.set_terminated(state.run_id)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a training that just ended may do the same
 
 
 def _batches(points: Path, start: int) -> Iterator[list[bytes]]:

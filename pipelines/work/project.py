@@ -24,8 +24,13 @@ def root() -> Path:
 
 
 def state_folder() -> Path:
-    """This machine's own state, made if missing."""
+    """This machine's own state, made if missing. An experiment that DVC runs in a folder of its own has the project's.
+
+    (`dvc exp run --temp` and `--queue`: the folder below .dvc/tmp/exps goes, and curves in it would go along.)
+    """
     folder = root() / ".medseg"
+    if "/.dvc/tmp/exps/" in folder.as_posix():
+        folder = Path(folder.as_posix().partition("/.dvc/tmp/exps/")[0]) / ".medseg"
     folder.mkdir(exist_ok=True)
     return folder
 
