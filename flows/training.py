@@ -6,19 +6,24 @@ Run     medseg run        # here, on an embedded server; or the deployment `nigh
 Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `inventory`
 """
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
-from prefect.states import Failed, State
+from prefect.runtime import deployment, flow_run
+from prefect.states import AwaitingRetry, Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
 from flows import dvc, lock, results, stage_task
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import tracking
+from pipelines.work import faults
+
+RESUMES, RESUME_AFTER_S = 10, 60  # a node that is taken away gives its notice of seconds to minutes once
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
@@ -41,8 +46,10 @@ def training(
         with lock.held(wait) as held:
             prepare(profile, changes or [], data)
             return _run_stages(held)
-    except (ValueError, OSError) as error:
-        return Failed(message=str(error))
+    except Exception as error:
+        if (line := faults.told(error)) is None:
+            raise
+        return Failed(message=line)
 
 
 def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
@@ -84,4 +91,11 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
 
 
 def _failure(state: State[Any]) -> State[Any] | None:
-    return None if state.is_completed() else Failed(message=state.message)
+    """None if the stage came through. A preempted training of a deployment is due again soon, a bounded number of
+    times; who started one by hand is told to start it again."""
+    if state.is_completed():
+        return None
+    if state.name == stage_task.PREEMPTED and deployment.id and flow_run.run_count <= RESUMES:
+        soon = datetime.now(UTC) + timedelta(seconds=RESUME_AFTER_S)
+        return AwaitingRetry(scheduled_time=soon, message=state.message)
+    return Failed(name=state.name, message=state.message)
