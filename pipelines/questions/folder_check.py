@@ -42,7 +42,7 @@ def _open_layouts(folder: Path) -> list[Row]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    return examine(find(folder, listed, tuple(readers())), _bounds_here())
+    return examine(find(folder, listed, tuple(readers())), _memory_gib(), _bounds_here())
 
 
 def _bounds_here() -> Quality | None:
@@ -65,7 +65,7 @@ def _dicom(folder: Path) -> list[Row]:
             row["path"] = claims.hidden(row["path"], pseudonyms)
         table = pa.Table.from_pylist(rows, listing.SCHEMA)
         series.bring(folder, table, out, pseudonyms, _settings(), memory)
-        found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
+        found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"), _memory_gib())
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
 
@@ -74,6 +74,13 @@ def _key() -> Pseudonyms:
         return key.load()
     except ValueError:
         return Pseudonyms(secrets.token_bytes(32))
+
+
+def _memory_gib() -> float:
+    try:
+        return params.load(project.root() / "params.yaml").preprocess.memory_gib
+    except ValueError:
+        return OUTSIDE_A_PROJECT.memory_gib
 
 
 def _settings() -> params.Deidentify:

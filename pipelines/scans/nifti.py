@@ -22,7 +22,7 @@ MAX_OFFSET_BYTES = 2**26  # before the voxels; the largest real extensions hold 
 MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
 SPACING_BOUNDS_MM = (0.01, 100.0)
 XFORM_TOLERANCE_MM = 1.0  # qform and sform of one frame may differ by this at a corner: a quaternion's rounding
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES, HEADER_BYTES = 1 << 20, 1 << 12  # read at a time; of which only the header is wanted
 LARGE_BYTES = 2**28  # below, nobody asks whether memory suffices
 
 _SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
@@ -61,6 +61,16 @@ def load(path: Path) -> Nifti:
         raise VolumeError(f"not a readable NIfTI file: {_plain(error)}") from None
     except OSError as error:
         raise VolumeError(f"unreadable ({error.strerror or type(error).__name__})") from None
+
+
+def announced(path: Path) -> tuple[int, int]:
+    """(voxels, bytes a voxel) by the header alone; (0, 0) if `load` refuses the file for its header."""
+    try:
+        with path.open("rb") as file:
+            raw = _raw_header(_Stream(file, path.name.endswith(".gz"), HEADER_BYTES).read(Nifti2Header.sizeof_hdr))
+        return int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
+    except (OSError, ValueError, zlib.error):
+        return 0, 0
 
 
 def _load(stream: "_Stream", size: int) -> Nifti:
@@ -218,8 +228,8 @@ def _plain(error: Exception) -> str:
 class _Stream:
     """Bytes of a plain or gzip file in order, never more of them in memory than were asked for."""
 
-    def __init__(self, file: IO[bytes], compressed: bool) -> None:
-        self.file, self.compressed = file, compressed
+    def __init__(self, file: IO[bytes], compressed: bool, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.file, self.compressed, self.chunk_bytes = file, compressed, chunk_bytes
         is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if is_gzip != compressed:
@@ -266,12 +276,12 @@ class _Stream:
             return self.file.read(most)
         while True:
             if self.inflater.eof:
-                rest = self.inflater.unused_data or self.file.read(CHUNK_BYTES)
+                rest = self.inflater.unused_data or self.file.read(self.chunk_bytes)
                 if not rest.startswith(b"\x1f\x8b"):  # the end, or padding after it
                     return b""
                 self.inflater = zlib.decompressobj(31)
             else:
-                rest = self.inflater.unconsumed_tail or self.file.read(CHUNK_BYTES)
+                rest = self.inflater.unconsumed_tail or self.file.read(self.chunk_bytes)
             part = self.inflater.decompress(rest, most)
             if part or (not rest and not self.inflater.eof):
                 return part

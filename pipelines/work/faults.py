@@ -9,7 +9,8 @@ import errno
 import shutil
 from pathlib import Path
 
-GIB = 1 << 30
+from pipelines.work.memory import GIB
+
 _NAMES = {  # by module and name, also of what they inherit from
     "concurrent.futures.process.BrokenProcessPool",
     "dvc.exceptions.DvcException",
@@ -24,7 +25,6 @@ _NAMES = {  # by module and name, also of what they inherit from
 # What has no type of its own: torch raises RuntimeError for all of it.
 _MEMORY = ("can't allocate memory", "CUDA out of memory")
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
-NO_SHARED_MEMORY = "for a batch; start the container with a larger `--shm-size`, or set fewer MEDSEG_LOADERS"
 
 
 def told(error: BaseException) -> str | None:

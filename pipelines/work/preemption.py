@@ -1,7 +1,7 @@
 """A training that was asked to stop and saved its state: who started it goes on with the same command, soon.
 
 torchrun, the launcher and `medseg` say so by their exit code, 75. DVC swallows the exit code of a stage, so the
-launcher also leaves a note, `.medseg/preempted.json`, which flows/stage_task.py looks for. The note is of the last start only.
+launcher also leaves a note, `.medseg/preempted.json`, which flows/stage_task.py looks for. It is of the last start.
 """
 
 import json
