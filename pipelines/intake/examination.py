@@ -14,21 +14,21 @@ from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid
 from pipelines.sources import SEPARATE_GRIDS
 from pipelines.work import within_memory
-from pipelines.work.memory import BYTE, FLOAT, GIB, with_overhead
+from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
 READ_S = 22e-9  # a voxel, measured on one core of a 2.5 GHz server
 
 
-def examine(rows: list[Row], memory_gib: float, bounds: Quality | None = None) -> list[Row]:
+def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | None = None) -> list[Row]:
     """Open every scan and fill in geometry and notes, or the reason why it cannot be used. In order, over all cores.
 
-    `memory_gib`: of all that are open at a time; what their headers announce is known before a voxel is inflated.
+    `memory_gib`: of all that are open at a time (None: what is free); headers announce it before a voxel is inflated.
     `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
     """
     found = dict(enumerate(rows))
     due = [_load(number, row) for number, row in found.items() if not row.quarantined]
-    where = LocalExecutor(int(memory_gib * GIB), distrustful=True)
+    where = LocalExecutor(free_bytes() if memory_gib is None else int(memory_gib * GIB), distrustful=True)
     for (number, row), outcome in within_memory.each(partial(_of_second, bounds=bounds), due, where, "ingest"):
         lost = isinstance(outcome, Lost)
         found[number] = replace(row, quarantined=f"{row.images[0].path}: {outcome.reason}") if lost else outcome

@@ -32,7 +32,7 @@ from pipelines.scans.manifest import Row
 from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import read
 from pipelines.work import within_memory
-from pipelines.work.memory import GIB
+from pipelines.work.memory import GIB, free_bytes
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 from pipelines.work.writing import replacing
 
@@ -46,15 +46,18 @@ _LAYOUT_WORDS = {  # ours
 }  # fmt: skip
 
 
-def write(folder: Path, rows: list[Row], cases: int, memory_gib: float) -> None:
-    """`folder`: index.html and SOURCE.png; at most `cases` scans a source are drawn, within `memory_gib` at a time."""
+def write(folder: Path, rows: list[Row], cases: int, memory_gib: float | None = None) -> None:
+    """`folder`: index.html and SOURCE.png; at most `cases` scans a source are drawn, within `memory_gib` at a
+    time, or what memory is free."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         sections, words = [], path_words(rows)
         for source in sorted({row.source for row in rows}):
             own = [row for row in rows if row.source == source]
             captioned = [(row, told(row, words)) for row in choose(own, cases)]
-            tiles = _drawn(captioned, f"contact sheet of {source}", int(memory_gib * GIB))
+            tiles = _drawn(
+                captioned, f"contact sheet of {source}", free_bytes() if memory_gib is None else int(memory_gib * GIB)
+            )
             if tiles:
                 sheet(tiles, COLUMNS).save(temporary / f"{source}.png")
             sections.append(_section(source, own, len(tiles), words))

@@ -42,16 +42,17 @@ def _open_layouts(folder: Path) -> list[Row]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    return examine(find(folder, listed, tuple(readers())), _memory_gib(), _bounds_here())
+    return examine(find(folder, listed, tuple(readers())), *_bounds_here())
 
 
-def _bounds_here() -> Quality | None:
-    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+def _bounds_here() -> tuple[Quality | None, float | None]:
+    """The project's bounds of quality and memory; outside a project, those this code was installed with, if any."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).parents[2]):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            return params.load(folder / "params.yaml").ingest.quality
-    return None
+            settings = params.load(folder / "params.yaml")
+            return settings.ingest.quality, settings.preprocess.memory_gib
+    return None, None
 
 
 def _dicom(folder: Path) -> list[Row]:
@@ -65,7 +66,7 @@ def _dicom(folder: Path) -> list[Row]:
             row["path"] = claims.hidden(row["path"], pseudonyms)
         table = pa.Table.from_pylist(rows, listing.SCHEMA)
         series.bring(folder, table, out, pseudonyms, _settings(), memory)
-        found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"), _memory_gib())
+        found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
 
@@ -74,13 +75,6 @@ def _key() -> Pseudonyms:
         return key.load()
     except ValueError:
         return Pseudonyms(secrets.token_bytes(32))
-
-
-def _memory_gib() -> float:
-    try:
-        return params.load(project.root() / "params.yaml").preprocess.memory_gib
-    except ValueError:
-        return OUTSIDE_A_PROJECT.memory_gib
 
 
 def _settings() -> params.Deidentify:

@@ -17,6 +17,8 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from pipelines.work.memory import free_bytes
+
 MAX_VOXELS = 2**30  # 4 GiB in float32, twice a whole-body CT: beyond it a header is broken, not a scan large
 MAX_OFFSET_BYTES = 2**26  # before the voxels; the largest real extensions hold a DICOM header, some 100 kB
 MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
@@ -188,25 +190,10 @@ def _doubts(header: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
 
 def _check_memory(due_bytes: int) -> None:
     """A file that keeps its word may still be made to fill the machine: a thousandth of it lies on disk."""
-    if due_bytes > LARGE_BYTES and due_bytes > (free := _free_bytes()):
+    if due_bytes > LARGE_BYTES and due_bytes > (free := free_bytes()):
         raise VolumeError(
             f"needs {due_bytes / 2**30:.1f} GiB to be read, {free / 2**30:.1f} are free; crop it, or free memory"
         )
-
-
-def _free_bytes() -> int:
-    """What Linux can still give, its own bound and the container's; elsewhere nobody says, and MemoryError decides."""
-    free = [2**63]
-    if (machine := Path("/proc/meminfo")).is_file():
-        free += [1024 * int(line.split()[1]) for line in _lines(machine) if line.startswith("MemAvailable")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
-    if limit.is_file() and used.is_file() and (bound := limit.read_text().strip()).isdigit():
-        free += [int(bound) - int(line.split()[1]) for line in _lines(used) if line.startswith("anon ")]
-    return max(0, min(free))
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
 
 
 def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:

@@ -51,7 +51,7 @@ def main() -> None:
             f"{project.RAW} holds no scan in a layout of data.sources {list(settings.data.sources)}; "
             "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
         )
-    rows = assign_splits(examine(rows, settings.preprocess.memory_gib, settings.ingest.quality), settings.data)
+    rows = assign_splits(examine(rows, settings.ingest.quality, settings.preprocess.memory_gib), settings.data)
     manifest.write(project.MANIFEST, rows)
     contact_sheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases, settings.preprocess.memory_gib)
     _report(rows)

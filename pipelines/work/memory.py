@@ -22,3 +22,18 @@ def bound_this_process(more_bytes: int) -> None:
     if status.exists():
         allowed = int(status.read_text().split()[0]) * resource.getpagesize() + more_bytes
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+
+
+def free_bytes() -> int:
+    """What Linux can still give, its own bound and the container's; elsewhere nobody says, and MemoryError decides."""
+    free = [2**63]
+    if (machine := Path("/proc/meminfo")).is_file():
+        free += [1024 * int(line.split()[1]) for line in _lines(machine) if line.startswith("MemAvailable")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
+    if limit.is_file() and used.is_file() and (bound := limit.read_text().strip()).isdigit():
+        free += [int(bound) - int(line.split()[1]) for line in _lines(used) if line.startswith("anon ")]
+    return max(0, min(free))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
