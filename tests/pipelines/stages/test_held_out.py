@@ -123,7 +123,8 @@ small, large = (Path(f"data/cases/test/msd-{number}.safetensors") for number in 
 evaluate.evaluate_case(small, rows, Path("models/train"), 0.0)  # imports, kernels
 before = kilobytes("VmRSS")
 assert isinstance(evaluate.evaluate_case(large, rows, Path("models/train"), 0.0), evaluate.Measured)
-print(json.dumps([segmentation_bytes(casefile.read(large), Path("models/train")), 1024 * (kilobytes("VmHWM") - before)]))
+predicted = segmentation_bytes(casefile.read(large), Path("models/train"))
+print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
 """
 
 
