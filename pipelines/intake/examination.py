@@ -17,7 +17,7 @@ from pipelines.work import within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
-READ_S = 22e-9  # a voxel, measured on one core of a 2.5 GHz server
+EXAMINE_S, READ_S = 1e-3, 22e-9  # a scan, a voxel, on one core of a 2.5 GHz server
 
 
 def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | None = None) -> list[Row]:
@@ -27,7 +27,7 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
     `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
     """
     found = dict(enumerate(rows))
-    due = [_load(number, row) for number, row in found.items() if not row.quarantined]
+    due = [load_of(number, row) for number, row in found.items() if not row.quarantined]
     where = LocalExecutor(free_bytes() if memory_gib is None else int(memory_gib * GIB), distrustful=True)
     for (number, row), outcome in within_memory.each(partial(_of_second, bounds=bounds), due, where, "ingest"):
         lost = isinstance(outcome, Lost)
@@ -35,14 +35,12 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
     return list(found.values())
 
 
-def _load(number: int, row: Row) -> Load[tuple[int, Row]]:
-    """All volumes of a scan are held at a time; the last is read, turned and checked beside the others."""
+def load_of(number: int, row: Row) -> Load[tuple[int, Row]]:
+    """What `examine_one` will need: all volumes are held, the last is read, turned and checked beside the others."""
     announced = [nifti.announced(Path(file.path)) for file in row.files]
-    voxels = max((count for count, _ in announced), default=0)
-    stored = max((size for _, size in announced), default=0)
-    held = FLOAT * sum(count for count, _ in announced)
-    peak_bytes = with_overhead(held + (max(FLOAT, stored) + 2 * BYTE) * voxels)
-    return Load((number, row), peak_bytes, READ_S * sum(count for count, _ in announced) + 1e-3)
+    voxels = sum(count for count, _ in announced)
+    beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in announced), default=0)
+    return Load((number, row), with_overhead(FLOAT * voxels + beside), EXAMINE_S + READ_S * voxels)
 
 
 def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:

@@ -66,15 +66,15 @@ def write(folder: Path, rows: list[Row], cases: int, memory_gib: float | None = 
 
 def _drawn(captioned: list[tuple[Row, list[str]]], title: str, memory_bytes: int) -> list[Image.Image]:
     """The pictures in order, without those of scans that could not be read."""
-    loads = [Load((number, *one), fingerprint_bytes(one[0]), DRAW_S) for number, one in enumerate(captioned)]
+    loads = [Load(one, fingerprint_bytes(one[0]), DRAW_S) for one in captioned]
     where = LocalExecutor(memory_bytes, distrustful=True)
-    found: dict[int, Image.Image] = {}
-    for (number, row, _), outcome in within_memory.each(draw, loads, where, title):
+    found: dict[str, Image.Image] = {}
+    for (row, _), outcome in within_memory.each(draw, loads, where, title):
         if isinstance(outcome, Lost):
             log.warning("%s: %s is not drawn: %s", title, row.case_id, outcome.reason)
         elif outcome is not None:
-            found[number] = outcome
-    return [found[number] for number in sorted(found)]
+            found[row.case_id] = outcome
+    return [found[row.case_id] for row, _ in captioned if row.case_id in found]
 
 
 def choose(rows: Iterable[Row], cases: int) -> list[Row]:
@@ -83,9 +83,9 @@ def choose(rows: Iterable[Row], cases: int) -> list[Row]:
     return sorted(drawable, key=lambda row: (not row.quarantined, not row.notes, row.case_id))[:cases]
 
 
-def draw(captioned: tuple[int, Row, list[str]]) -> Image.Image | None:
+def draw(captioned: tuple[Row, list[str]]) -> Image.Image | None:
     """One scan: axial, coronal, sagittal; head or front up. None if it cannot be read."""
-    _, row, findings = captioned
+    row, findings = captioned
     try:
         volume = read(Path(row.images[0].path))
         label = None

@@ -71,7 +71,7 @@ class Cache:
 
 
 def mend(path: Path, held: str) -> None:
-    """Set another program's SQLite file aside if it is damaged. `held`: what is lost with it. Nobody may have it open."""
+    """Set another program's SQLite file aside if it is damaged; nobody may have it open. `held`: what is lost."""
     if not path.is_file():
         return
     try:

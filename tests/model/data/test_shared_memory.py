@@ -29,9 +29,7 @@ def test_a_batch_that_finds_no_shared_memory_is_an_error_at_once() -> None:
 def test_what_all_loaders_keep_ready_must_fit(tmp_path: Path) -> None:
     shared_memory.require(1 << 20, loaders=2, ranks=2, place=tmp_path)
     shared_memory.require(1 << 60, loaders=0, ranks=2, place=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"2 ranks with 3 loaders of 4 batches of 1,099,511,627,776.0 MiB .* MEDSEG_LO"
-    ):
+    with pytest.raises(ValueError, match=r"2 ranks with 3 loaders of 4 batches of 1,099,511,627,776.0 MiB .*MEDSEG_LO"):
         shared_memory.require(1 << 60, loaders=3, ranks=2, place=tmp_path)
 
 

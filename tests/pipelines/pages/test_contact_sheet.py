@@ -124,4 +124,4 @@ def test_a_picture_that_does_not_fit_or_whose_worker_is_killed_is_left_out(
     contact_sheet.write(tmp_path / "sheet", large, 24, memory_gib=1.0)
     assert "7 drawn" in (tmp_path / "sheet/index.html").read_text()
     told = [record.message.partition(" is not drawn: ")[2] for record in caplog.records]
-    assert sorted(reason[:10] for reason in told) == ["its proces", "needs 20 G"]
+    assert sorted(reason[:10] for reason in told) == ["its proces", "needs 15 G"]

@@ -27,6 +27,7 @@ from pipelines.work import project
 from tests.conftest import save
 
 HIPPOCAMPUS = ("hippocampus_anterior", "hippocampus_posterior")
+SMOKE = profiles.compose("smoke")
 ONE_MM = (1.0, 1.0, 1.0)
 RECORD = SourceRecord(("T1",), HIPPOCAMPUS, ONE_MM, ONE_MM)
 PLAN = Preprocessing(CTScale(-100, 300, 50, 60), {"msd": RECORD, "unseen": RECORD})
@@ -37,7 +38,7 @@ def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     """Five cases, an untrained network of 16^3, the project around them."""
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").touch()
-    tolerant = profiles.compose("smoke").replace("max_left_out_fraction: 0.0", "max_left_out_fraction: 0.5")
+    tolerant = SMOKE.replace("max_left_out_fraction: 0.0", "max_left_out_fraction: 0.5")
     Path("params.yaml").write_text(tolerant)
     rows = [_case(tmp_path, number) for number in range(5)]
     manifest.write(project.MANIFEST, rows)

@@ -278,7 +278,7 @@ def test_a_scan_that_does_not_fit_is_named_before_it_is_unpacked_and_the_rest_go
     save(cohort / IMAGE, np.zeros((512, 512, 256), np.int16), affine)
     rows = examination.examine(rows_of(cohort), memory_gib=0.1)
     (refused,) = [row for row in rows if row.quarantined]
-    assert refused.quarantined.startswith(f"data/raw/{IMAGE}: needs 0.45 GiB, above preprocess.memory_gib 0.1; raise")
+    assert refused.quarantined.startswith(f"data/raw/{IMAGE}: needs 0.71 GiB, above preprocess.memory_gib 0.1; raise")
     assert len(usable(rows)) == 9
 
 
