@@ -23,7 +23,7 @@ from pipelines.params import profiles
 from pipelines.release import tracking
 from pipelines.work import faults
 
-RESUMES, RESUME_AFTER_S = 10, 60  # a node that is taken away gives its notice of seconds to minutes once
+RESUMES, RESUME_AFTER_S = 10, 30  # who takes a machine away says so once, and does it within seconds
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]

@@ -17,7 +17,10 @@ def client(served: Project) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_scheduled_run_completes_and_leaves_the_table(served: Project, client: SyncPrefectClient) -> None:
+def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_the_table(
+    served: Project, client: SyncPrefectClient
+) -> None:
+    served.write("preempt", "")
     nightly = client.read_deployment_by_name("training/nightly")
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[nightly.id]))
 
@@ -25,8 +28,9 @@ def test_scheduled_run_completes_and_leaves_the_table(served: Project, client: S
         runs = client.read_flow_runs(flow_run_filter=of_it)
         return next((run for run in runs if run.state and run.state.is_final()), None)
 
-    run = eventually(ended, 180, "the cron run has ended")
+    run = eventually(ended, 240, "the cron run has ended")
     assert run.auto_scheduled
+    assert run.run_count == 2
     assert run.state.is_completed(), run.state.message
     assert (served.root / "models/register/model.json").exists()
     tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["dice"])))
