@@ -30,8 +30,9 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
     due = [load_of(number, row) for number, row in found.items() if not row.quarantined]
     where = LocalExecutor(free_bytes() if memory_gib is None else int(memory_gib * GIB), distrustful=True)
     for (number, row), outcome in within_memory.each(partial(_of_second, bounds=bounds), due, where, "ingest"):
-        lost = isinstance(outcome, Lost)
-        found[number] = replace(row, quarantined=f"{row.images[0].path}: {outcome.reason}") if lost else outcome
+        if isinstance(outcome, Lost):
+            outcome = replace(row, quarantined=f"{row.images[0].path}: {outcome.reason}")
+        found[number] = outcome
     return list(found.values())
 
 

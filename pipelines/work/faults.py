@@ -23,7 +23,7 @@ _NAMES = {  # by module and name, also of what they inherit from
     "sqlite3.Error",
 }
 # What has no type of its own: torch raises RuntimeError for all of it.
-_MEMORY = ("can't allocate memory", "CUDA out of memory")
+_MEMORY = ("can't allocate memory", "CUDA out of memory", "DataLoader worker (pid")  # the last: killed
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.work.memory import OVERHEAD_BYTES
 from tests.conftest import REPOSITORY, save
 
 MEASURE = """
@@ -82,4 +83,5 @@ def test_the_predicted_peak_holds_and_is_not_much_too_high(
         [sys.executable, "-c", MEASURE, json.dumps(told)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     predicted, measured = json.loads(done.stdout)
-    assert measured <= predicted <= 1.6 * measured
+    constant = OVERHEAD_BYTES if step == "examine" else 0  # half of what the two smallest scans take in all
+    assert measured <= predicted <= 1.6 * measured + constant
