@@ -6,15 +6,15 @@ Run     medseg run        # here, on an embedded server; or the deployment `nigh
 Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `inventory`
 """
 
-from datetime import UTC, datetime, timedelta
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run
-from prefect.states import AwaitingRetry, Failed, State
+from prefect.runtime import deployment
+from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
 from flows import dvc, lock, results, stage_task
@@ -64,13 +64,13 @@ def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
 def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     logger, declared = get_run_logger(), dvc.declared()
     for name in (stage.name for stage in declared if stage.always_changed):  # asked first: the rest depends on it
-        if failed := _failure(stage_task.bring_up_to_date(name, return_state=True)):
+        if failed := _failure(name):
             return failed
     due = dvc.stale()
     for stage in declared:
         held.say(due=sorted(due))
         if stage.name in due:
-            if failed := _failure(stage_task.bring_up_to_date(stage.name, return_state=True)):
+            if failed := _failure(stage.name):
                 return failed
             due.discard(stage.name)
         elif not stage.always_changed:
@@ -79,7 +79,7 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     result = results.collect()
     if result["version"] is None:  # outputs from DVC's cache, and a registry that never saw them
         logger.warning("MLflow does not hold this model here; registering it again")
-        if failed := _failure(stage_task.bring_up_to_date("register", force=True, return_state=True)):
+        if failed := _failure("register", force=True):
             return failed
         held.say(stage=None)
         result = results.collect()
@@ -90,12 +90,13 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     return result
 
 
-def _failure(state: State[Any]) -> State[Any] | None:
-    """None if the stage came through. A preempted training of a deployment is due again soon, a bounded number of
+def _failure(name: str, force: bool = False) -> State[Any] | None:
+    """None if the stage came through. A training that was preempted goes on in a deployment's run, a bounded number of
     times; who started one by hand is told to start it again."""
-    if state.is_completed():
-        return None
-    if state.name == stage_task.PREEMPTED and deployment.id and flow_run.run_count <= RESUMES:
-        soon = datetime.now(UTC) + timedelta(seconds=RESUME_AFTER_S)
-        return AwaitingRetry(scheduled_time=soon, message=state.message)
-    return Failed(name=state.name, message=state.message)
+    state: State[Any] = stage_task.bring_up_to_date(name, force, return_state=True)
+    for _ in range(RESUMES if deployment.id else 0):
+        if state.name == stage_task.PREEMPTED:
+            get_run_logger().warning("%s; it does in %d s", state.message, RESUME_AFTER_S)
+            time.sleep(RESUME_AFTER_S)
+            state = stage_task.bring_up_to_date(name, force, return_state=True)
+    return None if state.is_completed() else Failed(name=state.name, message=state.message)
