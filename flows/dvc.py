@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from ruamel.yaml import YAML, YAMLError
+
 from flows import lock, processes
 from pipelines.work import project
 from pipelines.work.progress import EVERY_S
@@ -30,6 +32,19 @@ DVC_ADVICE = (
     "Use `dvc push` to send",
     "Generating lock file",
     "Updating lock file",
+)
+
+
+# What DVC says, and what helps.
+REMEDIES = {
+    "is not a git repository": "run `git init` there: DVC works in a git repository only",
+    "not inside of a DVC repository": "change into the project, or run `git init` and `dvc init` there",
+    "No space left on device": "free space there, or have `.dvc/cache` elsewhere (`dvc cache dir`), and run again",
+    "Unable to acquire lock": "another DVC works in this project; wait for it",
+}
+LOCK_REMEDY = (
+    "take the committed one back with `git checkout dvc.lock`, or remove it: the next run makes it anew, mostly from "
+    "DVC's cache"
 )
 
 
@@ -99,9 +114,17 @@ def output_hashes(stage: str) -> dict[str, str]:
 
 
 def locked() -> dict[str, Any]:
-    """The stages' entries in dvc.lock; empty before the first run."""
+    """The stages' entries in dvc.lock; empty before the first run. Raises ValueError if it is damaged."""
     lock_file = project.root() / "dvc.lock"
-    return dict(_read_yaml(lock_file).get("stages", {})) if lock_file.is_file() else {}
+    if not lock_file.is_file():
+        return {}
+    if "<<<<<<< " in (text := lock_file.read_text(errors="replace")):
+        raise ValueError(f"{lock_file} holds both sides of a merge; {LOCK_REMEDY}")
+    try:
+        content = _read_yaml(lock_file)
+        return dict(content["stages"] or {} if content["schema"] else {})
+    except (YAMLError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{lock_file} is {'damaged' if text.strip() else 'empty'}; {LOCK_REMEDY}") from None
 
 
 def _environment() -> dict[str, str]:
@@ -117,6 +140,7 @@ def _dvc(
     on_stderr: Callable[[str], None] = lambda line: None,
     stage: str = "",
 ) -> None:
+    locked()  # a damaged one is told with what helps
     mark = processes.new_mark()
     held.say(mark=mark)
     errors: deque[str] = deque(maxlen=50)
@@ -181,7 +205,12 @@ def _last_error(errors: list[str], name: str, returncode: int) -> str:
     own = [line for line in lines if line.startswith(f"{name}: ")]  # the house's form, see pipelines/__main__.py
     if own:
         return own[-1]
-    return f"{name}: {lines[-1].strip() if lines else f'ended with exit code {returncode} and said nothing'}"
+    if not lines:
+        return f"{name}: ended with exit code {returncode} and said nothing"
+    # dvc's own errors name the file first and what is wrong with it below
+    told = lines[-1].strip() if len(lines) < len(errors) else " ".join(line.strip() for line in lines[-5:])
+    helps = [remedy for words, remedy in REMEDIES.items() if words in told]
+    return "; ".join([f"{name}: {told}", *helps])
 
 
 def _paths(entries: list[Any] | None) -> tuple[str, ...]:
@@ -195,6 +224,4 @@ def _touch(first: str, second: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
     return YAML(typ="safe", pure=True).load(path.read_text()) or {}

@@ -11,12 +11,14 @@ from pipelines.work import project
 def collect() -> dict[str, Any]:
     """Dice by source and structure, and the registered version.
 
-    Keys: `mean_dice`, `cases`, `dice` (rows: source, structure, dice or None, cases), `name`, `version` (str or None).
+    Keys: `mean_dice`, `cases`, `left_out` (how many), `dice` (rows: source, structure, dice or None, cases), `name`,
+    `version` (str or None).
     """
     metrics = read(project.EVALUATION / "metrics.json")
     return {
         "mean_dice": _number(metrics["mean_dice"]),
         "cases": metrics["cases"],
+        "left_out": len(metrics.get("left_out", ())),
         "dice": [
             {"source": source, "structure": structure, "dice": _number(score["dice"]), "cases": score["cases"]}
             for source, scores in metrics["by_source"].items()
@@ -38,7 +40,8 @@ def registered() -> dict[str, Any]:
 def headline(result: dict[str, Any]) -> str:
     mean = "not measured" if result["mean_dice"] is None else f"{result['mean_dice']:.3f}"
     version = result["version"] or "not registered here"
-    return f"Held-out mean Dice {mean} on {result['cases']} scans; {result['name']} version {version}."
+    left_out = f" ({result['left_out']} left out)" if result["left_out"] else ""
+    return f"Held-out mean Dice {mean} on {result['cases']} scans{left_out}; {result['name']} version {version}."
 
 
 def read(file: Path) -> dict[str, Any]:

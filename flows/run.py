@@ -12,6 +12,7 @@ from flows import lock, server
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import tracking
+from pipelines.work import preemption
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -21,19 +22,23 @@ CONSOLE = {
 
 
 def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) -> dict[str, Any]:
-    """What flows.results.collect gives. Raises ValueError with the failing stage's own line."""
+    """What flows.results.collect gives. Raises ValueError with the failing stage's own line, PreemptedError
+    if training goes on with the same command."""
     with lock.held(wait):
         profiles.proposed(profile, changes)  # refused here, before a server starts
         tracking.require_answer()  # so is an MLflow that is away, and not after four weeks of training
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:
+            from flows import stage_task
             from flows.training import training  # seconds, while the server starts
 
             ready()
             if data:  # not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's
                 raw_folder.link(data)
             state = training(profile=profile, changes=changes, return_state=True)
+            if state.name == stage_task.PREEMPTED:
+                raise preemption.PreemptedError(state.message)
             if not state.is_completed():
                 raise ValueError(state.message or f"the run ended as {state.name}")
             result = state.result()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import lock, processes
-from pipelines.work import project
+from pipelines.work import cache, project
 
 POOL = "medseg"
 START_TIMEOUT_S = 120  # 2.5 s warm, 8 s when the database is new; slow disks take many times that
@@ -137,6 +137,7 @@ def _prefect(port: int, extra: dict[str, str]) -> Iterator[tuple[subprocess.Pope
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     command += ["--timeout-graceful-shutdown", "2", "--timeout-keep-alive", "60"]
+    cache.mend(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "the history of runs, and approvals that are open")
     # On a port other than 4200 every page of the UI is empty without its API's address.
     with _logged("server", command, {"PREFECT_SERVER_UI_API_URL": api, **extra}) as process:
         os.environ["PREFECT_API_URL"] = api

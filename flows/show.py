@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
 
@@ -23,9 +24,9 @@ def run_summary(result: dict[str, Any]) -> None:
     table.add_column("scans", justify="right")
     for row in result["dice"]:
         table.add_row(row["source"], row["structure"], figure(row["dice"]), str(row["cases"]))
-    console = Console()
+    console = _console()
     console.print(table)
-    console.print(headline(result), highlight=False)
+    console.print(headline(result))
     console.print("\nWhere to look next", style="bold")
     version = result["version"] or "VERSION"
     for what, where in (
@@ -35,7 +36,7 @@ def run_summary(result: dict[str, Any]) -> None:
         ("release", f"medseg promote {version} --to clinical-candidate"),
         ("curves, runs", "medseg ui"),
     ):
-        console.print(f"  {what:<13} {where}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {what:<13} {where}", soft_wrap=True)
 
 
 def _pretraining() -> list[tuple[str, str]]:
@@ -52,12 +53,12 @@ def stages(status: dict[str, Any]) -> None:
 
     table = Table("stage", "state", box=box.SIMPLE_HEAD)
     for name, state in status["stages"].items():
-        table.add_row(name, f"[{COLOURS[state]}]{state}[/]")
-    console = Console()
+        table.add_row(name, Text(state, COLOURS[state]))
+    console = _console()
     console.print(table)
     for line in _registered(status):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Next: {next_step(status)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(f"Next: {next_step(status)}", soft_wrap=True)
 
 
 def _registered(status: dict[str, Any]) -> list[str]:
@@ -79,11 +80,11 @@ def scans(rows: list[dict[str, Any]]) -> None:
     table = Table("case", "source", "split", "quarantined", "notes", box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["case_id"], row["source"], row["split"], row["quarantined"] or "", "; ".join(row["notes"]))
-    console = Console()
-    console.print(table, highlight=False)
+    console = _console()
+    console.print(table)
     refused = sum(bool(row["quarantined"]) for row in rows)
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes", highlight=False)
+    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
 
 
 def planned(content: dict[str, Any]) -> None:
@@ -93,7 +94,7 @@ def planned(content: dict[str, Any]) -> None:
         for name, entry in entries.items():
             table.add_row(source, name, _decided(entry), entry["reason"])
     table.add_row("all", "ct_scale_hu", _decided(content["ct_scale_hu"]), content["ct_scale_hu"]["reason"])
-    Console().print(table, highlight=False)
+    _console().print(table)
 
 
 def _decided(entry: dict[str, Any]) -> str:
@@ -106,11 +107,11 @@ def _decided(entry: dict[str, Any]) -> str:
 
 def problems(found: dict[str, Any]) -> None:
     """Every problem on its line; then what was looked at."""
-    console = Console()
+    console = _console()
     for entry in found["problems"]:
-        console.print(f"{entry['case_id']} {entry['problem']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{entry['case_id']} {entry['problem']}", soft_wrap=True)
     for case_id, reason in found["left_out"].items():
-        console.print(f"{case_id} was left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{case_id} was left out: {reason}", soft_wrap=True)
     console.print(
         f"{found['scans']} scans ({found['quarantined']} quarantined), {found['files']} files, {found['cases']} case "
         f"files: {len(found['problems'])} problems",
@@ -142,10 +143,10 @@ def audit(result: dict[str, Any]) -> None:
 
 def table(content: dict[str, Any]) -> None:
     """A flat or nested mapping as name and value."""
-    console = Console()
+    console = _console()
     for name, value in content.items():
         shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        console.print(f"{name:<32} {shown}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<32} {shown}", soft_wrap=True)
 
 
 def certificate(content: dict[str, Any]) -> None:
@@ -182,7 +183,7 @@ def settings(rows: list[dict[str, Any]]) -> None:
         value = json.dumps(row["value"]).replace('"', "")
         style = "yellow" if row["from"] == "own change" else None
         table.add_row(f"{row['key']}\n  {value} ({row['from']})", _meaning(row), style=style)
-    Console().print(table, highlight=False, markup=False)
+    _console().print(table)
 
 
 def variables(content: dict[str, Any]) -> None:
@@ -191,10 +192,10 @@ def variables(content: dict[str, Any]) -> None:
     for row in sorted(content["variables"], key=lambda row: row["value"] is None):
         style = "red" if row["problem"] else None if row["value"] is None else "bold"
         table.add_row(f"{row['name']}\n  {row['value'] or 'unset: ' + row['default']}", _meaning(row), style=style)
-    console = Console()
-    console.print(table, highlight=False, markup=False)
+    console = _console()
+    console.print(table)
     for remark in [*(row["problem"] for row in content["variables"] if row["problem"]), *content["unknown"]]:
-        console.print(remark, highlight=False, markup=False, soft_wrap=True)
+        console.print(remark, soft_wrap=True)
 
 
 def _entries(what: str, meaning: str) -> Table:
@@ -207,6 +208,11 @@ def _entries(what: str, meaning: str) -> Table:
 def _meaning(row: dict[str, Any]) -> str:
     bound = f" ({row['bound']})" if row["bound"] else ""
     return f"{row['type']}{bound}: {row['description']}"
+
+
+def _console() -> Console:
+    """Prints what it is given: a file may be called `a[/b]c.nii.gz`, which is no markup."""
+    return Console(markup=False, highlight=False)
 
 
 def figure(value: float | None) -> str:

@@ -8,13 +8,21 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed, State
 
 from flows import dvc
+from pipelines.work import faults, preemption
+
+PREEMPTED = "Preempted"  # name of the state that a task, and a run, has which goes on later
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def bring_up_to_date(stage: str, force: bool = False) -> dict[str, str] | State[Any]:
     """Run `stage`, or fetch its outputs from DVC's cache where its inputs are known. Returns each output's hash."""
+    preemption.forget()
     try:
         dvc.reproduce(stage, get_run_logger().info, force)
-    except (dvc.StageFailedError, OSError) as error:
-        return Failed(message=str(error))  # a state, not an exception: one line, no trace, for what is not our bug
-    return dvc.output_hashes(stage)
+        return dvc.output_hashes(stage)
+    except Exception as error:
+        if preemption.noted(stage):
+            return Failed(name=PREEMPTED, message=preemption.message(stage))
+        if (line := faults.told(error)) is None:
+            raise
+        return Failed(message=line)  # a state, not an exception: one line, no trace, for what is not our bug

@@ -6,12 +6,14 @@ Run     medseg run        # here, on an embedded server; or the deployment `nigh
 Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `inventory`
 """
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -20,6 +22,9 @@ from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import registration
 from pipelines.training import curves
+from pipelines.work import faults
+
+RESUMES, RESUME_AFTER_S = 10, 30  # who takes a machine away says so once, and does it within seconds
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
@@ -42,8 +47,10 @@ def training(
         with lock.held(wait) as held:
             prepare(profile, changes or [], data)
             return _run_stages(held)
-    except (ValueError, OSError) as error:
-        return Failed(message=str(error))
+    except Exception as error:
+        if (line := faults.told(error)) is None:
+            raise
+        return Failed(message=line)
 
 
 def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
@@ -58,13 +65,13 @@ def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
 def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     logger, declared = get_run_logger(), dvc.declared()
     for name in (stage.name for stage in declared if stage.always_changed):  # asked first: the rest depends on it
-        if failed := _failure(stage_task.bring_up_to_date(name, return_state=True)):
+        if failed := _failure(name):
             return failed
     due = dvc.stale()
     for stage in declared:
         held.say(due=sorted(due))
         if stage.name in due:
-            if failed := _failure(stage_task.bring_up_to_date(stage.name, return_state=True)):
+            if failed := _failure(stage.name):
                 return failed
             due.discard(stage.name)
         elif not stage.always_changed:
@@ -78,5 +85,13 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     return result
 
 
-def _failure(state: State[Any]) -> State[Any] | None:
-    return None if state.is_completed() else Failed(message=state.message)
+def _failure(name: str, force: bool = False) -> State[Any] | None:
+    """None if the stage came through. A training that was preempted goes on in a deployment's run, a bounded number of
+    times; who started one by hand is told to start it again."""
+    state: State[Any] = stage_task.bring_up_to_date(name, force, return_state=True)
+    for _ in range(RESUMES if deployment.id else 0):
+        if state.name == stage_task.PREEMPTED:
+            get_run_logger().warning("%s; it does in %d s", state.message, RESUME_AFTER_S)
+            time.sleep(RESUME_AFTER_S)
+            state = stage_task.bring_up_to_date(name, force, return_state=True)
+    return None if state.is_completed() else Failed(name=state.name, message=state.message)

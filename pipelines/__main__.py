@@ -1,6 +1,7 @@
 """Run one stage: `python -m pipelines STAGE [--debug]`. dvc.yaml starts every stage through here.
 
-Bad input ends in one line on stderr and exit code 1; `--debug` (or MEDSEG_DEBUG=1) shows the trace instead.
+What is no mistake of ours (pipelines/work/faults.py) ends in one line on stderr and exit code 1; `--debug` (or
+MEDSEG_DEBUG=1) shows the trace instead.
 """
 
 from pipelines.work.tether import tether
@@ -13,7 +14,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from pipelines.stages import CODE, STAGES  # noqa: E402
-from pipelines.work import environment  # noqa: E402
+from pipelines.work import environment, faults  # noqa: E402
 
 
 def main() -> int:
@@ -30,11 +31,11 @@ def main() -> int:
             importlib.import_module("pipelines.work.code").write(STAGES[1:])  # the inventory is asked at every run
         else:
             importlib.import_module(f"pipelines.stages.{stage}").main()
-    except (ValueError, OSError) as error:
-        if debug:
+    except Exception as error:
+        if debug or (line := faults.told(error)) is None:
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"{stage}{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        print(f"{stage}{'' if rank == '0' else f' (rank {rank})'}: {line}", file=sys.stderr)
         return 1
     return 0
 

@@ -22,13 +22,13 @@ class Command(TyperGroup):
         except BrokenPipeError:  # `medseg ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
-        except (ValueError, OSError) as error:
-            from pipelines.work import environment
+        except Exception as error:
+            from pipelines.work import environment, faults, preemption
 
-            if environment.debugging():
+            if environment.debugging() or (line := faults.told(error)) is None:
                 raise
-            print(f"medseg: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(1) from None
+            print(f"medseg: {line}", file=sys.stderr)
+            raise typer.Exit(preemption.EXIT_CODE if isinstance(error, preemption.PreemptedError) else 1) from None
 
 
 def group(help_text: str, **settings: Any) -> typer.Typer:

@@ -1,6 +1,7 @@
 """`medseg`, the one command people type. Thin: it reads the arguments and hands over; slow imports wait until then.
 
-Exit codes: 0 done, 1 refused or failed with a reason in one line on stderr, 2 wrong use, 130 interrupted.
+Exit codes: 0 done, 1 refused or failed with a reason in one line on stderr, 2 wrong use, 75 training was
+preempted and the same command goes on, 130 interrupted.
 `--debug` anywhere shows the trace of an error.
 """
 

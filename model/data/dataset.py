@@ -11,6 +11,7 @@ rank augments them there.
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from model.data import shared_memory
 from model.data.augment import Region, read_region
 from model.data.casefile import Case, CaseRecord
 from model.data.draws import PLAIN_CROP, AugmentConfig, draw
@@ -110,6 +112,16 @@ class SampleStream(Dataset[Batch]):
         change = draw(self.config.augment, case.image.shape[0], shape, case.record.spacing_mm, rng)
         return read_region(case.image, case.label, centre, shape, change), case.record
 
+    def batch_bytes(self, device: torch.device = CPU, looked_at: int = 4) -> int:
+        """What the largest of some micro-batches of every source takes on its way from a loader to `device`."""
+        largest = 0
+        for source, number in product(self.sources, range(looked_at)):
+            region, record = self._sample(source, number)
+            raw = RawBatch((region,), (record,))
+            one = raw if device != CPU else finish(raw, self.config)
+            largest = max(largest, self.config.micro_batch * shared_memory.size_of(one))
+        return largest
+
 
 class RawStream(Dataset[RawBatch]):
     """The same stream before augmentation."""
@@ -181,17 +193,15 @@ def loader(stream: SampleStream, indices: Sequence[int], workers: int, device: t
         batch_size=None,
         sampler=indices,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=shared_memory.share,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=shared_memory.PREFETCHED if workers else None,
         worker_init_fn=_outlive_signals,
     )
     for batch in batches:
+        if isinstance(batch, shared_memory.Unshared):
+            raise ValueError(batch.reason)
         yield batch if device == CPU else finish(batch.to(device), stream.config)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _outlive_signals(_worker: int) -> None:

@@ -54,13 +54,8 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
         unknown = [row for row in rows if row.case_id not in known]
         if not unknown:
             return known, refused
-        where, loads = place(), []
-        for row in unknown:
-            if within_memory.fits(need := fingerprint_bytes(row), where):
-                loads.append(Load(row, need, fingerprint_seconds(row)))
-            else:
-                refused[row.case_id] = "needs more memory than preprocess.memory_gib"
-        for row, outcome in within_memory.each(scan_statistics, loads, where, "plan"):
+        loads = [Load(row, fingerprint_bytes(row), fingerprint_seconds(row)) for row in unknown]
+        for row, outcome in within_memory.each(scan_statistics, loads, place(), "plan"):
             if isinstance(outcome, ScanStatistics):
                 known[row.case_id] = _trimmed(outcome, bound)
                 _remember(memory, keys[row.case_id], outcome)

@@ -9,12 +9,9 @@ from itertools import pairwise
 
 from pipelines.cases.resampling import axes_in_order, resampled_shape
 from pipelines.scans.manifest import Row
+from pipelines.work.memory import BYTE, FLOAT, HALF, with_overhead
 
-GIB = 1 << 30
-FLOAT, HALF, BYTE = 4, 2, 1  # bytes a voxel
 READ = 2 * FLOAT  # as read, and turned; of at most 4 bytes a voxel in the file
-OVERHEAD_BYTES = 12 << 20  # buffers of gzip and of the slabs
-ALLOCATOR = 1.12  # measured: what it keeps of freed arrays below its threshold
 LABELLED = 0.25  # of a scan is labelled at most, or its statistics need more
 # Measured on one core of a 2.5 GHz server: a case, a voxel read, a voxel made, a voxel whose content is summed up.
 CASE_S, READ_S, MAKE_S, SUM_S = 6e-3, 22e-9, 30e-9, 20e-9
@@ -36,7 +33,7 @@ def case_bytes(row: Row, spacing_mm: Spacing) -> int:
         label = max(label, HALF * case * channels + shares)
     finish = (HALF * channels + BYTE) * case + max((HALF * channels + BYTE) * case, 3 * BYTE * case)
     read = FLOAT * scan * (channels - 1) + READ * scan
-    return _with_overhead(max(read, image, halved, label if row.label else 0, finish))
+    return with_overhead(max(read, image, halved, label if row.label else 0, finish))
 
 
 def case_seconds(row: Row, spacing_mm: Spacing) -> float:
@@ -52,15 +49,11 @@ def fingerprint_bytes(row: Row) -> int:
     share = LABELLED if row.label else 1.0
     label = (FLOAT * channels + BYTE + READ) * scan
     values = (FLOAT * channels + 3 * BYTE + share * (FLOAT * channels + FLOAT)) * scan
-    return _with_overhead(int(max(label if row.label else 0, values)))
+    return with_overhead(int(max(label if row.label else 0, values)))
 
 
 def fingerprint_seconds(row: Row) -> float:
     return CASE_S + (READ_S * len(row.files) + SUM_S * len(row.images)) * _product(row.shape)
-
-
-def _with_overhead(arrays_bytes: int) -> int:
-    return OVERHEAD_BYTES + int(ALLOCATOR * arrays_bytes)
 
 
 def _voxels(row: Row, spacing_mm: Spacing) -> list[int]:

@@ -15,15 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.work import memory
 from pipelines.work.cores import workers
 from pipelines.work.progress import track
 from pipelines.work.tether import tether
 
 Item = TypeVar("Item")
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,4 @@ def _work(send: Connection, work: Callable[[Any], Any], item: Any, limits: Limit
 def _limit(limits: Limits) -> None:
     seconds = int(limits.seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the patient
-    status = Path("/proc/self/statm")
-    if status.exists():
-        taken = int(status.read_text().split()[0]) * resource.getpagesize()
-        allowed = taken + int(limits.memory_gib * GIB)
-        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    memory.bound_this_process(int(limits.memory_gib * memory.GIB))

@@ -8,24 +8,47 @@ import numpy as np
 
 from pipelines.intake import quality
 from pipelines.params.quality_bounds import Quality
+from pipelines.scans import nifti
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid
 from pipelines.sources import SEPARATE_GRIDS
-from pipelines.work import parallel
+from pipelines.work import within_memory
+from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
+from pipelines.work.within_memory import Load, LocalExecutor, Lost
+
+EXAMINE_S, READ_S = 1e-3, 22e-9  # a scan, a voxel, on one core of a 2.5 GHz server
 
 
-def examine(rows: list[Row], bounds: Quality | None = None) -> list[Row]:
+def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | None = None) -> list[Row]:
     """Open every scan and fill in geometry and notes, or the reason why it cannot be used. In order, over all cores.
 
+    `memory_gib`: of all that are open at a time (None: what is free); headers announce it before a voxel is inflated.
     `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
     """
-    return list(parallel.each(partial(examine_one, bounds=bounds), rows, "ingest", lambda row: row.case_id))
+    found = dict(enumerate(rows))
+    due = [load_of(number, row) for number, row in found.items() if not row.quarantined]
+    where = LocalExecutor(free_bytes() if memory_gib is None else int(memory_gib * GIB), distrustful=True)
+    for (number, row), outcome in within_memory.each(partial(_of_second, bounds=bounds), due, where, "ingest"):
+        if isinstance(outcome, Lost):
+            outcome = replace(row, quarantined=f"{row.images[0].path}: {outcome.reason}")
+        found[number] = outcome
+    return list(found.values())
+
+
+def load_of(number: int, row: Row) -> Load[tuple[int, Row]]:
+    """What `examine_one` will need: all volumes are held, the last is read, turned and checked beside the others."""
+    announced = [nifti.announced(Path(file.path)) for file in row.files]
+    voxels = sum(count for count, _ in announced)
+    beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in announced), default=0)
+    return Load((number, row), with_overhead(FLOAT * voxels + beside), EXAMINE_S + READ_S * voxels)
+
+
+def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:
+    return examine_one(numbered[1], bounds)
 
 
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:
-    if row.quarantined:
-        return row
     try:
         volumes = {file.role: _read(file) for file in row.files}
         row = _on_one_grid(row, volumes)

@@ -14,7 +14,8 @@ def assign_splits(rows: list[Row], settings: params.Data) -> list[Row]:
     """Give every usable row its split, by patient.
 
     A source so small that chance held nobody out gives its patient with the lowest draw, since a model that cannot be
-    evaluated cannot be released. Only then may a split move when scans are added, and the log says so.
+    evaluated cannot be released. A source's only patient is trained on: who could have taught what it would be tested
+    for? Only then may a split move when scans are added, and the log says so.
     """
     split = {
         row.patient: manifest.split_of(
@@ -29,7 +30,7 @@ def assign_splits(rows: list[Row], settings: params.Data) -> list[Row]:
         if len(patients) >= 2 and TEST not in chosen:
             split[by_draw[0]] = TEST
             log.warning("%s: too few patients for chance to hold one out; took the lowest draw", source)
-        if len(patients) >= 2 and TRAIN not in {split[patient] for patient in patients}:
+        if patients and TRAIN not in {split[patient] for patient in patients}:
             split[by_draw[-1]] = TRAIN
             log.warning("%s: too few patients for chance to leave one to train on; took the highest draw", source)
     return [row if row.quarantined else replace(row, split=split[row.patient]) for row in rows]

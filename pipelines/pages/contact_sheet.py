@@ -5,6 +5,7 @@ framed. Cases go by pseudonym; reasons are stripped of file names, so that the p
 not. The same rows give the same bytes.
 """
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipelines.cases.forecast import fingerprint_bytes
 from pipelines.pages.drawing import (
     CT_WINDOW_HU,
     LINE_PX,
@@ -29,9 +31,14 @@ from pipelines.pages.templates import render
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import read
-from pipelines.work import parallel
+from pipelines.work import within_memory
+from pipelines.work.memory import GIB, free_bytes
+from pipelines.work.within_memory import Load, LocalExecutor, Lost
 from pipelines.work.writing import replacing
 
+log = logging.getLogger(__name__)
+
+DRAW_S = 0.05  # a scan, most of it reading
 PLANE_PX, CAPTION_PX, COLUMNS = 120, 26, 4
 NOTED, REFUSED, PLAIN = (240, 200, 60), (220, 50, 47), (150, 150, 150)
 _LAYOUT_WORDS = {  # ours
@@ -39,20 +46,35 @@ _LAYOUT_WORDS = {  # ours
 }  # fmt: skip
 
 
-def write(folder: Path, rows: list[Row], cases: int) -> None:
-    """`folder`: index.html and SOURCE.png; at most `cases` scans a source are drawn."""
+def write(folder: Path, rows: list[Row], cases: int, memory_gib: float | None = None) -> None:
+    """`folder`: index.html and SOURCE.png; at most `cases` scans a source are drawn, within `memory_gib` at a
+    time, or what memory is free."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         sections, words = [], path_words(rows)
         for source in sorted({row.source for row in rows}):
             own = [row for row in rows if row.source == source]
             captioned = [(row, told(row, words)) for row in choose(own, cases)]
-            drawn = parallel.each(draw, captioned, f"contact sheet of {source}", lambda captioned: captioned[0].case_id)
-            tiles = [tile for tile in drawn if tile is not None]
+            tiles = _drawn(
+                captioned, f"contact sheet of {source}", free_bytes() if memory_gib is None else int(memory_gib * GIB)
+            )
             if tiles:
                 sheet(tiles, COLUMNS).save(temporary / f"{source}.png")
             sections.append(_section(source, own, len(tiles), words))
         (temporary / "index.html").write_text(render("contact_sheet.html", sections=sections), encoding="utf-8")
+
+
+def _drawn(captioned: list[tuple[Row, list[str]]], title: str, memory_bytes: int) -> list[Image.Image]:
+    """The pictures in order, without those of scans that could not be read."""
+    loads = [Load(one, fingerprint_bytes(one[0]), DRAW_S) for one in captioned]
+    where = LocalExecutor(memory_bytes, distrustful=True)
+    found: dict[str, Image.Image] = {}
+    for (row, _), outcome in within_memory.each(draw, loads, where, title):
+        if isinstance(outcome, Lost):
+            log.warning("%s: %s is not drawn: %s", title, row.case_id, outcome.reason)
+        elif outcome is not None:
+            found[row.case_id] = outcome
+    return [found[row.case_id] for row, _ in captioned if row.case_id in found]
 
 
 def choose(rows: Iterable[Row], cases: int) -> list[Row]:

@@ -114,7 +114,9 @@ class Preprocess(Block):
         ge=1, le=100_000, description="voxels indexed per structure and case for oversampling"
     )
     memory_gib: float = Field(
-        gt=0, le=65_536, description="GiB a machine: predicted peaks of the cases in work stay below it"
+        gt=0,
+        le=65_536,
+        description="GiB a machine: predicted peaks of the cases in work stay below it, from ingest to evaluate",
     )
     max_left_out_fraction: Fraction = Field(description="above this share of cases left out the stage stops")
     executor: Literal["local", "dask"] = Field(
@@ -140,6 +142,9 @@ class Model(Block):
 
 class Evaluate(Block):
     overlap: float = Field(ge=0, le=0.9, description="of neighbouring windows; 0.5 with Gaussian blending is usual")
+    max_left_out_fraction: Fraction = Field(
+        description="above this share of held-out cases that cannot be measured the stage stops"
+    )
 
 
 class Register(Block):

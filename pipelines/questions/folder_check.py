@@ -42,16 +42,17 @@ def _open_layouts(folder: Path) -> list[Row]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    return examine(find(folder, listed, tuple(readers())), _bounds_here())
+    return examine(find(folder, listed, tuple(readers())), *_bounds_here())
 
 
-def _bounds_here() -> Quality | None:
-    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+def _bounds_here() -> tuple[Quality | None, float | None]:
+    """The project's bounds of quality and memory; outside a project, those this code was installed with, if any."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).parents[2]):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            return params.load(folder / "params.yaml").ingest.quality
-    return None
+            settings = params.load(folder / "params.yaml")
+            return settings.ingest.quality, settings.preprocess.memory_gib
+    return None, None
 
 
 def _dicom(folder: Path) -> list[Row]:

@@ -17,12 +17,14 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from pipelines.work.memory import free_bytes
+
 MAX_VOXELS = 2**30  # 4 GiB in float32, twice a whole-body CT: beyond it a header is broken, not a scan large
 MAX_OFFSET_BYTES = 2**26  # before the voxels; the largest real extensions hold a DICOM header, some 100 kB
 MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
 SPACING_BOUNDS_MM = (0.01, 100.0)
 XFORM_TOLERANCE_MM = 1.0  # qform and sform of one frame may differ by this at a corner: a quaternion's rounding
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES, HEADER_BYTES = 1 << 20, 1 << 12  # read at a time; of which only the header is wanted
 LARGE_BYTES = 2**28  # below, nobody asks whether memory suffices
 
 _SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
@@ -61,6 +63,16 @@ def load(path: Path) -> Nifti:
         raise VolumeError(f"not a readable NIfTI file: {_plain(error)}") from None
     except OSError as error:
         raise VolumeError(f"unreadable ({error.strerror or type(error).__name__})") from None
+
+
+def announced(path: Path) -> tuple[int, int]:
+    """(voxels, bytes a voxel) by the header alone; (0, 0) if `load` refuses the file for its header."""
+    try:
+        with path.open("rb") as file:
+            raw = _raw_header(_Stream(file, path.name.endswith(".gz"), HEADER_BYTES).read(Nifti2Header.sizeof_hdr))
+        return int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
+    except (OSError, ValueError, zlib.error):
+        return 0, 0
 
 
 def _load(stream: "_Stream", size: int) -> Nifti:
@@ -178,25 +190,10 @@ def _doubts(header: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
 
 def _check_memory(due_bytes: int) -> None:
     """A file that keeps its word may still be made to fill the machine: a thousandth of it lies on disk."""
-    if due_bytes > LARGE_BYTES and due_bytes > (free := _free_bytes()):
+    if due_bytes > LARGE_BYTES and due_bytes > (free := free_bytes()):
         raise VolumeError(
             f"needs {due_bytes / 2**30:.1f} GiB to be read, {free / 2**30:.1f} are free; crop it, or free memory"
         )
-
-
-def _free_bytes() -> int:
-    """What Linux can still give, its own bound and the container's; elsewhere nobody says, and MemoryError decides."""
-    free = [2**63]
-    if (machine := Path("/proc/meminfo")).is_file():
-        free += [1024 * int(line.split()[1]) for line in _lines(machine) if line.startswith("MemAvailable")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
-    if limit.is_file() and used.is_file() and (bound := limit.read_text().strip()).isdigit():
-        free += [int(bound) - int(line.split()[1]) for line in _lines(used) if line.startswith("anon ")]
-    return max(0, min(free))
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
 
 
 def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:
@@ -218,8 +215,8 @@ def _plain(error: Exception) -> str:
 class _Stream:
     """Bytes of a plain or gzip file in order, never more of them in memory than were asked for."""
 
-    def __init__(self, file: IO[bytes], compressed: bool) -> None:
-        self.file, self.compressed = file, compressed
+    def __init__(self, file: IO[bytes], compressed: bool, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.file, self.compressed, self.chunk_bytes = file, compressed, chunk_bytes
         is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if is_gzip != compressed:
@@ -266,12 +263,12 @@ class _Stream:
             return self.file.read(most)
         while True:
             if self.inflater.eof:
-                rest = self.inflater.unused_data or self.file.read(CHUNK_BYTES)
+                rest = self.inflater.unused_data or self.file.read(self.chunk_bytes)
                 if not rest.startswith(b"\x1f\x8b"):  # the end, or padding after it
                     return b""
                 self.inflater = zlib.decompressobj(31)
             else:
-                rest = self.inflater.unconsumed_tail or self.file.read(CHUNK_BYTES)
+                rest = self.inflater.unconsumed_tail or self.file.read(self.chunk_bytes)
             part = self.inflater.decompress(rest, most)
             if part or (not rest and not self.inflater.eof):
                 return part

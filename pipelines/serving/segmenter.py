@@ -69,7 +69,8 @@ def scans_at_a_time() -> int:
 
     A window is too small to share: 41 hippocampi took 18 s on two threads, 5 s as one scan a core.
     """
-    return 1 if torch.cuda.is_available() else workers()
+    # not `is_available`: that would start CUDA in this process, and none that is forked from it could use a GPU
+    return 1 if torch.cuda.device_count() else workers()
 
 
 @lru_cache(maxsize=1)

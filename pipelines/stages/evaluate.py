@@ -1,11 +1,13 @@
 """Segment the held-out scans and measure (DVC stage `evaluate`).
 
-Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate
+Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate,
+        preprocess.memory_gib
 Writes  reports/evaluate/: metrics.json, cases.csv, montage.png
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 5 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
 is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing.
+A case that cannot be measured is left out, named in metrics.json, and bounded by `evaluate.max_left_out_fraction`.
 """
 
 import csv
@@ -30,8 +32,11 @@ from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
 from pipelines.scans.volume import Geometry, read, restore
 from pipelines.serving.conditions import Conditions
+from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
-from pipelines.work import parallel, project
+from pipelines.work import faults, project, within_memory
+from pipelines.work.memory import GIB
+from pipelines.work.within_memory import Load, LocalExecutor, Lost, stop_above
 from pipelines.work.writing import replacing, write_json
 
 log = logging.getLogger(__name__)
@@ -49,23 +54,36 @@ class Score:
     predicted_voxels: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is said of one held-out case."""
+
+    scores: list[Score]
+    picture: montage.Comparison
+
+
 def main() -> None:
-    settings = params.load().evaluate
-    rows = {row.case_id: row for row in manifest.read()}
-    cases = sorted((project.CASES / TEST).glob("*.safetensors"))
-    conditions = Conditions.of_here(settings.overlap)
-    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions)
-    results = parallel.each(work, cases, "evaluate", lambda path: path.stem, scans_at_a_time())
-    done = [result for result in results if result is not None]
-    if not done:
+    settings = params.load()
+    conditions = Conditions.of_here(settings.evaluate.overlap)
+    measured, left_out = measure(conditions, int(settings.preprocess.memory_gib * GIB))
+    for case_id, reason in sorted(left_out.items()):
+        log.warning("evaluate: left out %s: %s", case_id, reason)
+    if not measured and not left_out:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
-    scores = [score for own, _ in done for score in own]
-    summary = {**summarise(scores), **_measured_on(project.TRAINED), "conditions": conditions.to_json()}
+    bound = settings.evaluate.max_left_out_fraction
+    stop_above(left_out, len(measured) + len(left_out), bound, "evaluate.max_left_out_fraction")
+    scores = [score for case in measured for score in case.scores]
+    summary = {
+        **summarise(scores),
+        **_measured_on(project.TRAINED),
+        "conditions": conditions.to_json(),
+        "left_out": dict(sorted(left_out.items())),
+    }
     with replacing(project.EVALUATION) as folder:
         folder.mkdir()
         write_json(folder / "metrics.json", summary)
         _write_csv(folder / "cases.csv", scores)
-        montage.draw(folder / "montage.png", [picture for _, picture in done])
+        montage.draw(folder / "montage.png", [case.picture for case in measured])
     _report(summary)
 
 
@@ -74,19 +92,44 @@ def _measured_on(trained: Path) -> dict[str, Any]:
     return {"weights_sha256": weights.digest(trained), "identity": weights.read_card(trained).identity}
 
 
-def evaluate_case(
-    path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions
-) -> tuple[list[Score], montage.Comparison] | None:
-    """Scores and a picture of one held-out case file; None if it carries no label."""
-    case = casefile.read(path)
-    if case.record.split != TEST:
-        raise ValueError(f"{path} is of split {case.record.split!r}, not {TEST}; rerun preprocess")
-    if not case.record.annotated:
-        return None
-    segmenter = cached_segmenter(weights, conditions)
-    reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], dict[str, str]]:
+    """Every labelled held-out case, in order of its id, or why it cannot be measured."""
+    rows = {row.case_id: row for row in manifest.read()}
+    loads, left_out, found = [], dict[str, str](), dict[str, Measured]()
+    for path in sorted((project.CASES / TEST).glob("*.safetensors")):
+        try:
+            if (case := casefile.read(path)).record.annotated:
+                loads.append(Load(path, segmentation_bytes(case, project.TRAINED), segmentation_seconds(case)))
+        except ValueError as error:
+            left_out[path.stem] = str(error)
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions)
+    where = LocalExecutor(memory_bytes, slots=scans_at_a_time())
+    for path, outcome in within_memory.each(work, loads, where, "evaluate"):
+        if isinstance(outcome, Measured):
+            found[path.stem] = outcome
+        else:
+            left_out[path.stem] = outcome.reason if isinstance(outcome, Lost) else outcome
+    return [found[name] for name in sorted(found)], left_out
+
+
+def evaluate_case(path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions) -> Measured | str:
+    """Scores and a picture of one held-out, labelled case file, or the reason why there are none."""
+    try:
+        case = casefile.read(path)
+        if case.record.split != TEST:
+            raise ValueError(f"{path} is of split {case.record.split!r}, not {TEST}; rerun preprocess")
+        if case.record.case_id not in rows:
+            raise ValueError(f"{project.MANIFEST} does not know it; rerun preprocess")
+        segmenter = cached_segmenter(weights, conditions)
+        if case.record.source not in segmenter.card.patch_size:
+            raise ValueError(f"the network was trained on no scan of its source, {case.record.source}")
+        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+    except Exception as error:
+        if (reason := faults.told(error)) is None:
+            raise
+        return reason
     scores = list(score_case(case, reference, predicted))
-    return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
+    return Measured(scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores])))
 
 
 def _report(summary: dict[str, Any]) -> None:
@@ -102,8 +145,14 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
         np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
     assert row.label is not None
-    label = read(Path(row.label.path))
-    return restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label)), predicted
+    try:
+        label = read(Path(row.label.path))
+        reference = restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label))
+    except ValueError as error:
+        raise ValueError(f"its label: {error}") from None
+    if reference.shape != predicted.shape:
+        raise ValueError(f"its label has shape {reference.shape}, the scan {predicted.shape}; rerun ingest")
+    return reference, predicted
 
 
 def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iterable[Score]:

@@ -1,6 +1,7 @@
 """Turn original layouts into one manifest (DVC stage `ingest`).
 
-Reads   data/inventory.parquet, data/raw, params.yaml: data, ingest
+Reads   data/inventory.parquet, data/raw, params.yaml: data, ingest,
+        preprocess.memory_gib
 Writes  data/manifest.parquet, reports/ingest/: index.html and a picture a source; data/phantom (empty unless it is
         among the sources)
 Run     python -m pipelines ingest       # 208 hippocampus scans on 2 cores: about 3 s
@@ -25,6 +26,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.sources import phantom
 from pipelines.work import project
+from pipelines.work.wording import first_of
 from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
@@ -49,9 +51,9 @@ def main() -> None:
             f"{project.RAW} holds no scan in a layout of data.sources {list(settings.data.sources)}; "
             "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
         )
-    rows = assign_splits(examine(rows, settings.ingest.quality), settings.data)
+    rows = assign_splits(examine(rows, settings.ingest.quality, settings.preprocess.memory_gib), settings.data)
     manifest.write(project.MANIFEST, rows)
-    contact_sheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases)
+    contact_sheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases, settings.preprocess.memory_gib)
     _report(rows)
     _stop_above(rows, settings.ingest.max_quarantined_fraction)
 
@@ -71,8 +73,8 @@ def _report(rows: list[Row]) -> None:
 def _stop_above(rows: list[Row], bound: float) -> None:
     refused = [row for row in rows if row.quarantined and not row.quarantined.startswith(SET_ASIDE)]
     if len(refused) > bound * len(rows):
-        listed = "\n".join(f"  {row.case_id}: {row.quarantined}" for row in refused)
+        listed = first_of([f"{row.case_id}: {row.quarantined}" for row in refused])
         raise ValueError(
             f"{len(refused)} of {len(rows)} scans are quarantined, above ingest.max_quarantined_fraction {bound:g}; "
-            f"mend or remove them, or raise the bound:\n{listed}"
+            f"mend or remove them, or raise the bound: {listed}"
         )

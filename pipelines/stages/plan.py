@@ -22,12 +22,12 @@ from pipelines import params
 from pipelines.cases import decisions, fingerprint
 from pipelines.cases.decisions import Decision, decide
 from pipelines.cases.fingerprint import ScanStatistics
-from pipelines.cases.forecast import GIB
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.params import bysource
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, Row
 from pipelines.work import project, within_memory
+from pipelines.work.memory import GIB
 from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)

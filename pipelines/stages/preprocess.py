@@ -17,12 +17,13 @@ from pathlib import Path
 from pipelines import params
 from pipelines.cases import case_folder, preparation
 from pipelines.cases.case_folder import CaseFolder, Entry
-from pipelines.cases.forecast import GIB, case_bytes, case_seconds
+from pipelines.cases.forecast import case_bytes, case_seconds
 from pipelines.cases.preparation import Preprocessing, prepare_case
 from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.work import project, within_memory
 from pipelines.work.digests import remembered
+from pipelines.work.memory import GIB
 from pipelines.work.progress import duration
 from pipelines.work.within_memory import Executor, Load, Lost
 from pipelines.work.writing import write_json
@@ -61,7 +62,8 @@ def bring_up_to_date(settings: params.Preprocess, folder: CaseFolder) -> None:
     log.info(
         "preprocess: %d cases made, %d as they were, %d left out", len(made) - len(left_out), len(found), len(left_out)
     )
-    stop_above(left_out, len(rows), settings.max_left_out_fraction)
+    reasons = {entry.case_id: entry.left_out for entry in left_out}
+    within_memory.stop_above(reasons, len(rows), settings.max_left_out_fraction, "preprocess.max_left_out_fraction")
     folder.commit([*found, *made])
     write_json(folder.folder / "preprocessing.json", decided.to_json())
 
@@ -90,9 +92,8 @@ def make(tasks: list[DueCase], folder: Path, where: Executor) -> list[Entry]:
             loads.append(Load(task, need, case_seconds(task.row, spacing_mm)))
             continue
         reason = (
-            f"needs {need / GIB:.2g} GiB ({' x '.join(map(str, task.row.shape))} voxels of {_mm(task.row.spacing_mm)} "
-            f"mm to {_mm(spacing_mm)} mm), above preprocess.memory_gib {bound / GIB:.2g}; raise it, or "
-            f"preprocess.spacing_mm of {task.row.source}"
+            f"{within_memory.too_large(need, bound)}, or preprocess.spacing_mm of {task.row.source} "
+            f"({' x '.join(map(str, task.row.shape))} voxels of {_mm(task.row.spacing_mm)} mm to {_mm(spacing_mm)} mm)"
         )
         log.warning("preprocess: %s %s", task.row.case_id, reason)
         made.append(Entry(task.row.case_id, task.row.split, left_out=reason))
@@ -110,16 +111,6 @@ def make_one(task: DueCase, folder: Path) -> Entry:
         return case_folder.finish(folder, prepare_case(task.row, task.plan, task.points), task.key)
     except (ValueError, MemoryError) as error:
         return Entry(task.row.case_id, task.row.split, left_out=str(error) or "does not fit in memory")
-
-
-def stop_above(left_out: list[Entry], total: int, bound: float) -> None:
-    """Raise ValueError with every reason, once more is left out than `preprocess.max_left_out_fraction` allows."""
-    if len(left_out) > bound * total or len(left_out) == total:
-        listed = "\n".join(f"  {entry.case_id}: {entry.left_out}" for entry in left_out)
-        raise ValueError(
-            f"{len(left_out)} of {total} cases are left out, above preprocess.max_left_out_fraction {bound:g}; mend or "
-            f"remove their scans, or raise the bound:\n{listed}"
-        )
 
 
 def _announce(loads: list[Load[DueCase]], where: Executor) -> None:

@@ -3,7 +3,8 @@
 The stage is torchrun's agent and starts the ranks, each of which is the same program again (rank.py). How many, on how
 many threads and where are placement, not parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the
 batch evenly). A run that was stopped or killed goes on from its last checkpoint; a rank that dies is replaced at once,
-up to MEDSEG_RESTARTS times. Nothing here has a part in what comes out.
+up to MEDSEG_RESTARTS times. One that was asked to stop leaves a note (preemption.py).
+Nothing here has a part in what comes out.
 """
 
 import logging
@@ -22,7 +23,7 @@ from pipelines import params
 from pipelines.params.recipe import Optimisation
 from pipelines.training import certificates
 from pipelines.training.rank import PEER_LOST, LearningStage, as_rank, block_of, run_folder
-from pipelines.work import environment
+from pipelines.work import environment, preemption
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,13 @@ def main(stage: LearningStage) -> None:
     block = block_of(stage.name, settings)
     ranks = rank_count(block)
     certificates.require(certificates.launch(settings.model, block, ranks, ranks))
-    _launch(stage.name, ranks, run_folder(stage.name, settings))
+    preemption.forget()
+    try:
+        _launch(stage.name, ranks, run_folder(stage.name, settings))
+    except SystemExit as end:
+        if end.code == PREEMPTED:
+            preemption.note(stage.name)
+        raise
 
 
 def _launch(stage: str, ranks: int, folder: Path) -> None:

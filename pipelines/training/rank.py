@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.data import shared_memory
 from model.data.casefile import Case
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
@@ -91,6 +92,9 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     block = block_of(stage.name, settings)
     certificate = certificates.require(certificates.launch(settings.model, block, ranks.world, ranks.node))
     job = stage.prepare(settings)
+    if ranks.loader_workers:  # every rank, before the first meeting, so before any has filled a part of it
+        on_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+        shared_memory.require(job.stream.batch_bytes(ranks.device), ranks.loader_workers, on_machine)
     parallel = parallelize(job.network, job.parallel, ranks, job.fit.precision, job.stream.config.seed)
     if job.encoder:
         load_encoder(parallel.network, job.encoder)

@@ -8,7 +8,7 @@ is damaged, or of another layout, is set aside as NAME.damaged and begun anew, w
 
 import logging
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,9 +67,28 @@ class Cache:
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         self.close()
-        damaged = self.path.with_name(f"{self.path.name}.damaged")
-        log.warning("%s is damaged (%s); it only saves time: begun anew, kept as %s", self.path, error, damaged.name)
-        for suffix in ("-wal", "-shm"):  # they belong to it and would be taken for the new file's
-            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
-        with suppress(FileNotFoundError):  # another process was faster
-            self.path.replace(damaged)
+        _set_aside(self.path, f"{error}; it only saves time")
+
+
+def mend(path: Path, held: str) -> None:
+    """Set another program's SQLite file aside if it is damaged; nobody may have it open. `held`: what is lost."""
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_S)) as database:
+            told = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+            raise OSError(f"{path}: {error}") from None
+        told = str(error)
+    if told != "ok":
+        _set_aside(path, f"{told}; it held {held}")
+
+
+def _set_aside(path: Path, why: str) -> None:
+    damaged = path.with_name(f"{path.name}.damaged")
+    log.warning("%s is damaged (%s): begun anew, kept as %s", path, why, damaged.name)
+    for suffix in ("-wal", "-shm"):  # they belong to it and would be taken for the new file's
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process was faster
+        path.replace(damaged)

@@ -39,7 +39,9 @@ class Environment(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     root: Path | None = _unset("the nearest folder upwards with dvc.yaml", "the project")
-    workers: int | None = _unset("one a core", "processes of deidentify, ingest, plan and preprocess", ge=1, le=4096)
+    workers: int | None = _unset(
+        "one a core", "processes of deidentify, ingest, plan, preprocess and evaluate", ge=1, le=4096
+    )
     dask: str | None = _unset(
         "a cluster on this machine",
         "scheduler's address for `preprocess.executor: dask`, as in tcp://host:8786",

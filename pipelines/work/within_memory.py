@@ -7,15 +7,17 @@ no other case with it: what ran at that moment is tried again, each alone, and o
 
 import queue
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipelines.work.cores import workers
+from pipelines.work.memory import GIB, bound_this_process
 from pipelines.work.progress import Countdown
 from pipelines.work.tether import tether
+from pipelines.work.wording import first_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +36,7 @@ class Load(Generic[Item]):
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of an item whose process died, though it ran alone."""
+    """Stands for the result of an item that cannot fit, or whose process died, though it ran alone."""
 
     reason: str = "its process was killed, though no other case ran beside it; most likely it needs more memory"
 
@@ -78,12 +80,16 @@ def executor(kind: str, memory_bytes: int) -> Executor:
 
 
 class LocalExecutor:
-    """Processes on this machine, one a core ($MEDSEG_WORKERS)."""
+    """Processes on this machine, `slots` or one a core ($MEDSEG_WORKERS).
+
+    `distrustful`: of what items hold. No process gets more address space than the budget, whatever was predicted.
+    """
 
     shares_death = True  # the pool does not say whose process it was
 
-    def __init__(self, memory_bytes: int) -> None:
-        self.machines = [Machine("here", workers(), memory_bytes)]
+    def __init__(self, memory_bytes: int, slots: int | None = None, distrustful: bool = False) -> None:
+        self.machines = [Machine("here", slots or workers(), memory_bytes)]
+        self.bound_bytes = memory_bytes if distrustful else None
         self.repair()
 
     def submit(self, machine: Machine, work: Callable[..., Any], items: Sequence[Any]) -> Any:
@@ -93,7 +99,7 @@ class LocalExecutor:
         return isinstance(error, BrokenProcessPool)
 
     def repair(self) -> None:
-        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=_begin)
+        self.pool = ProcessPoolExecutor(self.machines[0].slots, initializer=_begin, initargs=(self.bound_bytes,))
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
@@ -104,25 +110,41 @@ def each(
 ) -> Iterator[tuple[Item, Result | Lost]]:
     """(item, its result) as they come. `work` must be importable and catch what one case may raise.
 
-    Each item must fit a machine alone; the caller has set aside what does not (`fits`). Closes the executor.
+    An item that fits no machine alone is lost before anything starts. Closes the executor.
     """
     try:
-        yield from _Run(work, loads, where, title).results()
+        bound = max(machine.memory_bytes for machine in where.machines)
+        for load in loads:
+            if load.memory_bytes > bound:
+                yield load.item, Lost(too_large(load.memory_bytes, bound))
+        yield from _Run(work, [load for load in loads if load.memory_bytes <= bound], where, title).results()
     finally:
         where.close()
 
 
-def fits(memory_bytes: int, where: Executor) -> bool:
-    return any(memory_bytes <= machine.memory_bytes for machine in where.machines)
+def stop_above(left_out: Mapping[str, str], total: int, bound: float, key: str) -> None:
+    """Raise ValueError with the reasons, once more of `total` cases are left out than the parameter `key` allows."""
+    if len(left_out) > bound * total or len(left_out) == total:
+        listed = first_of([f"{case_id}: {reason}" for case_id, reason in left_out.items()])
+        raise ValueError(
+            f"{len(left_out)} of {total} cases are left out, above {key} {bound:g}; mend or remove their scans, or "
+            f"raise the bound: {listed}"
+        )
 
 
-def _begin() -> None:
+def too_large(memory_bytes: int, bound_bytes: int) -> str:
+    return f"needs {memory_bytes / GIB:.2g} GiB, above preprocess.memory_gib {bound_bytes / GIB:.2g}; raise it"
+
+
+def _begin(bound_bytes: int | None) -> None:
     """In a new worker: it ends with us, and at once.
 
     One that waits for a lock which a killed one held would swallow a request to clean up, and stay for ever.
     """
     tether()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if bound_bytes is not None:
+        bound_this_process(bound_bytes)
 
 
 @dataclass(frozen=True)

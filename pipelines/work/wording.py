@@ -1,7 +1,7 @@
 """Words for what people may type and what was wrong with it; shared by parameters and environment."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
@@ -18,6 +18,12 @@ def short(value: object) -> str:
     """As Python would write it, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def first_of(lines: Sequence[str], most: int = 5) -> str:
+    """A list for an error, on one line; after `most` only how many more there are."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "; ".join([*lines[:most], *more])
 
 
 def type_and_bound(node: dict[str, Any]) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from pipelines.work import faults
+
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids tell processes apart on one host only
 _LEFT = rf"\.(\d+)-{_HOST}\.(?:partial|former)\."
 
@@ -25,6 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary does not exist yet: make it a file, a link or a folder. Its name ends like `path`'s, for writers that
     choose a format by it, and belongs to this process: of several that write at once each writes its own, and the last
     one to be whole stays. What killed processes of this host left of `path` is removed.
+
+    Raises OSError, with what is free and what was written, on a full disk, whatever the writer raised for it.
 
     A file or link is replaced in one step. A folder cannot be: between two renames, some microseconds, there is none,
     and a run that is killed just then leaves none.
@@ -38,6 +42,10 @@ def replacing(path: Path) -> Iterator[Path]:
             _replace_folder(temporary, path)
         else:
             temporary.replace(path)
+    except Exception as error:
+        if faults.is_full_disk(error):
+            raise faults.full_disk(path, _size(temporary)) from error
+        raise
     finally:
         _remove(temporary)
 
@@ -80,6 +88,10 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return sum(file.lstat().st_size for file in (path, *path.rglob("*")) if file.is_file() and not file.is_symlink())
 
 
 def _is_folder(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shutil
 import time
 
 import pytest
@@ -101,7 +103,42 @@ def test_error_is_the_stages_own_line(fresh: Project, monkeypatch: pytest.Monkey
             ["ERROR: failed to reproduce 'train': failed to run: x, exited with 1"],
             "train: ended with exit code 255 and said nothing",
         ),
+        (
+            ["'./x/dvc.yaml' validation failed.", "required key not provided, in schema"],
+            "train: './x/dvc.yaml' validation failed. required key not provided, in schema",
+        ),
+        (
+            ["ERROR: [Errno 28] No space left on device: '.dvc/cache/00'"],
+            "train: [Errno 28] No space left on device: '.dvc/cache/00'; free space there, or have `.dvc/cache` "
+            "elsewhere (`dvc cache dir`), and run again",
+        ),
     ],
 )
 def test_last_error_line(stderr: list[str], line: str) -> None:
     assert dvc._last_error(stderr, "train", 255) == line
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty; take the committed one back with `git checkout dvc.lock`, or remove it"),
+        ("<<<<<<< HEAD\nschema: '2.0'\n=======\nschema: '2.0'\n>>>>>>> b\n", "holds both sides of a merge; take"),
+        ("\0garbage", "is damaged; take the committed one back"),
+        ("[1, 2]", "is damaged; take"),
+    ],
+)
+def test_a_damaged_lock_file_is_named_with_what_helps(
+    fresh: Project, monkeypatch: pytest.MonkeyPatch, content: str, told: str
+) -> None:
+    monkeypatch.setenv("MEDSEG_ROOT", str(fresh.root))
+    fresh.write("dvc.lock", content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(fresh.root / 'dvc.lock'))} {re.escape(told)}"):
+        dvc.reproduce("inventory", logging.getLogger("toy").info)
+
+
+def test_a_project_without_git_is_told_to_make_a_repository(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_ROOT", str(fresh.root))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(fresh.root.parent))
+    shutil.rmtree(fresh.root / ".git")
+    with pytest.raises(StageFailedError, match="is not a git repository; run `git init` there"):
+        dvc.reproduce("inventory", logging.getLogger("toy").info)

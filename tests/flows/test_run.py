@@ -96,6 +96,18 @@ def test_failing_stage_ends_in_its_own_line(done: Project) -> None:
     assert ended.stderr.count("Traceback") == 1  # the stage's own, streamed; none of Prefect's
 
 
+def test_a_preempted_training_ends_in_75_and_the_same_command_goes_on(done: Project) -> None:
+    done.write("preempt", "")
+    done.write("data/raw/a", "2")
+    ended = done.medseg("run")
+    assert ended.returncode == 75
+    assert ended.stderr.splitlines()[-1].startswith(
+        "medseg: train was asked to stop and saved its state; the same comm"
+    )
+    assert "Traceback" not in ended.stderr
+    assert "train" in ran(done.medseg("run"))
+
+
 def test_bad_parameters_are_refused_before_anything_starts(done: Project) -> None:
     done.replace("params.yaml", "overlap: 0.5", "overlap: 5")
     ended = done.medseg("run")

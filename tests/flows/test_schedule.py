@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -17,7 +23,10 @@ def client(served: Project) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_scheduled_run_completes_and_leaves_the_table(served: Project, client: SyncPrefectClient) -> None:
+def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_the_table(
+    served: Project, client: SyncPrefectClient
+) -> None:
+    served.write("preempt", "")
     nightly = client.read_deployment_by_name("training/nightly")
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[nightly.id]))
 
@@ -25,9 +34,11 @@ def test_scheduled_run_completes_and_leaves_the_table(served: Project, client: S
         runs = client.read_flow_runs(flow_run_filter=of_it)
         return next((run for run in runs if run.state and run.state.is_final()), None)
 
-    run = eventually(ended, 180, "the cron run has ended")
+    run = eventually(ended, 240, "the cron run has ended")
     assert run.auto_scheduled
     assert run.state.is_completed(), run.state.message
+    tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+    assert sorted(task.state_name for task in tasks if task.name == "train") == ["Completed", "Preempted"]
     assert (served.root / "models/register/model.json").exists()
     tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["dice"])))
     assert '"structure": "hippocampus_anterior", "dice": 0.9, "cases": 4' in str(tables[0].data)

@@ -25,3 +25,9 @@ def test_scans_are_listed_with_their_notes_and_reasons(
     assert "slices: 3, below 5; spacing: 15 mm" in told
     assert "label is empty" in told
     assert told.splitlines()[-1] == "3 scans, 1 quarantined, 1 with notes"
+
+
+def test_a_file_that_is_called_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("acdc-1", "1", "acdc", "", ["CINE"], [], "acdc", [], quarantined="a[/b]c.nii.gz: file is missing")
+    show.scans([asdict(row)])
+    assert "a[/b]c.nii.gz" in capsys.readouterr().out

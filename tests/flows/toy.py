@@ -1,7 +1,8 @@
 """The stages of a toy project: same names, same outputs, no network. `python toy.py STAGE`, tethered.
 
 A file `hold` makes train start a helper with a session of its own, write half an output, and wait: something to kill.
-A file `fail` makes train fail the way a real stage does; its text is the reason.
+A file `fail` makes train fail the way a real stage does; its text is the reason. A file `preempt` makes it end the way
+a training does that was asked to stop.
 """
 
 from pipelines.work.tether import tether
@@ -17,6 +18,7 @@ from typing import Any  # noqa: E402
 
 from pipelines import params  # noqa: E402
 from pipelines.release import run_identity  # noqa: E402
+from pipelines.work import preemption  # noqa: E402
 from pipelines.work.digests import sha256_of  # noqa: E402
 from pipelines.work.writing import replacing, write_json  # noqa: E402
 
@@ -45,6 +47,10 @@ def train() -> None:
     if Path("fail").exists():
         print("Traceback (most recent call last): something long", file=sys.stderr)
         sys.exit(f"train: {Path('fail').read_text()}")
+    if Path("preempt").exists():
+        Path("preempt").unlink()
+        preemption.note("train")
+        sys.exit(preemption.EXIT_CODE)
     with replacing(Path("models/train")) as folder:
         folder.mkdir()
         (folder / "model.safetensors").write_text("half")

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import save
+from pipelines.work.memory import OVERHEAD_BYTES
+from tests.conftest import REPOSITORY, save
 
 MEASURE = """
 import json, sys
 from pathlib import Path
 from pipelines.cases import case_folder, fingerprint
 from pipelines.cases.forecast import case_bytes, fingerprint_bytes
+from pipelines import params
+from pipelines.intake import examination
 from pipelines.scans.manifest import File, Row
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 
@@ -28,11 +31,16 @@ modalities = [name for name in told["files"] if name != "label"]
 row = Row("case", "patient", "source", "train", modalities, files, "msd-hippocampus",
           ["hippocampus_anterior", "hippocampus_posterior"], told["spacing_mm"], told["shape"])
 record = SourceRecord(tuple(modalities), (), tuple(told["target_mm"]), tuple(told["spacing_mm"]))
+bounds = params.load(Path(told["params"])).ingest.quality
 before = kilobytes("VmRSS")
 if told["step"] == "case":
     case = prepare_case(row, Preprocessing(CTScale(-100, 300, 50, 60), {"source": record}), 1000)
     case_folder.finish(Path("out"), case, "key")
     predicted = case_bytes(row, tuple(told["target_mm"]))
+elif told["step"] == "examine":
+    examined = examination.examine_one(row, bounds)
+    assert examined.shape, examined.quarantined
+    predicted = examination.load_of(0, row).memory_bytes
 else:
     fingerprint.scan_statistics(row)
     predicted = fingerprint_bytes(row)
@@ -62,16 +70,18 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("files", "shape", "spacing_mm", "target_mm"), SIZES)
-@pytest.mark.parametrize("step", ["case", "fingerprint"])
+@pytest.mark.parametrize("step", ["case", "examine", "fingerprint"])
 def test_the_predicted_peak_holds_and_is_not_much_too_high(
     tmp_path: Path, step: str, files: list[str], shape: list[int], spacing_mm: list[float], target_mm: list[float]
 ) -> None:
     scan(tmp_path, files, shape, spacing_mm)
     told: dict[str, Any] = {
-        "step": step, "files": files, "shape": shape, "spacing_mm": spacing_mm, "target_mm": target_mm
+        "step": step, "files": files, "shape": shape, "spacing_mm": spacing_mm, "target_mm": target_mm,
+        "params": str(REPOSITORY / "params.yaml"),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(told)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     predicted, measured = json.loads(done.stdout)
-    assert measured <= predicted <= 1.6 * measured
+    constant = OVERHEAD_BYTES if step == "examine" else 0  # half of what the two smallest scans take in all
+    assert measured <= predicted <= 1.6 * measured + constant

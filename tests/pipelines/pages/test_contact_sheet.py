@@ -1,6 +1,8 @@
 """The page a person looks at: flagged scans first, no name of a patient, the same bytes for the same rows."""
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import BY_NAME
+from pipelines.scans.volume import Volume
 from tests.conftest import save
 
 
@@ -104,3 +107,21 @@ def _size(path: Path) -> tuple[int, int]:
 def _row(image: Path, label: Path | None) -> Row:
     files = [File("CINE", image.as_posix()), *([File("label", label.as_posix())] if label else [])]
     return Row("acdc-1", "1", "acdc", "train", ["CINE"], files, "acdc", ["left_ventricle"], shape=[20, 20, 20])
+
+
+def test_a_picture_that_does_not_fit_or_whose_worker_is_killed_is_left_out(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = contact_sheet.read
+
+    def killed_at(path: Path) -> Volume:
+        if "patient003" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path)
+
+    monkeypatch.setattr(contact_sheet, "read", killed_at)
+    large = [replace(row, shape=[4096, 4096, 64]) if "patient005" in row.files[0].path else row for row in rows]
+    contact_sheet.write(tmp_path / "sheet", large, 24, memory_gib=1.0)
+    assert "7 drawn" in (tmp_path / "sheet/index.html").read_text()
+    told = [record.message.partition(" is not drawn: ")[2] for record in caplog.records]
+    assert sorted(reason[:10] for reason in told) == ["its proces", "needs 15 G"]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from pipelines.intake import claims, examination, finding, listing
 from pipelines.intake.splits import assign_splits
 from pipelines.questions import folder_check
 from pipelines.scans import key
-from pipelines.scans.manifest import TEST, TRAIN, Row, usable
+from pipelines.scans.manifest import TEST, TRAIN, File, Row, usable
+from pipelines.scans.volume import Volume
 from pipelines.sources import phantom
 from pipelines.stages import ingest
 from tests.conftest import save
@@ -256,6 +258,48 @@ def test_all_frames_of_a_patient_share_a_split(cohort: Path) -> None:
 def test_a_tiny_source_still_holds_someone_out(cohort: Path) -> None:
     found = splits(cohort, test_fraction=0.001, validation_fraction=0)
     assert list(found.values()).count(TEST) == 1
+
+
+def test_a_sources_only_patient_is_trained_on(cohort: Path) -> None:
+    """Tested on, nobody could have taught what it is tested for."""
+    for number in range(1, 10):
+        shutil.rmtree(cohort / f"patient{number:03d}")
+    for seed in range(20):
+        assert list(splits(cohort, split_seed=seed, test_fraction=0.5).values()) == [TRAIN]
+
+
+def rows_of(raw: Path) -> list[Row]:
+    return finding.find(Path("data/raw"), listing.take(raw, raw.parent / "digests.sqlite"), ("acdc",))
+
+
+def test_a_scan_that_does_not_fit_is_named_before_it_is_unpacked_and_the_rest_goes_on(cohort: Path) -> None:
+    """128 MiB of zeros, 130 kB of them on disk; a worker has 100 MiB."""
+    affine = nib.load(cohort / IMAGE).affine
+    save(cohort / IMAGE, np.zeros((512, 512, 256), np.int16), affine)
+    rows = examination.examine(rows_of(cohort), memory_gib=0.1)
+    (refused,) = [row for row in rows if row.quarantined]
+    assert refused.quarantined.startswith(f"data/raw/{IMAGE}: needs 0.71 GiB, above preprocess.memory_gib 0.1; raise")
+    assert len(usable(rows)) == 9
+
+
+def killed_at(part: str) -> Callable[[File], Volume]:
+    def read(file: File) -> Volume:
+        if part in file.path:
+            os.kill(os.getpid(), signal.SIGKILL)  # what the system does for want of memory
+        return examination_read(file)
+
+    examination_read = examination._read
+    return read
+
+
+def test_a_scan_whose_reader_is_killed_is_named_and_the_rest_goes_on(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "_read", killed_at("patient003"))
+    rows = examination.examine(rows_of(cohort))
+    (refused,) = [row for row in rows if row.quarantined]
+    assert refused.quarantined.startswith(f"data/raw/{IMAGE}: its process was killed, though no other case ran beside")
+    assert [row.case_id for row in rows] == [row.case_id for row in rows_of(cohort)]
 
 
 def test_every_layout_of_the_phantoms_is_read_and_nothing_refused(

@@ -4,15 +4,18 @@ import logging
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from pipelines.work import cache
 from pipelines.work.cache import Cache
 from pipelines.work.digests import remembered, sha256_of
 
 WRITER = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from pipelines.work.cache import Cache
 with Cache(Path(sys.argv[1]), "seen", ("value",)) as cache:
@@ -102,3 +105,22 @@ def test_a_file_is_read_again_only_if_it_changed_or_on_request(tmp_path: Path) -
         assert digests.of(scan, reread=True) == first
         scan.write_text("other")
         assert digests.of(scan) == sha256_of(scan) != first
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, None])
+def test_a_damaged_database_of_another_program_is_set_aside_and_a_sound_one_is_left(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "prefect.db"
+    cache.mend(path, "the history")  # none yet
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE run (name)")
+        database.executemany("INSERT INTO run VALUES (?)", [("x" * 100,)] * 1000)
+        database.commit()
+    whole = path.read_bytes()
+    cache.mend(path, "the history")
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    cache.mend(path, "the history")
+    assert [file.name for file in tmp_path.iterdir()] == ["prefect.db.damaged"]
+    assert "it held the history): begun anew, kept as prefect.db.damaged" in caplog.text

@@ -115,6 +115,37 @@ def test_a_mistake_of_ours_is_no_lost_case() -> None:
         list(each(refuse, loads(3), LocalExecutor(100), "test"))
 
 
+def test_what_fits_no_machine_is_lost_before_it_starts_and_the_rest_goes_on() -> None:
+    found = dict(each(square, loads(4, lambda number: 200 if number == 2 else 1), LocalExecutor(100), "test"))
+    assert isinstance(lost := found.pop(2), Lost)
+    assert lost.reason == "needs 1.9e-07 GiB, above preprocess.memory_gib 9.3e-08; raise it"
+    assert found == {0: 0, 1: 1, 3: 9}
+
+
+def take(size_bytes: int) -> bool:
+    try:
+        return bool(bytearray(size_bytes))
+    except MemoryError:
+        return False
+
+
+def test_a_distrustful_worker_gets_no_more_than_the_budget_whatever_was_predicted() -> None:
+    sizes = [Load(size, 1, 1.0) for size in (1 << 20, 1 << 28)]
+    assert dict(each(take, sizes, LocalExecutor(1 << 27, distrustful=True), "test")) == {1 << 20: True, 1 << 28: False}
+    assert dict(each(take, sizes[1:], LocalExecutor(1 << 27), "test")) == {1 << 28: True}
+
+
+def test_too_many_left_out_stop_with_the_first_reasons() -> None:
+    reasons = {str(number): "file is missing" for number in range(9)}
+    within_memory.stop_above(reasons, 18, 0.5, "evaluate.max_left_out_fraction")
+    with pytest.raises(
+        ValueError, match=r"^9 of 18 .* above evaluate.max_left_out_fraction 0.4; .* 4: .*; and 4 more$"
+    ):
+        within_memory.stop_above(reasons, 18, 0.4, "evaluate.max_left_out_fraction")
+    with pytest.raises(ValueError, match="9 of 9"):
+        within_memory.stop_above(reasons, 9, 1.0, "evaluate.max_left_out_fraction")
+
+
 def test_several_machines_each_keep_their_own_budget() -> None:
     machines = [Machine("one", 2, 10), Machine("two", 2, 25)]
     assert [machine.has_room(20) for machine in machines] == [False, True]

@@ -1,0 +1,138 @@
+"""Held-out cases on disk: what cannot be measured is left out by name, the rest is measured."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import weights
+from model.data import casefile
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.weights import Card
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
+from pipelines.params import profiles
+from pipelines.scans import manifest
+from pipelines.scans.manifest import TEST, File, Row
+from pipelines.scans.structures import BY_NAME
+from pipelines.stages import evaluate
+from pipelines.work import project
+from tests.conftest import save
+
+HIPPOCAMPUS = ("hippocampus_anterior", "hippocampus_posterior")
+SMOKE = profiles.compose("smoke")
+ONE_MM = (1.0, 1.0, 1.0)
+RECORD = SourceRecord(("T1",), HIPPOCAMPUS, ONE_MM, ONE_MM)
+PLAN = Preprocessing(CTScale(-100, 300, 50, 60), {"msd": RECORD, "large": RECORD, "unseen": RECORD})
+
+
+@pytest.fixture
+def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """Five cases, an untrained network of 16^3, the project around them."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").touch()
+    tolerant = SMOKE.replace("max_left_out_fraction: 0.0", "max_left_out_fraction: 0.5")
+    Path("params.yaml").write_text(tolerant)
+    rows = [_case(tmp_path, number) for number in range(5)]
+    manifest.write(project.MANIFEST, rows)
+    torch.manual_seed(0)
+    network = MedSegFormer(PRESETS["nano"], num_classes=3)
+    fields = json.loads(json.dumps(asdict(PRESETS["nano"])))
+    ids = {name: BY_NAME[name].id for name in HIPPOCAMPUS}
+    card = Card("nano", fields, HIPPOCAMPUS, ids, {"msd": (16, 16, 16), "large": (48, 48, 48)}, PLAN.to_json(), {})
+    project.TRAINED.mkdir(parents=True)
+    weights.export(project.TRAINED, network.state_dict(), card)
+    return rows
+
+
+def _case(folder: Path, number: int, source: str = "msd", size: int = 20) -> Row:
+    rng = np.random.default_rng(number)
+    label = np.zeros((size, size, size), np.uint8)
+    label[4:8, 4:16, 4:16], label[8:12, 4:16, 4:16] = 1, 2
+    scan = (label * 50 + rng.integers(1, 30, label.shape)).astype(np.int16)
+    files = [
+        File("T1", save(folder / f"raw/{number}.nii.gz", scan).as_posix()),
+        File("label", save(folder / f"raw/{number}-label.nii.gz", label).as_posix()),
+    ]
+    row = Row(
+        f"{source}-{number}", f"{number}", source, TEST, ["T1"], files, "msd-hippocampus", list(HIPPOCAMPUS),
+        [1.0, 1.0, 1.0], [size, size, size], "RAS",
+    )  # fmt: skip
+    path = folder / project.CASES / TEST / f"{row.case_id}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    casefile.write(path, prepare_case(row, PLAN, 100))
+    return row
+
+
+def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
+    held_out: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(held_out[1].files[1].path).unlink()
+    manifest.write(project.MANIFEST, [*held_out, _case(tmp_path, 7, "unseen")])
+    read = evaluate.read
+
+    def killed_at_3(path: Path) -> object:
+        if path.name == "3-label.nii.gz":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path)
+
+    monkeypatch.setattr(evaluate, "read", killed_at_3)
+    evaluate.main()
+    found = json.loads((project.EVALUATION / "metrics.json").read_text())
+    assert found["cases"] == 3
+    assert list(found["left_out"]) == ["msd-1", "msd-3", "unseen-7"]
+    assert found["left_out"]["msd-1"] == "its label: file is missing"
+    assert "was killed" in found["left_out"]["msd-3"]
+    assert found["left_out"]["unseen-7"] == "the network was trained on no scan of its source, unseen"
+
+
+def test_more_left_out_than_the_bound_stops_and_names_them(held_out: list[Row]) -> None:
+    for row in held_out[:3]:
+        Path(row.files[1].path).write_bytes(b"no scan")
+    with pytest.raises(ValueError, match=r"3 of 5 cases are left out, above evaluate.*msd-0: "):
+        evaluate.main()
+    assert not project.EVALUATION.exists()
+
+
+def test_a_case_that_needs_more_memory_than_there_is_is_named_before_it_is_tried(held_out: list[Row]) -> None:
+    measured, left_out = evaluate.measure(0.5, 1 << 20)
+    assert not measured
+    assert len(left_out) == 5
+    assert all("above preprocess.memory_gib" in reason for reason in left_out.values())
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from model.data import casefile
+from pipelines.scans import manifest
+from pipelines.serving.segmentation_forecast import segmentation_bytes
+from pipelines.stages import evaluate
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
+
+rows = {row.case_id: row for row in manifest.read()}
+small, large = (Path(f"data/cases/test/{name}.safetensors") for name in ("msd-0", "large-9"))
+evaluate.evaluate_case(small, rows, Path("models/train"), 0.0)  # imports, kernels
+before = kilobytes("VmRSS")
+measured = evaluate.evaluate_case(large, rows, Path("models/train"), 0.0)
+assert isinstance(measured, evaluate.Measured), measured
+predicted = segmentation_bytes(casefile.read(large), Path("models/train"))
+print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
+"""
+
+
+def test_the_predicted_peak_holds_and_is_not_much_too_high(held_out: list[Row], tmp_path: Path) -> None:
+    manifest.write(project.MANIFEST, [*held_out, _case(tmp_path, 9, "large", size=48)])
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    predicted, measured = json.loads(done.stdout)
+    assert measured <= predicted <= 2 * measured
