@@ -83,17 +83,25 @@ def show_status(json: Json = False) -> None:
 def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", resolve_path=True, help="a NIfTI file or a folder")],
-    model: Annotated[str, typer.Option(help="a registered version")] = "models:/medsegformer@candidate",
+    model: Annotated[
+        str | None, typer.Option(help="a registered version; models:/NAME@candidate of register.name unless told")
+    ] = None,
     labels_of: Annotated[str | None, typer.Option(help="write this source's own label values")] = None,
     modality: Annotated[str | None, typer.Option(help="of a single file, where its name does not say")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make label maps that are there anew")] = False,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="accept other code than the version was evaluated with")
+    ] = False,
 ) -> None:
-    """Segment scans with a registered version, on their own grid."""
+    """Segment scans with a registered version, on their own grid. What is there already is left as it is."""
     enter_project()
     log_to_terminal()
+    from pipelines import params
     from pipelines.serving.prediction import predict as segment
 
-    for path in segment(source, target, model, labels_of, modality):
-        print(path)
+    named = model or f"models:/{params.load().register_.name}@candidate"
+    for path in segment(source, target, named, labels_of, modality, overwrite, other_code):
+        print(path, flush=True)
 
 
 @app.command()

@@ -1,12 +1,15 @@
 """Open a scan and say what it is, or why it cannot be used."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from pipelines import params
 from pipelines.intake import quality
+from pipelines.intake.quality import Finding
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import contract_of
@@ -29,12 +32,9 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     try:
         volumes = {file.role: _read(file) for file in row.files}
         row = _on_one_grid(row, volumes)
-        for file in row.images:
-            if np.ptp(volumes[file.role].array) == 0:
-                raise VolumeError(f"{file.path}: every voxel has the same value")
         structures = _structures(row, volumes["label"].array) if row.label else None
         images = {file.role: volumes[file.role] for file in row.images}
-        findings = [] if bounds is None else quality.examine(images, structures, bounds, _nominal_frame(row))
+        found = findings(images, structures, bounds, _nominal_frame(row))
     except (VolumeError, MemoryError) as error:
         return replace(row, quarantined=str(error) or "does not fit in memory")
     reference = next(iter(images.values()))
@@ -43,9 +43,30 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
         shape=list(reference.array.shape),
         spacing_mm=list(reference.spacing_mm),
         orientation=reference.orientation,
-        quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in findings if finding.refused),
-        notes=row.notes + [finding.text for finding in findings if not finding.refused],
+        quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in found if finding.refused),
+        notes=row.notes + [finding.text for finding in found if not finding.refused],
     )
+
+
+def findings(
+    images: Mapping[str, Volume], structures: np.ndarray | None, bounds: Quality | None, nominal_frame: bool = False
+) -> list[Finding]:
+    """Of volumes on one grid, before training as before a prediction. `bounds` None: only what makes them unusable."""
+    constant = [
+        Finding(f"intensity: {modality}: every voxel has the same value", refused=True)
+        for modality, volume in images.items()
+        if np.ptp(volume.array) == 0
+    ]
+    return constant or ([] if bounds is None else quality.examine(images, structures, bounds, nominal_frame))
+
+
+def bounds_here() -> Quality | None:
+    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return params.load(folder / "params.yaml").ingest.quality
+    return None
 
 
 def _read(file: File) -> Volume:

@@ -16,9 +16,8 @@ import pyarrow as pa
 from pipelines import params
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
-from pipelines.intake.examination import examine
+from pipelines.intake.examination import bounds_here, examine
 from pipelines.intake.finding import find, find_deidentified
-from pipelines.params.quality_bounds import Quality
 from pipelines.scans import key
 from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
@@ -42,16 +41,7 @@ def _open_layouts(folder: Path) -> list[Row]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    return examine(find(folder, listed, tuple(readers())), _bounds_here())
-
-
-def _bounds_here() -> Quality | None:
-    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[2]):
-        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            return params.load(folder / "params.yaml").ingest.quality
-    return None
+    return examine(find(folder, listed, tuple(readers())), bounds_here())
 
 
 def _dicom(folder: Path) -> list[Row]:

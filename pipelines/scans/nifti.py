@@ -6,6 +6,8 @@ the declared part is inflated. Header extensions are never looked at: voxels do 
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,11 +48,28 @@ class Nifti:
 
 def load(path: Path) -> Nifti:
     """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order. Raises VolumeError with the reason."""
+    with _opened(path) as (stream, size):
+        return _load(stream, size)
+
+
+def announced(path: Path) -> tuple[tuple[int, int, int], np.ndarray, str]:
+    """Shape in the file's own axes, affine and free text (`descrip`), from the header. Raises VolumeError."""
+    with _opened(path) as (stream, _):
+        raw = _raw_header(stream.read(Nifti2Header.sizeof_hdr))
+        shape = _checked_shape(raw)
+        header = type(raw)(raw.binaryblock, raw.endianness, check=True)
+        text = bytes(raw["descrip"]).rstrip(b"\0").decode("ascii", "replace")
+        return shape, _checked_affine(raw, header, shape)[0], text
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["_Stream", int]]:
+    """Its bytes and their number as stored. Whatever fails meanwhile becomes a VolumeError with the reason."""
     try:
         if (size := path.stat().st_size) == 0:
             raise VolumeError("not a readable NIfTI file: it is empty")
         with path.open("rb") as file:
-            return _load(_Stream(file, path.name.endswith(".gz")), size)
+            yield _Stream(file, path.name.lower().endswith(".gz")), size
     except FileNotFoundError:
         raise VolumeError("file is missing") from None
     except zlib.error as error:
@@ -178,13 +197,13 @@ def _doubts(header: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
 
 def _check_memory(due_bytes: int) -> None:
     """A file that keeps its word may still be made to fill the machine: a thousandth of it lies on disk."""
-    if due_bytes > LARGE_BYTES and due_bytes > (free := _free_bytes()):
+    if due_bytes > LARGE_BYTES and due_bytes > (free := free_bytes()):
         raise VolumeError(
             f"needs {due_bytes / 2**30:.1f} GiB to be read, {free / 2**30:.1f} are free; crop it, or free memory"
         )
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
     """What Linux can still give, its own bound and the container's; elsewhere nobody says, and MemoryError decides."""
     free = [2**63]
     if (machine := Path("/proc/meminfo")).is_file():

@@ -265,14 +265,14 @@ def test_a_bomb_that_keeps_its_word_is_refused_where_memory_does_not_suffice(
 ) -> None:
     """900 MB from 1 MB: possible, and for an empty label even plausible; read only where 4 GB are free."""
     (tmp_path / "scan.nii.gz").write_bytes(bomb((770, 770, 770), 2**30))
-    monkeypatch.setattr(reader, "_free_bytes", lambda: 2**32)
+    monkeypatch.setattr(reader, "free_bytes", lambda: 2**32)
     inflating_s = cpu_s(lambda: zlib.decompressobj(31).decompress((tmp_path / "scan.nii.gz").read_bytes(), 2**25))
     start = time.process_time()
     with pytest.raises(VolumeError, match=r"needs 4\.3 GiB to be read, 4\.0 are free"):
         read(tmp_path / "scan.nii.gz")
     assert time.process_time() - start < inflating_s  # of a 32nd, some 80 ms; to refuse takes 1 ms
     monkeypatch.undo()
-    assert reader._free_bytes() > 2**20
+    assert reader.free_bytes() > 2**20
 
 
 def cpu_s(work: Callable[[], object]) -> float:
