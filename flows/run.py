@@ -22,7 +22,9 @@ CONSOLE = {
 def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) -> dict[str, Any]:
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line."""
     with lock.held(wait):
-        profiles.proposed(profile, changes)  # refused here, before a server starts
+        settings = profiles.outlook(profile, changes)  # refused here, before a server starts
+        if data:
+            raw_folder.refuse_unread(data, settings.data.sources)
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:

@@ -11,8 +11,8 @@ from pipelines import params
 from pipelines.intake import quality
 from pipelines.intake.quality import Finding
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.manifest import File, Row
-from pipelines.scans.structures import contract_of
+from pipelines.scans.manifest import File, Row, pseudonym
+from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid
 from pipelines.sources import SEPARATE_GRIDS
 from pipelines.work import parallel
@@ -21,9 +21,39 @@ from pipelines.work import parallel
 def examine(rows: list[Row], bounds: Quality | None = None) -> list[Row]:
     """Open every scan and fill in geometry and notes, or the reason why it cannot be used. In order, over all cores.
 
-    `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
+    Of usable scans, later duplicates are quarantined. `bounds` None: only what makes a scan unusable is looked for, not
+    what a radiographer would remark.
     """
-    return list(parallel.each(partial(examine_one, bounds=bounds), rows, "ingest", lambda row: row.case_id))
+    looked_at = parallel.each(partial(examine_one, bounds=bounds), rows, "ingest", lambda row: row.case_id)
+    return _with_unique_ids(_without_duplicates(list(looked_at)))
+
+
+def _without_duplicates(rows: list[Row]) -> list[Row]:
+    """Every later row with the case id, or the very images, of an earlier usable one is quarantined."""
+    seen: dict[str, Row] = {}
+    result = []
+    for row in rows:
+        if not row.quarantined:
+            images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
+            if earlier := seen.get(row.case_id) or seen.get(images):
+                at, kept = row.files[0].path, earlier.files[0].path
+                row = replace(row, quarantined=f"{at}: duplicate case, the same as {kept}; keep one")
+            else:
+                seen |= {row.case_id: row, **({images: row} if images else {})}
+        result.append(row)
+    return result
+
+
+def _with_unique_ids(rows: list[Row]) -> list[Row]:
+    """A usable row keeps its case id; others that have it, too, get one by their path."""
+    taken = {row.case_id for row in rows if not row.quarantined}
+    result = []
+    for row in rows:
+        if row.quarantined and row.case_id in taken:
+            row = replace(row, case_id=f"{row.case_id}-{pseudonym('duplicate', row.files[0].path)}")
+        taken.add(row.case_id)
+        result.append(row)
+    return result
 
 
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:
@@ -45,6 +75,7 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
         orientation=reference.orientation,
         quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in found if finding.refused),
         notes=row.notes + [finding.text for finding in found if not finding.refused],
+        drawn=[] if structures is None else [name for name in row.annotated if (structures == BY_NAME[name].id).any()],
     )
 
 

@@ -35,6 +35,11 @@ def check(folder: Path) -> list[dict[str, Any]]:
     return [asdict(row) for row in _open_layouts(folder)] + [asdict(row) for row in _dicom(folder)]
 
 
+def unclaimed(folder: Path) -> list[str]:
+    """NIfTI files that no layout claims, by their path below `folder`."""
+    return claims.unread_below(folder, tuple(readers())).unclaimed
+
+
 def _open_layouts(folder: Path) -> list[Row]:
     """Scans in the layouts other than DICOM."""
     if not folder.is_dir():

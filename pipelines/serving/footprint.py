@@ -31,7 +31,7 @@ def segment_bytes(scan: Outline, channels: int, record: SourceRecord, card: Card
     between = _sizes(scan.shape, target)
     resampling = max(FLOAT * (old + new) for old, new in pairwise(between))
     read = FLOAT * channels * whole + 2 * FLOAT * whole
-    prepared = FLOAT * channels * (whole + case) + FLOAT * whole + max(2 * FLOAT * whole, resampling)
+    prepared = FLOAT * channels * (whole + case) + FLOAT * whole + max(BYTE * whole, resampling)
     back = FLOAT * case * (channels + classes) + (FLOAT + BYTE) * whole + max((2 * FLOAT + BYTE) * whole, resampling)
     chosen = FLOAT * case * (channels + classes) + INDEX * case
     windows = FLOAT * channels * case + window_bytes(case, channels, card, source)

@@ -32,12 +32,12 @@ from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_
 from pipelines.work import environment, within_memory
 from pipelines.work.progress import track
 from pipelines.work.within_memory import CHUNK_S, Load, LocalExecutor, Lost
+from pipelines.work.wording import listed
 
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only the time left is told by it
-SHOWN = 3  # failures that the last line repeats
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterato
         else:
             yield request.target
     if failed:
-        shown = "; ".join(failed[:SHOWN]) + (f"; and {len(failed) - SHOWN} more, above" if failed[SHOWN:] else "")
-        raise ValueError(f"{len(failed)} of {len(due)} scans could not be segmented: {shown}")
+        raise ValueError(f"{len(failed)} of {len(due)} scans could not be segmented: {listed(failed)}")
 
 
 def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[tuple[Request, Outcome]]:

@@ -5,7 +5,8 @@ Writes  reports/evaluate/: metrics.json, cases.csv, montage.png
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 5 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
-is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing.
+is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing, and
+one that no scan of the cohort has is not scored.
 """
 
 import csv
@@ -23,6 +24,7 @@ from model.data import casefile
 from model.data.casefile import Case
 from model.metrics import dice, mean
 from pipelines import params
+from pipelines.intake import sufficiency
 from pipelines.pages import montage
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST, Row
@@ -53,7 +55,8 @@ def main() -> None:
     rows = {row.case_id: row for row in manifest.read()}
     cases = sorted((project.CASES / TEST).glob("*.safetensors"))
     conditions = Conditions.of_here(settings.overlap)
-    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions)
+    unknown = frozenset(sufficiency.never_drawn(list(rows.values())))
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions, never_drawn=unknown)
     results = parallel.each(work, cases, "evaluate", lambda path: path.stem, scans_at_a_time())
     done = [result for result in results if result is not None]
     if not done:
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def evaluate_case(
-    path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions
+    path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions, never_drawn: frozenset[str]
 ) -> tuple[list[Score], montage.Comparison] | None:
     """Scores and a picture of one held-out case file; None if it carries no label."""
     case = casefile.read(path)
@@ -79,7 +82,7 @@ def evaluate_case(
         return None
     segmenter = cached_segmenter(weights, conditions)
     reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
-    scores = list(score_case(case, reference, predicted))
+    scores = [score for score in score_case(case, reference, predicted) if score.structure not in never_drawn]
     return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
 
 

@@ -1,7 +1,7 @@
 """Words for what people may type and what was wrong with it; shared by parameters and environment."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
@@ -12,6 +12,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if names else ""
+
+
+def listed(reasons: Sequence[str], most: int = 5) -> str:
+    """The first of them in one line, and how many more there are; errors are one line."""
+    more = f"; and {len(reasons) - most} more, in the log" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + more
 
 
 def short(value: object) -> str:
