@@ -150,7 +150,7 @@ def approve(
 def certify(
     preset: Annotated[str, typer.Option(help="size of the network")],
     gpus: Annotated[int, typer.Option(min=1, max=65536, help="how many")],
-    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200 or b200")],
+    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200, b200; here: this machine's")],
     patch: Annotated[int | None, typer.Option(min=8, help="voxels per axis; as in the parameters")] = None,
     strategy: Annotated[Strategy, typer.Option(help="the one to use; auto: the best")] = Strategy.auto,
     network: Annotated[float | None, typer.Option(min=0.001, help="Gb/s a GPU between nodes; as sold with it")] = None,
