@@ -92,10 +92,10 @@ def scans(rows: list[dict[str, Any]]) -> None:
 
 def unclaimed(paths: list[str]) -> None:
     """How many NIfTI files no layout claims, the first of them, and what it comes nearest to."""
-    from pipelines.sources.nearest import nearest
+    from pipelines.sources.likeness import nearest_layout
 
     if paths:
-        layout, called = nearest(paths[0])
+        layout, called = nearest_layout(paths[0])
         print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
         print(f"nearest layout: {layout} ({called}); docs/data.md has all of them")
 

@@ -40,7 +40,7 @@ def refuse_unread(folder: Path, requested: Sequence[str]) -> None:
     if "dicom" in requested or set(scans) & set(requested):
         return
     found = ", ".join(f"{count} scans of layout {name}" for name, count in scans.items())
-    remedy = f"add --set 'data.sources=[{', '.join(scans)}]', or a --profile with these sources"
+    remedy = f"add --set 'data.sources=[{', '.join(scans)}]', or take --profile own"
     raise ValueError(
         f"--data would be ignored: data.sources [{', '.join(requested)}] reads nothing of it, and the folder holds "
         + (f"{found}; {remedy}" if found else f"no scan in a known layout; `medseg data check {folder}` says more")

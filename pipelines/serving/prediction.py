@@ -107,13 +107,13 @@ def _mark(request: Request, job: Job, weights_sha256: str) -> str:
 
 
 def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[Path]:
-    failed = []
+    failed: list[tuple[str, str]] = []
     for request, outcome in _outcomes(due, job, marks):
         for note in outcome.notes:
             log.warning("predict: %s: %s", request.told_as, note)
         if outcome.failure:
-            failed.append(f"{request.told_as}: {outcome.failure}")
-            log.warning("predict: left out %s", failed[-1])
+            failed.append((request.told_as, outcome.failure))
+            log.warning("predict: left out %s: %s", *failed[-1])
         else:
             yield request.target
     if failed:

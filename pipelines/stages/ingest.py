@@ -26,7 +26,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.sources import phantom
 from pipelines.work import project
-from pipelines.work.wording import listed
+from pipelines.work.wording import by_reason, listed
 from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
@@ -78,9 +78,8 @@ def _report(rows: list[Row]) -> None:
     counts = Counter((row.source, row.split or "quarantined") for row in rows)
     for (source, split), count in sorted(counts.items()):
         log.info("ingest: %-16s %-12s %d", source, split, count)
-    for row in rows:
-        if row.quarantined:
-            log.warning("ingest: quarantined %s: %s", row.case_id, row.quarantined)
+    for told in by_reason((row.case_id, row.quarantined) for row in rows if row.quarantined):
+        log.warning("ingest: quarantined %s", told)
     noted = Counter(note.partition(":")[0] for row in manifest.usable(rows) for note in row.notes)
     for check, count in sorted(noted.items()):
         log.info("ingest: noted %-18s %d", check, count)
@@ -89,7 +88,7 @@ def _report(rows: list[Row]) -> None:
 def _stop_above(rows: list[Row], bound: float) -> None:
     refused = [row for row in rows if row.quarantined and not row.quarantined.startswith(SET_ASIDE)]
     if len(refused) > bound * len(rows):
-        reasons = listed([f"{row.case_id}: {row.quarantined}" for row in refused])
+        reasons = listed((row.case_id, row.quarantined) for row in refused)
         raise ValueError(
             f"{len(refused)} of {len(rows)} scans are quarantined, above ingest.max_quarantined_fraction {bound:g}; "
             f"mend or remove them, or raise the bound: {reasons}"

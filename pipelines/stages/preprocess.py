@@ -116,7 +116,7 @@ def make_one(task: DueCase, folder: Path) -> Entry:
 def stop_above(left_out: list[Entry], total: int, bound: float) -> None:
     """Raise ValueError with every reason, once more is left out than `preprocess.max_left_out_fraction` allows."""
     if len(left_out) > bound * total or len(left_out) == total:
-        told = listed([f"{entry.case_id}: {entry.left_out}" for entry in left_out])
+        told = listed((entry.case_id, entry.left_out) for entry in left_out)
         raise ValueError(
             f"{len(left_out)} of {total} cases are left out, above preprocess.max_left_out_fraction {bound:g}; mend or "
             f"remove their scans, or raise the bound: {told}"

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.intake import claims, raw_folder
 from pipelines.sources import readers
-from pipelines.sources.nearest import nearest
+from pipelines.sources.likeness import nearest_layout
 from tests.conftest import save
 
 
@@ -52,7 +52,7 @@ def test_files_of_no_layout_are_counted_whatever_the_case_of_their_ending(tmp_pa
     ],
 )
 def test_the_nearest_layout_is_named(path: str, layout: str) -> None:
-    assert nearest(path)[0] == layout
+    assert nearest_layout(path)[0] == layout
 
 
 def test_a_folder_that_would_be_ignored_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ _CLUES = (
 _ANYTHING = ("nnunet", "DatasetNNN_NAME/dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz")
 
 
-def nearest(path: str) -> tuple[str, str]:
+def nearest_layout(path: str) -> tuple[str, str]:
     """The layout's name, and how files are called in it."""
     for name, clue, called in _CLUES:
         if re.search(clue, path, re.IGNORECASE):
