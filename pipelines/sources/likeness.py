@@ -6,7 +6,7 @@ import re
 _CLUES = (
     ("bids", r"(?:^|/)sub-", "sub-X/anat/sub-X_T1w.nii.gz, and sub-X_dseg.nii.gz beside it"),
     (
-        "brats", r"[-_](?:flair|t1|t1ce|t1c|t1n|t1w|t2|t2w|t2f)\.nii",
+        "brats", r"brats|[-_](?:flair|t1|t1ce|t1c|t1n|t1w|t2|t2w|t2f)\.nii",
         "NAME/NAME_{flair,t1,t1ce,t2,seg}.nii.gz, in a folder of that name",
     ),
     ("kits", r"(?:^|/)(?:imaging|segmentation)\.nii", "case_00000/imaging.nii.gz, segmentation.nii.gz"),

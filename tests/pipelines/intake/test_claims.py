@@ -43,7 +43,8 @@ def test_files_of_no_layout_are_counted_whatever_the_case_of_their_ending(tmp_pa
 @pytest.mark.parametrize(
     ("path", "layout"),
     [
-        ("BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz", "brats"),
+        ("BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz", "brats"),
+        ("p1/p1-t2f.nii.gz", "brats"),
         ("sub-01/x.nii.gz", "bids"),
         ("patient001/patient001_4d.nii.gz", "acdc"),
         ("a/imaging.nii.gz", "kits"),
