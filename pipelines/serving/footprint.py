@@ -24,7 +24,7 @@ FULL_RESOLUTION = 24
 
 
 def segment_bytes(scan: Outline, channels: int, record: SourceRecord, card: Card, source: str) -> int:
-    """Predicted peak in this process, above the network's own weights. On a GPU the windows' part lies there."""
+    """Predicted peak in this process, above the network's own weights; with a GPU less is needed here."""
     target = resampled_shape(scan.shape, scan.spacing_mm, record.spacing_mm)
     whole, case = prod(scan.shape), prod(target)
     classes = len(card.classes) + 1
@@ -53,7 +53,8 @@ def free_here() -> int:
 
 
 def free_on_gpu() -> int:
-    return int(torch.cuda.mem_get_info()[0])
+    """Of the first GPU; where there is none, nothing is asked of it."""
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 2**63
 
 
 def _sizes(shape: tuple[int, int, int], target: tuple[int, int, int]) -> list[int]:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from model import weights
 from model.weights import Card
 from pipelines.cases.preparation import Preprocessing
+from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
 from pipelines.release import registry
@@ -123,17 +125,18 @@ def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterato
 def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[tuple[Request, Outcome]]:
     """Those that cannot fit at once, the others as they come."""
     card, own = weights.read_card(job.weights), sum(file.stat().st_size for file in weights.files(job.weights))
-    free = footprint.free_here()
+    free, free_on_gpu = footprint.free_here(), footprint.free_on_gpu()
     loads: list[Load[tuple[Request, str]]] = []
     for request in due:
         try:
-            need, seconds = _need(request, job, card)
+            need, on_gpu, seconds = _need(request, job, card)
         except VolumeError as error:
             yield request, Outcome(failure=str(error))
             continue
         if own + need > free:
-            told = f"needs {(own + need) / GIB:.2g} GiB, {free / GIB:.2g} are free; crop it, or free memory"
-            yield request, Outcome(failure=told)
+            yield request, Outcome(failure=_too_large(own + need, free))
+        elif own + on_gpu > free_on_gpu:
+            yield request, Outcome(failure=_too_large(own + on_gpu, free_on_gpu, " on the GPU"))
         else:
             loads.append(Load((request, marks[request.target]), own + need, seconds))
     work = partial(segment_one, job=job)
@@ -146,15 +149,23 @@ def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterat
         yield item[0], Outcome(failure=outcome.reason) if isinstance(outcome, Lost) else outcome
 
 
-def _need(request: Request, job: Job, card: Card) -> tuple[int, float]:
-    """Bytes beside the weights, and roughly the seconds. Raises VolumeError if the names and headers already forbid."""
+def _too_large(need: int, free: int, where: str = "") -> str:
+    return f"needs {need / GIB:.2g} GiB{where}, {free / GIB:.2g} are free; crop it, or free memory"
+
+
+def _need(request: Request, job: Job, card: Card) -> tuple[int, int, float]:
+    """Bytes beside the weights, here and on a GPU, and roughly the seconds.
+
+    Raises VolumeError if the names and headers already forbid the scan.
+    """
     plan = Preprocessing.from_json(card.preprocessing)
     scan = named({name: outline(file) for name, file in request.files.items()}, plan, job.modality)
     source = nearest_source(plan.sources, scan)
     first = next(iter(scan.values()))
     record = plan.sources[source]
-    seconds = VOXEL_S * float(np.prod(first.shape) * np.prod(np.array(first.spacing_mm) / record.spacing_mm))
-    return footprint.segment_bytes(first, len(scan), record, card, source), CHUNK_S + seconds
+    voxels = prod(resampled_shape(first.shape, first.spacing_mm, record.spacing_mm))
+    here = footprint.segment_bytes(first, len(scan), record, card, source)
+    return here, footprint.window_bytes(voxels, len(scan), card, source), CHUNK_S + VOXEL_S * voxels
 
 
 def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None = None) -> Outcome:
