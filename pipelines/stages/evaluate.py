@@ -82,7 +82,7 @@ def evaluate_case(
         return None
     segmenter = cached_segmenter(weights, conditions)
     reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
-    scores = [score for score in score_case(case, reference, predicted) if score.structure not in never_drawn]
+    scores = list(score_case(case, reference, predicted, never_drawn))
     return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))
 
 
@@ -103,10 +103,15 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     return restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label)), predicted
 
 
-def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iterable[Score]:
-    """Every annotated structure, and every region whose parts were all annotated."""
+def score_case(
+    case: Case, reference: np.ndarray, predicted: np.ndarray, never_drawn: frozenset[str] = frozenset()
+) -> Iterable[Score]:
+    """Every annotated structure but those `never_drawn`, and every region whose parts were all annotated."""
     annotated = case.record.annotated
-    for name in (*annotated, *(region for region, parts in REGIONS.items() if set(parts) <= set(annotated))):
+    regions = [region for region, parts in REGIONS.items() if set(parts) <= set(annotated)]
+    for name in (*annotated, *regions):
+        if set(REGIONS.get(name, (name,))) <= never_drawn:
+            continue
         ids = [BY_NAME[part].id for part in REGIONS.get(name, (name,))]
         one, other = np.isin(reference, ids), np.isin(predicted, ids)
         yield Score(case.record.case_id, case.record.source, name, dice(one, other), int(one.sum()), int(other.sum()))

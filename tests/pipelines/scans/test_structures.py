@@ -27,7 +27,7 @@ def test_own_values_come_back_in_a_type_that_holds_them(highest: int, dtype: typ
 
 
 def test_a_structure_of_two_values_has_no_way_back() -> None:
-    with pytest.raises(ValueError, match="values 1, 2 all mean kidney.*give it one, as in 1=kidney"):
+    with pytest.raises(ValueError, match=r"values 1, 2 all mean kidney.*give it one, as in 1=kidney"):
         contract_of("1=kidney 2=kidney 3=spleen").from_structures(np.zeros((1, 1, 1), np.uint8))
     assert all(len(contract.inverse()) == 256 for contract in CONTRACTS.values())
 
