@@ -13,7 +13,7 @@ from pipelines.params.quality_bounds import Quality
 from pipelines.scans.volume import Geometry, Outline, Volume, VolumeError, read, same_grid
 from pipelines.serving.segmenter import Segmenter
 
-Any3D = TypeVar("Any3D", Volume, Outline, Path)
+Seen = TypeVar("Seen", Volume, Outline)
 
 
 def segment_files(
@@ -46,7 +46,7 @@ def _prepared(
     return image, sorted(scan), source, geometry, [finding.text for finding in found]
 
 
-def named(scan: Mapping[str, Any3D], plan: Preprocessing, modality: str | None) -> dict[str, Any3D]:
+def named(scan: Mapping[str, Seen], plan: Preprocessing, modality: str | None) -> dict[str, Seen]:
     """By modality, none of them "" any more. Raises VolumeError if it cannot be told, or is unknown."""
     known = {(modality or _only_modality(plan)) if name == "" else name: each for name, each in scan.items()}
     unknown = sorted(set(known) - set(MODALITIES[1:]))
@@ -55,7 +55,7 @@ def named(scan: Mapping[str, Any3D], plan: Preprocessing, modality: str | None) 
     return known
 
 
-def nearest_source(sources: dict[str, SourceRecord], scan: Mapping[str, Volume] | Mapping[str, Outline]) -> str:
+def nearest_source(sources: dict[str, SourceRecord], scan: Mapping[str, Volume | Outline]) -> str:
     """The training source most like a scan: sharing most modalities, then nearest in spacing.
 
     It decides grid, patch and the structures looked for; what that source never annotated is not predicted.
