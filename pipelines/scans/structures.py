@@ -144,7 +144,7 @@ def _indexed(label: np.ndarray) -> tuple[Sequence[float], np.ndarray]:
 
 def _spelled(value: float) -> str:
     """All digits: 0.999 must not be told as 1."""
-    return str(int(value)) if value == int(value) else repr(float(np.float32(value)))
+    return str(int(value)) if value == int(value) else str(np.float32(value))
 
 
 IGNORE = "ignore"
