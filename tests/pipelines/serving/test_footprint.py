@@ -36,7 +36,7 @@ for name in ("large", "many"):
 
 def test_the_predicted_peak_holds_and_is_not_much_too_high(tmp_path: Path) -> None:
     """The reading of a large scan, and the window of a small one with all structures."""
-    for name, size, spacing_mm, window, classes in (("large", 160, 0.5, 40, 2), ("many", 44, 2.0, 44, 27)):
+    for name, size, spacing_mm, window, classes in (("large", 160, 0.3, 24, 2), ("many", 36, 2.0, 36, 27)):
         write_weights(tmp_path / name, window, classes)
         scan = np.random.default_rng(0).normal(40, 30, (size,) * 3).astype(np.int16)
         save(tmp_path / f"{name}.nii.gz", scan, np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1]))
@@ -45,4 +45,4 @@ def test_the_predicted_peak_holds_and_is_not_much_too_high(tmp_path: Path) -> No
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     for predicted, measured in map(json.loads, done.stdout.splitlines()):
-        assert measured <= predicted <= 2.5 * measured
+        assert measured <= predicted <= 3 * measured
