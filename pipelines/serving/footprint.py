@@ -16,7 +16,7 @@ from pipelines.scans.nifti import free_bytes
 from pipelines.scans.volume import Outline
 
 FLOAT, INDEX, BYTE = 4, 8, 1  # bytes a voxel
-OVERHEAD_BYTES = 48 << 20  # measured: of torch's first operations
+OVERHEAD_BYTES = 48 << 20  # of torch's first operations: 24 measured, and as much to spare
 ALLOCATOR = 1.12  # measured: what it keeps of freed arrays below its threshold
 # Measured on a CPU, nano and tiny, windows of 32^3 and 64^3: all that the network holds, in maps of its finest width at
 # full resolution, is 17 to 23 of them.
