@@ -25,7 +25,9 @@ def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) 
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line, PreemptedError
     if training goes on with the same command."""
     with lock.held(wait):
-        profiles.proposed(profile, changes)  # refused here, before a server starts
+        settings = profiles.outlook(profile, changes)  # refused here, before a server starts
+        if data:
+            raw_folder.refuse_unread(data, settings.data.sources)
         tracking.require_answer()  # so is an MLflow that is away, and not after four weeks of training
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)

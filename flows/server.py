@@ -4,6 +4,7 @@ Every server is tethered to the command that started it and keeps its state in .
 on anything but the loopback interface. A server of one's own is named by PREFECT_API_URL and MLFLOW_TRACKING_URI.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from flows import lock, processes
 from pipelines.work import cache, project
 
 POOL = "medseg"
+PREFECT_MAJOR = "3"
 START_TIMEOUT_S = 120  # 2.5 s warm, 8 s when the database is new; slow disks take many times that
 QUIET = {
     "DO_NOT_TRACK": "true",  # MLflow wants the literal word
@@ -53,6 +55,7 @@ def reachable() -> Iterator[Callable[[], str]]:
     if given := os.environ.get("PREFECT_API_URL") or (running_ui() or {}).get("prefect_api"):
         os.environ["PREFECT_API_URL"] = given
         _wait_until_it_answers(f"{given}/health", "Prefect server", None, patience_s=10)
+        check_version(given)
         yield lambda: given
         return
     with _prefect(free_port(), {"PREFECT__SERVER_WEBSERVER_ONLY": "1"}) as (_, ready):  # nothing is scheduled by it
@@ -61,6 +64,20 @@ def reachable() -> Iterator[Callable[[], str]]:
         finally:
             _send_what_is_queued()
             os.environ.pop("PREFECT_API_URL", None)
+
+
+def check_version(api: str) -> None:
+    """Raise ValueError if a Prefect server of another major version answers there; its routes are others."""
+    try:
+        with urllib.request.urlopen(f"{api}/admin/version", timeout=5) as answer:
+            found = str(json.load(answer))
+    except (OSError, ValueError):
+        return  # it wants a password, or is no such server: the client says so
+    if found.partition(".")[0] != PREFECT_MAJOR:
+        raise ValueError(
+            f"{api} is a Prefect server of version {found}, {PREFECT_MAJOR} is needed; upgrade it, or unset "
+            "PREFECT_API_URL to use one of this project's own"
+        )
 
 
 @contextmanager

@@ -77,14 +77,33 @@ def _registered(status: dict[str, Any]) -> list[str]:
 
 def scans(rows: list[dict[str, Any]]) -> None:
     """One line a scan, with its notes, quarantined ones with their reason; then the count."""
-    table = Table("case", "source", "split", "quarantined", "notes", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("case", "source", "split", "quarantined", "notes"):
+        table.add_column(name, overflow="fold")  # never cut: a path ends with the file's name
     for row in rows:
-        table.add_row(row["case_id"], row["source"], row["split"], row["quarantined"] or "", "; ".join(row["notes"]))
+        cells = (row["case_id"], row["source"], row["split"], row["quarantined"] or "", "; ".join(row["notes"]))
+        table.add_row(*map(Text, cells))  # as text: names may look like markup
     console = _console()
-    console.print(table)
+    console.print(table) if console.is_terminal else _wide(table)
     refused = sum(bool(row["quarantined"]) for row in rows)
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
     console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
+
+
+def unclaimed(paths: list[str]) -> None:
+    """How many NIfTI files no layout claims, the first of them, and what it comes nearest to."""
+    from pipelines.sources.likeness import nearest_layout
+
+    if paths:
+        layout, called = nearest_layout(paths[0])
+        print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
+        print(f"nearest layout: {layout} ({called}); docs/data.md has all of them")
+
+
+def _wide(table: Table) -> None:
+    """A row a line, as long as it is: for files and pipes."""
+    console = Console(width=10_000)
+    console.print(table, highlight=False)
 
 
 def planned(content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Bring ONE DVC stage up to date, as a Prefect task. DVC alone decides what is fresh; Prefect caches nothing."""
 
+import logging
 from typing import Any
 
 from prefect import task
@@ -11,6 +12,16 @@ from flows import dvc
 from pipelines.work import faults, preemption
 
 PREEMPTED = "Preempted"  # name of the state that a task, and a run, has which goes on later
+
+
+def _without_empty_trace(record: logging.LogRecord) -> bool:
+    """Prefect logs a returned Failed state as if an exception were at hand, and so prints `NoneType: None` below it."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_trace)
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)

@@ -56,6 +56,8 @@ def training(
 def prepare(profile: str | None, changes: list[str], data: Path | None) -> None:
     """Put the parameters and the scans in place and validate them, before anything runs. Call inside the lock."""
     logger = get_run_logger()
+    if data:
+        raw_folder.refuse_unread(data, profiles.outlook(profile, changes).data.sources)
     if kept := profiles.use(profile, changes):
         logger.warning("params.yaml held changes of your own; they are kept in %s", kept)
     if data:

@@ -23,10 +23,18 @@ def data_ls(json: Json = False) -> None:
 
 @app.command("check")
 def data_check(folder: Folder, json: Json = False) -> None:
-    """What a folder holds, what would be quarantined, and why. Writes nothing."""
+    """What a folder holds, what would be quarantined, and why. Writes nothing. Exit code 1 if nothing is usable."""
+    from flows import show
     from pipelines.questions import folder_check
 
-    _show_scans(folder_check.check(folder), json)
+    rows, unclaimed = folder_check.check(folder), folder_check.unclaimed(folder)
+    if json:
+        show.as_json({"scans": rows, "unclaimed": unclaimed})
+    else:
+        show.scans(rows)
+        show.unclaimed(unclaimed)
+    if all(row["quarantined"] for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command("key")

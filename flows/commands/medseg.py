@@ -100,17 +100,25 @@ def register_version(json: Json = False) -> None:
 def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", resolve_path=True, help="a NIfTI file or a folder")],
-    model: Annotated[str, typer.Option(help="a registered version")] = "models:/medsegformer@candidate",
+    model: Annotated[
+        str | None, typer.Option(help="a registered version; models:/NAME@candidate of register.name unless told")
+    ] = None,
     labels_of: Annotated[str | None, typer.Option(help="write this source's own label values")] = None,
     modality: Annotated[str | None, typer.Option(help="of a single file, where its name does not say")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make label maps that are there anew")] = False,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="accept other code than the version was evaluated with")
+    ] = False,
 ) -> None:
-    """Segment scans with a registered version, on their own grid."""
+    """Segment scans with a registered version, on their own grid. What is there already is left as it is."""
     enter_project()
     log_to_terminal()
+    from pipelines import params
     from pipelines.serving.prediction import predict as segment
 
-    for path in segment(source, target, model, labels_of, modality):
-        print(path)
+    named = model or f"models:/{params.load().register_.name}@candidate"
+    for path in segment(source, target, named, labels_of, modality, overwrite, other_code):
+        print(path, flush=True)
 
 
 @app.command()
@@ -159,7 +167,7 @@ def approve(
 def certify(
     preset: Annotated[str, typer.Option(help="size of the network")],
     gpus: Annotated[int, typer.Option(min=1, max=65536, help="how many")],
-    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200 or b200")],
+    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200, b200; here: this machine's")],
     patch: Annotated[int | None, typer.Option(min=8, help="voxels per axis; as in the parameters")] = None,
     strategy: Annotated[Strategy, typer.Option(help="the one to use; auto: the best")] = Strategy.auto,
     network: Annotated[float | None, typer.Option(min=0.001, help="Gb/s a GPU between nodes; as sold with it")] = None,

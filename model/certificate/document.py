@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.engine.hardware import GPUS
+from model.engine.hardware import GPUS, GPUS_IN_A_NODE, HERE
+
+# One machine, whose owner sees within minutes whether it fits; what more of them cost while nobody looks must be known.
+WITHOUT_CERTIFICATE = GPUS_IN_A_NODE
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,16 @@ def digest(blocks: Mapping[str, Any], code: str) -> str:
 def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
     """The certificate that a launch may start with, or why it may not and the remedy; neither if it needs none.
 
-    CPUs and a single GPU need none.
+    CPUs, and up to WITHOUT_CERTIFICATE GPUs, need none; a valid one that lies there is named all the same.
     """
-    if launch.ranks == 1 or not launch.gpu:
+    if not launch.gpu:
         return None, ""
     faults = {path: _fault(_read(path), launch) for path in sorted(folder.glob("*.json"))}
     for path, fault in faults.items():
         if not fault:
             return path, ""
+    if launch.ranks <= WITHOUT_CERTIFICATE:
+        return None, ""
     if not faults:
         return None, f"{launch.ranks} GPUs need a launch certificate and {folder} holds none; {_remedy(launch)}"
     reasons = "; ".join(f"{path.name} {fault}" for path, fault in faults.items())
@@ -79,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _remedy(launch: Launch) -> str:
-    key = next((key for key, gpu in GPUS.items() if gpu.family in launch.gpu), "GPU")
+    key = next((key for key, gpu in GPUS.items() if gpu.family in launch.gpu), HERE)
     return (
         f"make one with `medseg certify --gpus {launch.ranks} --gpu {key}` (with --stage pretrain for that stage), or "
         "start with --uncertified (MEDSEG_UNCERTIFIED=1), which is recorded"

@@ -1,16 +1,18 @@
 """Which listed files a layout claims, and what a path is called that may name a patient."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from pipelines import params
-from pipelines.intake.listing import SCHEMA, take
+from pipelines.intake.listing import SCHEMA, take, walk
 from pipelines.scans import key
 from pipelines.sources import readers
 from pipelines.work import project
 
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
@@ -43,6 +45,41 @@ def hide(listed: pa.Table, folder: Path, requested: Sequence[str]) -> pa.Table:
 def hidden(path: str, pseudonyms: key.Pseudonyms) -> str:
     """What the inventory calls a path that may name a patient; `medseg data whereis` finds it again."""
     return f"hidden/{pseudonyms.name('path', path)}"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What lies there and is not read. `scans`: their number by layout, of those that data.sources does not name.
+
+    `unclaimed`: paths of NIfTI files that no layout claims.
+    """
+
+    scans: dict[str, int]
+    unclaimed: list[str]
+
+    def remedy(self, requested: Sequence[str]) -> str:
+        """What to type so that the layouts are read, too."""
+        return f"--set 'data.sources=[{', '.join([*requested, *self.scans])}]'"
+
+
+def unread(paths: Sequence[str], folder: Path, requested: Sequence[str]) -> Unread:
+    """What of the files in `paths` below `folder` the layouts in `requested` leave alone."""
+    taken: set[str] = set()
+    scans: dict[str, int] = {}
+    for name, find in sorted(readers().items(), key=lambda each: each[0] not in requested):
+        own = [{path for path in (*scan.images.values(), scan.label) if path} for scan in find(paths, folder)]
+        new = [files for files in own if files and not files <= taken]
+        taken.update(*new)
+        if new and name not in requested:
+            scans[name] = len(new)
+    nifti = (path for path in paths if path.lower().endswith(NIFTI_SUFFIXES))
+    return Unread(scans, sorted(path for path in nifti if path not in taken))
+
+
+def unread_below(folder: Path, requested: Sequence[str]) -> Unread:
+    """The same from names alone, before anything is read."""
+    paths = [path.relative_to(folder).as_posix() for path, problem in walk(folder) if not problem]
+    return unread(sorted(path for path in paths if path.isprintable()), folder, requested)
 
 
 def claimed(paths: list[str], folder: Path, requested: Sequence[str] | None = None) -> set[str]:

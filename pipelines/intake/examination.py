@@ -1,16 +1,19 @@
 """Open a scan and say what it is, or why it cannot be used."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from pipelines import params
 from pipelines.intake import quality
+from pipelines.intake.quality import Finding
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import nifti
-from pipelines.scans.manifest import File, Row
-from pipelines.scans.structures import contract_of
+from pipelines.scans.manifest import File, Row, pseudonym
+from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid
 from pipelines.sources import SEPARATE_GRIDS
 from pipelines.work import within_memory
@@ -24,7 +27,8 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
     """Open every scan and fill in geometry and notes, or the reason why it cannot be used. In order, over all cores.
 
     `memory_gib`: of all that are open at a time (None: what is free); headers announce it before a voxel is inflated.
-    `bounds` None: only what makes a scan unusable is looked for, not what a radiographer would remark.
+    Of usable scans, later duplicates are quarantined. `bounds` None: only what makes a scan unusable is looked for, not
+    what a radiographer would remark.
     """
     found = dict(enumerate(rows))
     due = [load_of(number, row) for number, row in found.items() if not row.quarantined]
@@ -33,12 +37,12 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
         if isinstance(outcome, Lost):
             outcome = replace(row, quarantined=f"{row.images[0].path}: {outcome.reason}")
         found[number] = outcome
-    return list(found.values())
+    return _with_unique_ids(_without_duplicates(list(found.values())))
 
 
 def load_of(number: int, row: Row) -> Load[tuple[int, Row]]:
     """What `examine_one` will need: all volumes are held, the last is read, turned and checked beside the others."""
-    announced = [nifti.announced(Path(file.path)) for file in row.files]
+    announced = [nifti.announced_size(Path(file.path)) for file in row.files]
     voxels = sum(count for count, _ in announced)
     beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in announced), default=0)
     return Load((number, row), with_overhead(FLOAT * voxels + beside), EXAMINE_S + READ_S * voxels)
@@ -48,16 +52,41 @@ def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:
     return examine_one(numbered[1], bounds)
 
 
+def _without_duplicates(rows: list[Row]) -> list[Row]:
+    """Every later row with the case id, or the very images, of an earlier usable one is quarantined."""
+    seen: dict[str, Row] = {}
+    result = []
+    for row in rows:
+        if not row.quarantined:
+            images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
+            if earlier := seen.get(row.case_id) or seen.get(images):
+                at, kept = row.files[0].path, earlier.files[0].path
+                row = replace(row, quarantined=f"{at}: duplicate case, the same as {kept}; keep one")
+            else:
+                seen |= {row.case_id: row, **({images: row} if images else {})}
+        result.append(row)
+    return result
+
+
+def _with_unique_ids(rows: list[Row]) -> list[Row]:
+    """A usable row keeps its case id; others that have it, too, get one by their path."""
+    taken = {row.case_id for row in rows if not row.quarantined}
+    result = []
+    for row in rows:
+        if row.quarantined and row.case_id in taken:
+            row = replace(row, case_id=f"{row.case_id}-{pseudonym('duplicate', row.files[0].path)}")
+        taken.add(row.case_id)
+        result.append(row)
+    return result
+
+
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     try:
         volumes = {file.role: _read(file) for file in row.files}
         row = _on_one_grid(row, volumes)
-        for file in row.images:
-            if np.ptp(volumes[file.role].array) == 0:
-                raise VolumeError(f"{file.path}: every voxel has the same value")
         structures = _structures(row, volumes["label"].array) if row.label else None
         images = {file.role: volumes[file.role] for file in row.images}
-        findings = [] if bounds is None else quality.examine(images, structures, bounds, _nominal_frame(row))
+        found = findings(images, structures, bounds, _nominal_frame(row))
     except (VolumeError, MemoryError) as error:
         return replace(row, quarantined=str(error) or "does not fit in memory")
     reference = next(iter(images.values()))
@@ -66,9 +95,37 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
         shape=list(reference.array.shape),
         spacing_mm=list(reference.spacing_mm),
         orientation=reference.orientation,
-        quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in findings if finding.refused),
-        notes=row.notes + [finding.text for finding in findings if not finding.refused],
+        quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in found if finding.refused),
+        notes=row.notes + [finding.text for finding in found if not finding.refused],
+        drawn=[] if structures is None else [name for name in row.annotated if (structures == BY_NAME[name].id).any()],
     )
+
+
+def findings(
+    images: Mapping[str, Volume], structures: np.ndarray | None, bounds: Quality | None, nominal_frame: bool = False
+) -> list[Finding]:
+    """Of volumes on one grid, before training as before a prediction. `bounds` None: only what makes them unusable."""
+    constant = [
+        Finding(f"intensity: {modality}: every voxel has the same value", refused=True)
+        for modality, volume in images.items()
+        if np.ptp(volume.array) == 0
+    ]
+    return constant or ([] if bounds is None else quality.examine(images, structures, bounds, nominal_frame))
+
+
+def bounds_here() -> Quality | None:
+    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
+    settings = settings_here()
+    return None if settings is None else settings.ingest.quality
+
+
+def settings_here() -> params.Params | None:
+    """The project's parameters; outside a project, those this code was installed with, if any."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return params.load(folder / "params.yaml")
+    return None
 
 
 def _read(file: File) -> Volume:

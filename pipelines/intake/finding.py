@@ -16,14 +16,14 @@ from pipelines.sources import Scan, dicom, readers
 
 
 def find(folder: Path, listed: pa.Table, sources: Iterable[str]) -> list[Row]:
-    """One row a scan below `folder`, from names alone; sorted, later duplicates already quarantined."""
+    """One row a scan below `folder`, from names alone; sorted. Case ids are unique after the examination only."""
     files = {entry["path"]: entry for entry in listed.to_pylist()}
     found = {**readers(), "dicom": dicom.find}
     scans = [scan for name in sources if name in found for scan in found[name](list(files), folder)]
     claimed = {path for scan in scans for path in (*scan.images.values(), scan.label)}
     rows = [_row(scan, folder, files) for scan in scans]
     rows += [_unclaimed(entry, folder) for path, entry in files.items() if entry["problem"] and path not in claimed]
-    return _refuse_duplicates(sorted(rows, key=lambda row: (row.source, [file.path for file in row.files])))
+    return sorted(rows, key=lambda row: (row.source, [file.path for file in row.files]))
 
 
 def find_phantoms(folder: Path) -> list[Row]:
@@ -67,21 +67,3 @@ def _unclaimed(entry: dict[str, Any], folder: Path) -> Row:
     return Row(
         f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{entry['path']}: {entry['problem']}"
     )
-
-
-def _refuse_duplicates(rows: list[Row]) -> list[Row]:
-    """Quarantine every later row with the case id, or the very images, of an earlier one."""
-    seen: dict[str, Row] = {}
-    result = []
-    for row in rows:
-        images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
-        first = seen.get(row.case_id) or seen.get(images)
-        if first is not None and not row.quarantined:
-            at, earlier = row.files[0].path, first.files[0].path
-            row = replace(row, quarantined=f"{at}: duplicate case, the same as {earlier}; keep one")
-        if first is not None and first.case_id == row.case_id:
-            row = replace(row, case_id=f"{row.case_id}-{manifest.pseudonym('duplicate', row.files[0].path)}")
-        if first is None:
-            seen.update({row.case_id: row, **({images: row} if images else {})})
-        result.append(row)
-    return result

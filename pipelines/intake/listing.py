@@ -72,7 +72,7 @@ def _leads_out(path: Path, roots: list[Path]) -> str:
 
 
 def _poses_as_file(name: str) -> str:
-    return "a folder with the name of a file; move its content up" if name.endswith((".nii", ".nii.gz")) else ""
+    return "a folder with the name of a file; move its content up" if name.lower().endswith((".nii", ".nii.gz")) else ""
 
 
 def _row(folder: Path, path: Path, problem: str, memory: Digests) -> dict[str, str | int]:

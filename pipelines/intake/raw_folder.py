@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.work import environment, project
@@ -26,6 +27,24 @@ def link(folder: Path) -> None:
         raw.rmdir()
     with replacing(raw) as temporary:
         temporary.symlink_to(folder, target_is_directory=True)
+
+
+def refuse_unread(folder: Path, requested: Sequence[str]) -> None:
+    """Raise ValueError with the remedy if data.sources `requested` reads nothing in `folder`.
+
+    DICOM is told by content alone, so that with `dicom` among them no folder is refused.
+    """
+    from pipelines.intake import claims
+
+    scans = claims.unread_below(folder, ()).scans if folder.is_dir() else {}
+    if "dicom" in requested or set(scans) & set(requested):
+        return
+    found = ", ".join(f"{count} scans of layout {name}" for name, count in scans.items())
+    remedy = f"add --set 'data.sources=[{', '.join(scans)}]', or take --profile own"
+    raise ValueError(
+        f"--data would be ignored: data.sources [{', '.join(requested)}] reads nothing of it, and the folder holds "
+        + (f"{found}; {remedy}" if found else f"no scan in a known layout; `medseg data check {folder}` says more")
+    )
 
 
 def changed() -> bool:

@@ -143,7 +143,7 @@ def path_words(rows: Iterable[Row]) -> set[str]:
 def anonymous(reason: str, words: set[str]) -> str:
     """A reason without the file and folder names in it. `words`: of all paths, as a reason may name another scan's."""
     masked = re.sub(r"\w{2,}", lambda match: "\0" if match[0].lower() in words else match[0], reason)
-    masked = re.sub(r"\S*(?:\0|/|\.nii|\.json|\.tsv)\S*(?:\s+\S*\0\S*)*", "(file)", masked)
+    masked = re.sub(r"\S*(?:\0|/|(?i:\.nii|\.json|\.tsv))\S*(?:\s+\S*\0\S*)*", "(file)", masked)
     return masked.removeprefix("(file) ")
 
 

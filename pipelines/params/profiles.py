@@ -106,6 +106,11 @@ def proposed(name: str | None, wished: Sequence[str] = ()) -> str:
     return changes.apply(compose(name) if name else reading.text(_target()), wished)
 
 
+def outlook(name: str | None, wished: Sequence[str] = ()) -> Params:
+    """The parameters after `use`, typed. Raises ParamsError."""
+    return reading.check(reading.parse(proposed(name, wished), "params.yaml"), "params.yaml")
+
+
 def in_use() -> str | None:
     """The profile that params.yaml equals by its values, or None."""
     name, differing = nearest(_present() or {})

@@ -16,9 +16,8 @@ import pyarrow as pa
 from pipelines import params
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
-from pipelines.intake.examination import examine
+from pipelines.intake.examination import bounds_here, examine, settings_here
 from pipelines.intake.finding import find, find_deidentified
-from pipelines.params.quality_bounds import Quality
 from pipelines.scans import key
 from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
@@ -36,23 +35,20 @@ def check(folder: Path) -> list[dict[str, Any]]:
     return [asdict(row) for row in _open_layouts(folder)] + [asdict(row) for row in _dicom(folder)]
 
 
+def unclaimed(folder: Path) -> list[str]:
+    """NIfTI files that no layout claims, by their path below `folder`."""
+    return claims.unread_below(folder, tuple(readers())).unclaimed
+
+
 def _open_layouts(folder: Path) -> list[Row]:
     """Scans in the layouts other than DICOM."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    return examine(find(folder, listed, tuple(readers())), *_bounds_here())
-
-
-def _bounds_here() -> tuple[Quality | None, float | None]:
-    """The project's bounds of quality and memory; outside a project, those this code was installed with, if any."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[2]):
-        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            settings = params.load(folder / "params.yaml")
-            return settings.ingest.quality, settings.preprocess.memory_gib
-    return None, None
+    settings = settings_here()
+    memory_gib = None if settings is None else settings.preprocess.memory_gib
+    return examine(find(folder, listed, tuple(readers())), bounds_here(), memory_gib)
 
 
 def _dicom(folder: Path) -> list[Row]:

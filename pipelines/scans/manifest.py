@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("annotated", pa.list_(pa.string())),
         ("quarantined", pa.string()),
         ("notes", pa.list_(pa.string())),
+        ("drawn", pa.list_(pa.string())),
     ]
 )
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
@@ -47,7 +48,8 @@ class File:
 class Row:
     """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable.
 
-    `notes`: what is odd about a scan that can be used, `check: finding`; nothing identifying.
+    `notes`: what is odd about a scan that can be used, `check: finding`; nothing identifying. `drawn`: those of
+    `annotated` that its label has a voxel of.
     """
 
     case_id: str
@@ -63,6 +65,7 @@ class Row:
     orientation: str = ""
     quarantined: str = ""
     notes: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> list[File]:
@@ -83,9 +86,14 @@ def read(path: Path = project.MANIFEST) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no manifest yet; `medseg run` or `dvc repro ingest` writes it")
     return [
-        Row(**{**record, "files": [File(**file) for file in record["files"]], "notes": record["notes"] or []})
+        Row(**{**record, "files": [File(**file) for file in record["files"]], **_lists(record)})
         for record in pq.read_table(path, schema=SCHEMA).to_pylist()
     ]
+
+
+def _lists(record: dict[str, Any]) -> dict[str, list[str]]:
+    """Of columns that an older manifest lacks."""
+    return {name: record[name] or [] for name in ("notes", "drawn")}
 
 
 def usable(rows: list[Row]) -> list[Row]:

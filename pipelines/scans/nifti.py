@@ -6,6 +6,8 @@ the declared part is inflated. Header extensions are never looked at: voxels do 
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -48,11 +50,28 @@ class Nifti:
 
 def load(path: Path) -> Nifti:
     """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order. Raises VolumeError with the reason."""
+    with _opened(path) as (stream, size):
+        return _load(stream, size)
+
+
+def announced(path: Path) -> tuple[tuple[int, int, int], np.ndarray, str]:
+    """Shape in the file's own axes, affine and free text (`descrip`), from the header. Raises VolumeError."""
+    with _opened(path) as (stream, _):
+        raw = _raw_header(stream.read(Nifti2Header.sizeof_hdr))
+        shape = _checked_shape(raw)
+        header = type(raw)(raw.binaryblock, raw.endianness, check=True)
+        text = bytes(raw["descrip"]).rstrip(b"\0").decode("ascii", "replace")
+        return shape, _checked_affine(raw, header, shape)[0], text
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["_Stream", int]]:
+    """Its bytes and their number as stored. Whatever fails meanwhile becomes a VolumeError with the reason."""
     try:
         if (size := path.stat().st_size) == 0:
             raise VolumeError("not a readable NIfTI file: it is empty")
         with path.open("rb") as file:
-            return _load(_Stream(file, path.name.endswith(".gz")), size)
+            yield _Stream(file, path.name.lower().endswith(".gz")), size
     except FileNotFoundError:
         raise VolumeError("file is missing") from None
     except zlib.error as error:
@@ -65,11 +84,13 @@ def load(path: Path) -> Nifti:
         raise VolumeError(f"unreadable ({error.strerror or type(error).__name__})") from None
 
 
-def announced(path: Path) -> tuple[int, int]:
+def announced_size(path: Path) -> tuple[int, int]:
     """(voxels, bytes a voxel) by the header alone; (0, 0) if `load` refuses the file for its header."""
     try:
         with path.open("rb") as file:
-            raw = _raw_header(_Stream(file, path.name.endswith(".gz"), HEADER_BYTES).read(Nifti2Header.sizeof_hdr))
+            raw = _raw_header(
+                _Stream(file, path.name.lower().endswith(".gz"), HEADER_BYTES).read(Nifti2Header.sizeof_hdr)
+            )
         return int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
     except (OSError, ValueError, zlib.error):
         return 0, 0

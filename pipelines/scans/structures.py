@@ -5,10 +5,15 @@ A source maps its own label values to structures and declares which structures i
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+HIGHEST_VALUE = 2**24  # of a label: voxels are read as float32, which tells no higher whole numbers apart
+WHOLE_WITHIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class LabelContract:
             raise ValueError(
                 f"label value {self.ignore} marks voxels to ignore; here a case is annotated whole: finish the label"
             )
-        outside = [f"{value:g}" for value in found if value != 0 and value not in self.values]
+        outside = [_spelled(value) for value in found if value != 0 and value not in self.values]
         if outside:
             allowed = ", ".join(str(value) for value in (0, *self.values))
             raise ValueError(f"label value {', '.join(outside[:5])} outside the contract ({allowed})")
@@ -93,12 +98,23 @@ class LabelContract:
     def from_structures(self, label: np.ndarray) -> np.ndarray:
         """Structure ids -> the source's own values; structures the source does not know become background.
 
-        A structure of two values (left and right kidney) takes the first of them.
+        As small a type as holds every value of the contract. Raises ValueError as `inverse` does.
         """
-        table = np.zeros(256, dtype=np.uint8 if max(self.values) < 256 else np.int32)
-        for value, name in reversed(list(self.values.items())):
+        return self.inverse()[label]
+
+    def inverse(self) -> np.ndarray:
+        """The own value of every structure id. Raises ValueError if two values mean one structure."""
+        for name, count in Counter(self.values.values()).items():
+            if count > 1:
+                values = [value for value, each in self.values.items() if each == name]
+                raise ValueError(
+                    f"values {', '.join(map(str, values))} all mean {name}, and the network does not tell which of "
+                    f"them a voxel is due; give it one, as in {values[0]}={name}"
+                )
+        table = np.zeros(256, dtype=smallest_type(max(self.values)))
+        for value, name in self.values.items():
             table[BY_NAME[name].id] = value
-        return table[label]
+        return table
 
     def spelled(self) -> str:
         """The contract as text, `1=spleen 2=liver`: where a data set brings its own, the manifest holds this."""
@@ -106,15 +122,29 @@ class LabelContract:
         return " ".join([*pairs, *([f"{self.ignore}={IGNORE}"] if self.ignore is not None else [])])
 
 
+def smallest_type(highest: int) -> type[np.integer[Any]]:
+    """Of a label map with values from 0 to `highest`; those that every viewer reads."""
+    return np.uint8 if highest < 2**8 else np.int16 if highest < 2**15 else np.int32
+
+
 def _indexed(label: np.ndarray) -> tuple[Sequence[float], np.ndarray]:
-    """The values of a label map, ascending, and each voxel's place among them. Sorts only what is no small integer."""
+    """The values of a label map, ascending, and each voxel's place among them. Sorts only what is no small integer.
+
+    Values within 1e-3 of a whole number are that number: a label that was resampled or scaled in floating point.
+    """
     if label.min() >= 0 and label.max() < 256 and np.array_equal(whole := label.astype(np.uint8), label):
         found = np.unique(whole)  # bincount would turn every byte into eight
         place: np.ndarray = np.zeros(256, dtype=np.uint8)
         place[found] = np.arange(len(found))
         return found.tolist(), place[whole]
-    values, index = np.unique(label, return_inverse=True)
+    whole = np.rint(label)
+    values, index = np.unique(np.where(np.abs(label - whole) <= WHOLE_WITHIN, whole, label), return_inverse=True)
     return values.tolist(), index.reshape(label.shape)
+
+
+def _spelled(value: float) -> str:
+    """All digits: 0.999 must not be told as 1."""
+    return str(int(value)) if value == int(value) else str(np.float32(value))
 
 
 IGNORE = "ignore"
@@ -137,5 +167,7 @@ def contract_of(name: str) -> LabelContract:
         raise ValueError(
             f"{name!r} is not a label contract; known: {', '.join(CONTRACTS)}, or spell one out: '1=spleen 2=liver'"
         )
+    if (highest := max(map(int, pairs))) > HIGHEST_VALUE:
+        raise ValueError(f"label value {highest} in {name!r} is above {HIGHEST_VALUE}; renumber the labels")
     ignored = [int(value) for value, structure in pairs.items() if structure == IGNORE]
     return LabelContract(values, ignored[0] if ignored else None)

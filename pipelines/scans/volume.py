@@ -74,6 +74,24 @@ class Geometry:
         return Geometry(affine=affine, **plain)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a file's header announces: `shape`, `spacing_mm` (D, H, W) as in Volume, and its free text."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    description: str
+
+
+def outline(path: Path) -> Outline:
+    """From the header alone; no voxel is read. Raises VolumeError with the reason if it is not a usable one."""
+    shape, affine, description = nifti.announced(path)
+    turned = affine @ inv_ornt_aff(io_orientation(affine), shape)
+    order = [int(np.flatnonzero(io_orientation(affine)[:, 0] == axis)[0]) for axis in (2, 1, 0)]
+    spacing_mm = np.linalg.norm(turned[:3, :3], axis=0)[::-1]
+    return Outline(_three([shape[axis] for axis in order]), _three_floats(spacing_mm.round(6)), description)
+
+
 def read(path: Path) -> Volume:
     """Read a NIfTI file, float32, reoriented. Raises VolumeError with the reason if it is not a usable 3-D scan."""
     file = nifti.load(path)
@@ -113,10 +131,16 @@ def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.ascontiguousarray(file_axes[tuple(slice(None, None, int(flip)) for flip in orientation[:, 1])])
 
 
-def write_label(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
-    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI, whole or not at all."""
-    image = nib.Nifti1Image(label.astype(np.uint8), affine)
+def write_label(path: Path, label: np.ndarray, affine: np.ndarray, description: str = "") -> None:
+    """Write a label map on the file's own grid (i, j, k), as `restore` gives it, as NIfTI, whole or not at all.
+
+    In its own type: uint8, int16 or int32. `description`: the header's free text, up to 79 characters.
+    """
+    if label.dtype not in (np.uint8, np.int16, np.int32):
+        raise ValueError(f"a label map of {label.dtype} is not written; it must be uint8, int16 or int32")
+    image = nib.Nifti1Image(label, affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii")
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

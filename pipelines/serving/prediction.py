@@ -1,140 +1,195 @@
 """Segment scans with a registered version: a NIfTI file, or a folder of them.
 
 Names tell the modality where several files make one scan (`NAME_flair.nii.gz` and `NAME_t1ce.nii.gz`); a single file is
-of the model's own modality, or of the one given. The result lies on the input's own grid.
+of the model's own modality, or of the one given. A scan passes the examination that training scans pass
+(pipelines/intake/quality.py), and the result lies on its own grid. Several scans run side by side as far as memory is
+predicted to suffice; whatever happens to one, the others go on.
 """
 
+import hashlib
 import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from model.network.config import MODALITIES
-from pipelines.cases.preparation import SourceRecord, prepare
+from model import weights
+from model.weights import Card
+from pipelines.cases.preparation import Preprocessing
+from pipelines.cases.resampling import resampled_shape
+from pipelines.intake import examination
+from pipelines.params.quality_bounds import Quality
 from pipelines.release import registry
 from pipelines.scans.structures import contract_of
-from pipelines.scans.volume import Volume, VolumeError, read, same_grid, write_label
+from pipelines.scans.volume import VolumeError, outline, write_label
+from pipelines.serving import footprint
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.segmenter import Segmenter
+from pipelines.serving.from_files import named, nearest_source, segment_files
+from pipelines.serving.requests import MADE_HERE, Request, description_of, requests
+from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
+from pipelines.work import environment, within_memory
 from pipelines.work.progress import track
+from pipelines.work.within_memory import CHUNK_S, Load, LocalExecutor, Lost
+from pipelines.work.wording import listed
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = (".nii.gz", ".nii")
-_MODALITY_SUFFIXES = tuple(f"_{name.lower()}" for name in MODALITIES[1:])
-_NOT_SCANS = ("_seg", "_gt", "segmentation")
+GIB = 1 << 30
+VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only the time left is told by it
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all scans of one prediction share. `mark`: how their label maps' free text begins."""
+
+    weights: Path
+    conditions: Conditions
+    labels_of: str | None
+    modality: str | None
+    bounds: Quality | None
+    mark: str = MADE_HERE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one request: what was noted, and why it failed, if it did."""
+
+    notes: list[str] = field(default_factory=list)
+    failure: str = ""
 
 
 def predict(
-    source: Path, target: Path, model: str, labels_of: str | None = None, modality: str | None = None
-) -> list[Path]:
-    """Segment `source` (file or folder) into `target` (a file, or a folder); the written paths.
+    source: Path,
+    target: Path,
+    model: str,
+    labels_of: str | None = None,
+    modality: str | None = None,
+    overwrite: bool = False,
+    other_code: bool = False,
+) -> Iterator[Path]:
+    """Segment `source` (file or folder) into `target` (a file, or a folder); each path once it is written.
 
     `model`: `models:/NAME@ALIAS` or `models:/NAME/VERSION`. `labels_of`: write a source's own label values instead of
-    the system's structure ids. A scan that cannot be used is reported and the others go on.
-    Raises ValueError if nothing can be segmented, or any scan of a folder failed.
+    the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`.
+    Raises ValueError, before anything is written, if nothing may be; and at the end, if any scan failed.
     """
     if labels_of is not None:
-        contract_of(labels_of)  # refuses an unknown one before the network is loaded
-    scans = find_scans(source)
-    log.info("predict: %d scans, weights of %s", len(scans), model)
+        contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
+    asked = requests(source, target)
     version = registry.find(model)
-    segmenter = Segmenter.load(version.weights(), Conditions.of_version(version.record["conditions"]))
-    written, failed = [], []
-    for name, files in track(scans.items(), len(scans), "predict"):
-        path = target if source.is_file() and _is_nifti(target) else target / f"{name}.nii.gz"
-        try:
-            written.append(_predict_one(segmenter, files, path, labels_of, modality))
-        except (VolumeError, MemoryError) as error:
-            failed.append(f"{', '.join(str(file) for file in files.values())}: {error}")
+    folder, conditions = version.weights(), Conditions.of_version(version.record["conditions"], other_code)
+    job = Job(folder, conditions, labels_of, modality, examination.bounds_here())
+    marks = {request.target: _mark(request, job, version.record["weights_sha256"]) for request in asked}
+    due = asked if overwrite else [request for request in asked if not _is_there(request, marks[request.target])]
+    log.info("predict: %d scans, %d of them done before, weights of %s", len(asked), len(asked) - len(due), model)
+    return _written(due, job, marks)
+
+
+def _is_there(request: Request, mark: str) -> bool:
+    """Made before from the same, in the same way. Raises ValueError if something else lies there."""
+    if not request.target.exists():
+        return False
+    if description_of(request.target) != mark:
+        raise ValueError(
+            f"{request.target} exists, and is not of this scan, these weights and these settings; --overwrite replaces "
+            "it, or name another OUTPUT"
+        )
+    return True
+
+
+def _mark(request: Request, job: Job, weights_sha256: str) -> str:
+    """By which a repeat knows its own: of weights, settings, and the scan's files by size and time."""
+    files = [(role, file.stat().st_size, file.stat().st_mtime_ns) for role, file in sorted(request.files.items())]
+    told = repr((weights_sha256, job.conditions, job.labels_of, job.modality, files))
+    return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[Path]:
+    failed: list[tuple[str, str]] = []
+    for request, outcome in _outcomes(due, job, marks):
+        for note in outcome.notes:
+            log.warning("predict: %s: %s", request.told_as, note)
+        if outcome.failure:
+            failed.append((request.told_as, outcome.failure))
+            log.warning("predict: left out %s: %s", *failed[-1])
+        else:
+            yield request.target
     if failed:
-        raise ValueError(f"{len(failed)} of {len(scans)} scans could not be segmented: " + "; ".join(failed))
-    return written
+        raise ValueError(f"{len(failed)} of {len(due)} scans could not be segmented: {listed(failed)}")
 
 
-def _predict_one(
-    segmenter: Segmenter, files: dict[str, Path], path: Path, labels_of: str | None, modality: str | None
-) -> Path:
-    scan = {name: read(file) for name, file in files.items()}
-    first = next(iter(scan.values()))
-    for name, volume in scan.items():
-        if difference := same_grid(first, volume):
-            raise VolumeError(f"{name}: {difference}")
-    label = segment_scan(segmenter, scan, modality)
-    if labels_of is not None:
-        label = contract_of(labels_of).from_structures(label)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_label(path, label, first.affine)
-    return path
-
-
-def segment_scan(segmenter: Segmenter, scan: dict[str, Volume], modality: str | None = None) -> np.ndarray:
-    """Structure ids on the file's own grid. `scan`: volumes by modality; the name "" stands for the model's own."""
-    if "" in scan:
-        scan = {modality or _only_modality(segmenter): scan[""]}
-    unknown = sorted(set(scan) - set(MODALITIES))
-    if unknown:
-        raise VolumeError(f"modality {unknown[0]!r} is unknown; use one of {', '.join(MODALITIES[1:])}")
-    source = nearest_source(segmenter.plan.sources, scan)
-    record = segmenter.plan.sources[source]
-    image, geometry = prepare(scan, record.spacing_mm, segmenter.plan.ct, record.normalisation)
-    return segmenter.segment(image, sorted(scan), source, geometry)
-
-
-def nearest_source(sources: dict[str, SourceRecord], scan: dict[str, Volume]) -> str:
-    """The training source most like a scan: sharing most modalities, then nearest in spacing.
-
-    It decides grid, patch and the structures looked for; what that source never annotated is not predicted.
-    """
-    spacing_mm = np.array(next(iter(scan.values())).spacing_mm)
-
-    def distance(name: str) -> tuple[int, float, str]:
-        record = sources[name]
-        differing = len(set(scan) ^ set(record.modalities))
-        return differing, float(np.abs(np.log(spacing_mm / np.array(record.native_spacing_mm))).sum()), name
-
-    usable = [name for name, record in sources.items() if set(scan) & set(record.modalities)]
-    if not usable:
-        trained = sorted({modality for record in sources.values() for modality in record.modalities})
-        raise VolumeError(f"modality {', '.join(scan)} was not trained; the model knows {', '.join(trained)}")
-    return min(usable, key=distance)
-
-
-def find_scans(source: Path) -> dict[str, dict[str, Path]]:
-    """Scans in a file or folder: name -> modality -> file. Modality "" where the name does not say.
-
-    A name is the path below the folder, so that `a/imaging` and `b/imaging` stay two scans. Raises ValueError if there
-    is none, or if two files claim one place (x.nii beside x.nii.gz).
-    """
-    if source.is_file():
-        return {_stem(source): {"": source}}
-    if not source.is_dir():
-        raise ValueError(f"{source} is neither a file nor a folder")
-    scans: dict[str, dict[str, Path]] = {}
-    for path in sorted(path for path in source.rglob("*") if _is_nifti(path)):
-        stem = _stem(path)
-        if stem.lower().endswith(_NOT_SCANS):
+def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[tuple[Request, Outcome]]:
+    """Those that cannot fit at once, the others as they come."""
+    card, own = weights.read_card(job.weights), sum(file.stat().st_size for file in weights.files(job.weights))
+    free, free_on_gpu = footprint.free_here(), footprint.free_on_gpu()
+    loads: list[Load[tuple[Request, str]]] = []
+    for request in due:
+        try:
+            need, on_gpu, seconds = _need(request, job, card)
+        except VolumeError as error:
+            yield request, Outcome(failure=str(error))
             continue
-        suffix = max((s for s in _MODALITY_SUFFIXES if stem.lower().endswith(s)), key=len, default="")
-        name = (path.relative_to(source).parent / stem[: len(stem) - len(suffix)]).as_posix()
-        taken = scans.setdefault(name, {}).setdefault(suffix[1:].upper(), path)
-        if taken != path:
-            raise ValueError(f"{taken} and {path.name} are the same scan twice; keep one")
-    if not scans:
-        raise ValueError(f"{source} holds no NIfTI scan (*.nii.gz, *.nii)")
-    return scans
+        if own + need > free:
+            yield request, Outcome(failure=_too_large(own + need, free))
+        elif own + on_gpu > free_on_gpu:
+            yield request, Outcome(failure=_too_large(own + on_gpu, free_on_gpu, " on the GPU"))
+        else:
+            loads.append(Load((request, marks[request.target]), own + need, seconds))
+    work = partial(segment_one, job=job)
+    if scans_at_a_time() == 1 or len(loads) == 1:
+        segmenter = Segmenter.load(job.weights, job.conditions) if loads else None
+        items = track((load.item for load in loads), len(loads), "predict")
+        yield from ((item[0], work(item, segmenter=segmenter)) for item in items)
+        return
+    for item, outcome in within_memory.each(work, loads, LocalExecutor(free), "predict"):
+        yield item[0], Outcome(failure=outcome.reason) if isinstance(outcome, Lost) else outcome
 
 
-def _only_modality(segmenter: Segmenter) -> str:
-    known = sorted({name for record in segmenter.plan.sources.values() for name in record.modalities})
-    if len(known) > 1:
-        raise VolumeError(f"the model knows {', '.join(known)}; say which this scan is with --modality")
-    return known[0]
+def _too_large(need: int, free: int, where: str = "") -> str:
+    return f"needs {need / GIB:.2g} GiB{where}, {free / GIB:.2g} are free; crop it, or free memory"
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.endswith(_SUFFIXES)
+def _need(request: Request, job: Job, card: Card) -> tuple[int, int, float]:
+    """Bytes beside the weights, here and on a GPU, and roughly the seconds.
+
+    Raises VolumeError if the names and headers already forbid the scan.
+    """
+    plan = Preprocessing.from_json(card.preprocessing)
+    scan = named({name: outline(file) for name, file in request.files.items()}, plan, job.modality)
+    source = nearest_source(plan.sources, scan)
+    first = next(iter(scan.values()))
+    record = plan.sources[source]
+    voxels = prod(resampled_shape(first.shape, first.spacing_mm, record.spacing_mm))
+    here = footprint.segment_bytes(first, len(scan), record, card, source)
+    return here, footprint.window_bytes(voxels, len(scan), card, source), CHUNK_S + VOXEL_S * voxels
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None = None) -> Outcome:
+    """Read, segment and write one scan, or say why not: one bad scan must not stop the others."""
+    request, mark = item
+    try:
+        segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
+        label, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
+        if job.labels_of is not None:
+            label = contract_of(job.labels_of).from_structures(label)
+        request.target.parent.mkdir(parents=True, exist_ok=True)
+        write_label(request.target, label, np.asarray(geometry.affine), mark)
+        return Outcome(notes)
+    except Exception as error:  # of any kind: it is told, counted, and the command ends with 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a GPU that was too small for this scan may do for the next one
+        if environment.debugging():
+            log.exception("predict: %s", request.told_as)
+        return Outcome(failure=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """In one line: torch adds its C++ trace."""
+    told = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in told.lower():
+        return f"does not fit in memory ({told or type(error).__name__}); crop it, or free memory"
+    return told if isinstance(error, ValueError | OSError) and told else f"{type(error).__name__}: {told}"

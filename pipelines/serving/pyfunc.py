@@ -4,20 +4,27 @@
     labels = model.predict(["scan.nii.gz"])                              # [uint8 (i, j, k), on the scan's own grid]
     labels = model.predict(["ct.nii.gz"], params={"modality": "CT"})     # where the model knows several modalities
 
-With the version MLflow stores the digest of a record and this module's name, neither weights nor code: the record is
-looked up in the registry, the weights in the store, and code other than the evaluated is refused.
+A scan that ingest would quarantine is refused; what it would note is logged. With the version MLflow stores the digest
+of a record and this module's name, neither weights nor code: the record is looked up in the registry, the weights in
+the store.
+The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, model_config={"other_code": True})` accepts
+other code than was evaluated.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.intake import examination
 from pipelines.release import registry
-from pipelines.scans.volume import read
+from pipelines.scans.volume import VolumeError
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.prediction import segment_scan
+from pipelines.serving.from_files import segment_files
 from pipelines.serving.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 
 class MedSegModel:
@@ -29,7 +36,17 @@ class MedSegModel:
         """`model_input`: paths of NIfTI files, as a list or a table's first column. Structure ids, one array a scan."""
         paths = np.asarray(model_input, dtype=object).reshape(-1)
         modality = (params or {}).get("modality") or None
-        return [segment_scan(self.segmenter, {"": read(Path(path))}, modality) for path in paths]
+        return [self._segment(number, Path(path), modality) for number, path in enumerate(paths)]
+
+    def _segment(self, number: int, path: Path, modality: str | None) -> np.ndarray:
+        """A scan goes by its number: whoever serves this keeps a log, and a path may name a patient."""
+        try:
+            label, _, notes = segment_files(self.segmenter, {"": path}, modality, examination.bounds_here())
+        except VolumeError as error:
+            raise VolumeError(f"input {number}: {error}") from None
+        for note in notes:
+            log.warning("input %d: %s", number, note)
+        return label
 
 
 def _load_pyfunc(_path: str, model_config: dict[str, Any]) -> MedSegModel:

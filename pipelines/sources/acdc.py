@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.sources import Scan, ambiguous, group
 
-_PATTERN = r"(?P<case>(?:.*/)?(?P<name>patient\d+)/(?P=name)_frame\d+)(?P<role>_gt|)\.nii(?:\.gz)?$"
+_PATTERN = r"(?P<case>(?:.*/)?(?P<name>patient\d+)/(?P=name)_frame\d+)(?P<role>_gt|)(?i:\.nii(?:\.gz)?)$"
 
 
 def find(files: Sequence[str], root: Path) -> Iterator[Scan]:

@@ -21,10 +21,11 @@ _MODALITIES = {
     "MRI": "MR", "cine": "CINE",
 }  # fmt: skip
 _PLACE = re.compile(r"(?P<top>(?:.*?/)??)(?:derivatives/(?:.*?/)?)?(?P<subject>sub-[A-Za-z0-9]+)/")
-_NAME = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?$")
+_NIFTI = r"(?i:\.nii(\.gz)?)$"
+_NAME = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)" + _NIFTI)
 _LABEL_NAME = re.compile(
     r"(?P<image>sub-[A-Za-z0-9]+(?:_[A-Za-z0-9]+(?:-[A-Za-z0-9]+)?)*?)"
-    r"_(?P<kind>dseg|seg|mask|(?:seg|label)-[A-Za-z0-9]+(?:_(?:dseg|mask|seg))?)\.nii(\.gz)?$"
+    r"_(?P<kind>dseg|seg|mask|(?:seg|label)-[A-Za-z0-9]+(?:_(?:dseg|mask|seg))?)" + _NIFTI
 )
 _CONTRAST = ("ce", "suffix")
 _OF_THE_LABEL = ("label", "desc", "space", "res", "den")
@@ -69,7 +70,7 @@ def _place(path: str) -> tuple[str, str] | None:
     """The data set's folder and the subject of a NIfTI file below a `sub-` folder; None for anything else."""
     match = _PLACE.match(path)
     name = PurePosixPath(path).name
-    if match is None or not name.endswith((".nii", ".nii.gz")) or not name.startswith(f"{match['subject']}_"):
+    if match is None or not re.search(_NIFTI, name) or not name.startswith(f"{match['subject']}_"):
         return None
     return match["top"], match["subject"]
 
@@ -124,7 +125,7 @@ def _own(session: _Session, labels: list[str]) -> list[str]:
 
 def _best(labels: list[str]) -> list[str]:
     """A _dseg, if there is just one, goes before masks and hand-made others."""
-    dense = [path for path in labels if re.search(r"_dseg\.nii", path)]
+    dense = [path for path in labels if re.search(r"_dseg" + _NIFTI, path)]
     return dense if len(dense) == 1 else labels
 
 
@@ -153,7 +154,7 @@ def _reduced(stem: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(path).name)
+    return re.sub(_NIFTI, "", PurePosixPath(path).name)
 
 
 def _contract(label: str, dataset: str, tables: list[str], root: Path) -> str:
@@ -172,7 +173,7 @@ def _contract(label: str, dataset: str, tables: list[str], root: Path) -> str:
 
 def _table_of(label: str, tables: list[str]) -> str | None:
     """The nearest table: the label's own, else the one of the nearest folder upwards."""
-    own = re.sub(r"\.nii(\.gz)?$", ".tsv", label)
+    own = re.sub(_NIFTI, ".tsv", label)
     if own in tables:
         return own
     above = [table for table in tables if PurePosixPath(table).parent in PurePosixPath(label).parents]

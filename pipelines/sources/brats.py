@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.sources import Scan, ambiguous, group
 
-_PATTERN = r"(?P<case>(?:.*/)?(?P<name>[^/]+))/(?P=name)_(?P<role>flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?$"
+_PATTERN = r"(?P<case>(?:.*/)?(?P<name>[^/]+))/(?P=name)_(?P<role>flair|t1|t1ce|t2|seg)(?i:\.nii(?:\.gz)?)$"
 
 
 def find(files: Sequence[str], root: Path) -> Iterator[Scan]:

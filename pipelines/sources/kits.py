@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.sources import Scan, ambiguous, group
 
-_PATTERN = r"(?P<case>(?:.*/)?case_\d+)/(?P<role>imaging|segmentation)\.nii(?:\.gz)?$"
+_PATTERN = r"(?P<case>(?:.*/)?case_\d+)/(?P<role>imaging|segmentation)(?i:\.nii(?:\.gz)?)$"
 
 
 def find(files: Sequence[str], root: Path) -> Iterator[Scan]:

@@ -94,9 +94,9 @@ def _from_names(index: str, files: list[str], ending: str) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for path in files:
         kind, _, name = path.removeprefix(top).partition("/")
-        if not path.startswith(top) or "/" in name or not name.endswith(ending):
+        if not path.startswith(top) or "/" in name or not name.lower().endswith(ending):
             continue
-        stem = name.removesuffix(ending)
+        stem = name[: -len(ending)]
         if kind == "labelsTr":
             labels[stem] = path
         elif kind in ("imagesTr", "imagesTs"):

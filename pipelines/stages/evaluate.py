@@ -6,7 +6,8 @@ Writes  reports/evaluate/: metrics.json, cases.csv, montage.png
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 5 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
-is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing.
+is scored on the structures its source annotated. A missed structure counts as 0; one that neither has says nothing, and
+one that no scan of the cohort has is not scored.
 A case that cannot be measured is left out, named in metrics.json, and bounded by `evaluate.max_left_out_fraction`.
 """
 
@@ -26,6 +27,7 @@ from model.data import casefile
 from model.data.casefile import Case
 from model.metrics import dice, mean
 from pipelines import params
+from pipelines.intake import sufficiency
 from pipelines.pages import montage
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TEST, Row
@@ -95,6 +97,7 @@ def _measured_on(trained: Path) -> dict[str, Any]:
 def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], dict[str, str]]:
     """Every labelled held-out case, in order of its id, or why it cannot be measured."""
     rows = {row.case_id: row for row in manifest.read()}
+    unknown = frozenset(sufficiency.never_drawn(list(rows.values())))
     loads, left_out, found = [], dict[str, str](), dict[str, Measured]()
     for path in sorted((project.CASES / TEST).glob("*.safetensors")):
         try:
@@ -102,7 +105,7 @@ def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], 
                 loads.append(Load(path, segmentation_bytes(case, project.TRAINED), segmentation_seconds(case)))
         except ValueError as error:
             left_out[path.stem] = str(error)
-    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions)
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions, never_drawn=unknown)
     where = LocalExecutor(memory_bytes, slots=scans_at_a_time())
     for path, outcome in within_memory.each(work, loads, where, "evaluate"):
         if isinstance(outcome, Measured):
@@ -112,7 +115,9 @@ def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], 
     return [found[name] for name in sorted(found)], left_out
 
 
-def evaluate_case(path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions) -> Measured | str:
+def evaluate_case(
+    path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions, never_drawn: frozenset[str] = frozenset()
+) -> Measured | str:
     """Scores and a picture of one held-out, labelled case file, or the reason why there are none."""
     try:
         case = casefile.read(path)
@@ -128,7 +133,7 @@ def evaluate_case(path: Path, rows: dict[str, Row], weights: Path, conditions: C
         if (reason := faults.told(error)) is None:
             raise
         return reason
-    scores = list(score_case(case, reference, predicted))
+    scores = list(score_case(case, reference, predicted, never_drawn))
     return Measured(scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores])))
 
 
@@ -155,10 +160,15 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     return reference, predicted
 
 
-def score_case(case: Case, reference: np.ndarray, predicted: np.ndarray) -> Iterable[Score]:
-    """Every annotated structure, and every region whose parts were all annotated."""
+def score_case(
+    case: Case, reference: np.ndarray, predicted: np.ndarray, never_drawn: frozenset[str] = frozenset()
+) -> Iterable[Score]:
+    """Every annotated structure but those `never_drawn`, and every region whose parts were all annotated."""
     annotated = case.record.annotated
-    for name in (*annotated, *(region for region, parts in REGIONS.items() if set(parts) <= set(annotated))):
+    regions = [region for region, parts in REGIONS.items() if set(parts) <= set(annotated)]
+    for name in (*annotated, *regions):
+        if set(REGIONS.get(name, (name,))) <= never_drawn:
+            continue
         ids = [BY_NAME[part].id for part in REGIONS.get(name, (name,))]
         one, other = np.isin(reference, ids), np.isin(predicted, ids)
         yield Score(case.record.case_id, case.record.source, name, dice(one, other), int(one.sum()), int(other.sum()))

@@ -13,11 +13,12 @@ a pseudonym from now on, and only the manifest knows the file.
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 
 from pipelines import params
-from pipelines.intake import listing
+from pipelines.intake import claims, listing, sufficiency
 from pipelines.intake.examination import examine
 from pipelines.intake.finding import find, find_deidentified, find_phantoms
 from pipelines.intake.splits import assign_splits
@@ -26,7 +27,7 @@ from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.sources import phantom
 from pipelines.work import project
-from pipelines.work.wording import first_of
+from pipelines.work.wording import by_reason, listed
 from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
@@ -42,29 +43,44 @@ def main() -> None:
             cohort = settings.ingest.phantom
             phantom.write(folder, cohort.cases_per_layout, cohort.size, cohort.seed)
     layouts = [name for name in settings.data.sources if name != "dicom"]  # DICOM has its own folder by now
-    rows = find(project.RAW, pq.read_table(project.INVENTORY, schema=listing.SCHEMA), layouts)
+    inventory = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
+    unread = claims.unread(inventory["path"].to_pylist(), project.RAW, settings.data.sources)
+    rows = find(project.RAW, inventory, layouts)
     rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:
         rows += find_phantoms(project.PHANTOM)
+    _tell_unread(unread, settings.data.sources)
     if not rows:
         raise ValueError(
             f"{project.RAW} holds no scan in a layout of data.sources {list(settings.data.sources)}; "
-            "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
+            + (f"read those of {', '.join(unread.scans)} by {unread.remedy(())}, or " if unread.scans else "")
+            + "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
         )
     rows = assign_splits(examine(rows, settings.ingest.quality, settings.preprocess.memory_gib), settings.data)
     manifest.write(project.MANIFEST, rows)
     contact_sheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases, settings.preprocess.memory_gib)
     _report(rows)
     _stop_above(rows, settings.ingest.max_quarantined_fraction)
+    for remark in sufficiency.check(rows):
+        log.warning("ingest: %s", remark)
+
+
+def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:
+    """Numbers only: this log leaves the machine, and names of files may name patients."""
+    for layout, count in unread.scans.items():
+        told = "ingest: %d scans of layout %s are NOT read, since data.sources does not name it; add it by %s"
+        log.warning(told, count, layout, unread.remedy(requested))
+    if unread.unclaimed:
+        told = "ingest: %d NIfTI files are in no layout that is read; `medseg data check %s` names the first"
+        log.warning(told, len(unread.unclaimed), project.RAW)
 
 
 def _report(rows: list[Row]) -> None:
     counts = Counter((row.source, row.split or "quarantined") for row in rows)
     for (source, split), count in sorted(counts.items()):
         log.info("ingest: %-16s %-12s %d", source, split, count)
-    for row in rows:
-        if row.quarantined:
-            log.warning("ingest: quarantined %s: %s", row.case_id, row.quarantined)
+    for told in by_reason((row.case_id, row.quarantined) for row in rows if row.quarantined):
+        log.warning("ingest: quarantined %s", told)
     noted = Counter(note.partition(":")[0] for row in manifest.usable(rows) for note in row.notes)
     for check, count in sorted(noted.items()):
         log.info("ingest: noted %-18s %d", check, count)
@@ -73,8 +89,8 @@ def _report(rows: list[Row]) -> None:
 def _stop_above(rows: list[Row], bound: float) -> None:
     refused = [row for row in rows if row.quarantined and not row.quarantined.startswith(SET_ASIDE)]
     if len(refused) > bound * len(rows):
-        listed = first_of([f"{row.case_id}: {row.quarantined}" for row in refused])
+        reasons = listed((row.case_id, row.quarantined) for row in refused)
         raise ValueError(
             f"{len(refused)} of {len(rows)} scans are quarantined, above ingest.max_quarantined_fraction {bound:g}; "
-            f"mend or remove them, or raise the bound: {listed}"
+            f"mend or remove them, or raise the bound: {reasons}"
         )

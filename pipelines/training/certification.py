@@ -18,7 +18,7 @@ import torch
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
 from model.certificate.ways import Goal
-from model.engine.hardware import find_gpu
+from model.engine.hardware import GPUS, HERE, Gpu, described, find_gpu
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
@@ -55,7 +55,7 @@ def certify(
     recipe: Optimisation = settings.pretrain if stage == "pretrain" else settings.train
     if not (steps or recipe.steps):
         raise ValueError(f"pretrain.steps 0 in {source} skips pretraining: nothing to certify; set it, or give --steps")
-    kind = find_gpu(gpu)
+    kind = _gpu_here() if gpu.lower() == HERE else find_gpu(gpu)
     if network_gbit is not None:
         kind = replace(kind, network_bytes_per_s=network_gbit * 1e9 / 8)
     wished = recipe.model_copy(update=_wishes(recipe, patch, steps))
@@ -73,6 +73,12 @@ def certify(
     if content["fits"]:
         content["file"] = str(launch_certificate.write(content, certificates.folder()))
     return content
+
+
+def _gpu_here() -> Gpu:
+    if not torch.cuda.is_available():
+        raise ValueError(f"--gpu {HERE}: this machine has no GPU that PyTorch sees; name one: {', '.join(GPUS)}")
+    return described(torch.cuda.get_device_properties(0))
 
 
 def parameters(preset: str) -> tuple[str, params.Params]:

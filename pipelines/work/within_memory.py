@@ -17,7 +17,7 @@ from pipelines.work.cores import workers
 from pipelines.work.memory import GIB, bound_this_process
 from pipelines.work.progress import Countdown
 from pipelines.work.tether import tether
-from pipelines.work.wording import first_of
+from pipelines.work.wording import listed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -125,10 +125,9 @@ def each(
 def stop_above(left_out: Mapping[str, str], total: int, bound: float, key: str) -> None:
     """Raise ValueError with the reasons, once more of `total` cases are left out than the parameter `key` allows."""
     if len(left_out) > bound * total or len(left_out) == total:
-        listed = first_of([f"{case_id}: {reason}" for case_id, reason in left_out.items()])
         raise ValueError(
             f"{len(left_out)} of {total} cases are left out, above {key} {bound:g}; mend or remove their scans, or "
-            f"raise the bound: {listed}"
+            f"raise the bound: {listed(left_out.items())}"
         )
 
 

@@ -1,7 +1,7 @@
 """Words for what people may type and what was wrong with it; shared by parameters and environment."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
@@ -14,16 +14,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if names else ""
 
 
+def by_reason(entries: Iterable[tuple[str, str]]) -> list[str]:
+    """(name, reason) as `name: reason`, a reason that several share once: `name and 9 more: reason`."""
+    names: dict[str, list[str]] = {}
+    for name, reason in entries:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{first}{f' and {len(others)} more' if others else ''}: {reason}" for reason, (first, *others) in names.items()
+    ]
+
+
+def listed(entries: Iterable[tuple[str, str]], most: int = 5) -> str:
+    """The same in one line, as errors are, cut after some."""
+    told = by_reason(entries)
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more reasons, in the log" if len(told) > most else "")
+
+
 def short(value: object) -> str:
     """As Python would write it, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def first_of(lines: Sequence[str], most: int = 5) -> str:
-    """A list for an error, on one line; after `most` only how many more there are."""
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "; ".join([*lines[:most], *more])
 
 
 def type_and_bound(node: dict[str, Any]) -> tuple[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +33,7 @@ from model.certificate.simulate import (
     simulate,
 )
 from model.certificate.timing import timing
-from model.engine.hardware import find_gpu
+from model.engine.hardware import described, find_gpu
 from model.engine.parallelize import ParallelNetwork, autocast, checkpoint_activations
 from model.engine.ranks import Ranks
 from model.engine.trainer import accumulate, new_state
@@ -205,9 +207,51 @@ def test_what_is_no_certificate_is_refused(certificates: Path) -> None:
     assert "is not a certificate" in document.check(launch(), certificates)[1]
 
 
-@pytest.mark.parametrize("changes", [{"gpu": ""}, {"ranks": 1}])
-def test_cpus_and_a_single_gpu_need_no_certificate(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"gpu": ""}, {"ranks": 1}, {"ranks": 2, "gpu": "NVIDIA RTX A6000"}, {"ranks": 8}])
+def test_cpus_and_a_single_machine_need_no_certificate(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert document.check(launch(**changes), tmp_path) == (None, "")
+
+
+def test_above_a_machine_any_gpu_needs_one_and_the_remedy_can_be_typed(tmp_path: Path) -> None:
+    path, refusal = document.check(launch(ranks=9, gpu="NVIDIA RTX A6000"), tmp_path)
+    assert path is None
+    assert "9 GPUs need a launch certificate" in refusal
+    assert "`medseg certify --gpus 9 --gpu here`" in refusal
+
+
+def by_driver(name: str, capability: tuple[int, int], count: int, gib: float, *clocks: int) -> Any:
+    mhz, memory_mhz, bits = clocks
+    major, minor = capability
+    return SimpleNamespace(
+        name=name, major=major, minor=minor, multi_processor_count=count, total_memory=int(gib * 2**30),
+        clock_rate=1000 * mhz, memory_clock_rate=1000 * memory_mhz, memory_bus_width=bits,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "flops", "bytes_per_s"),  # NVIDIA's data sheets: 16 bit with sums in float32, dense
+    [
+        (by_driver("Tesla V100-SXM2-32GB", (7, 0), 80, 31.7, 1530, 877, 4096), 125e12, 900e9),
+        (by_driver("NVIDIA GeForce RTX 3090", (8, 6), 82, 23.7, 1695, 9751, 384), 71e12, 936e9),
+        (by_driver("NVIDIA GeForce RTX 4090", (8, 9), 128, 23.6, 2520, 10501, 384), 165e12, 1008e9),
+        (by_driver("NVIDIA GeForce RTX 5090", (12, 0), 170, 31.4, 2407, 14001, 512), 209e12, 1792e9),
+    ],
+)
+def test_a_gpu_without_a_data_sheet_here_is_described_by_its_driver(
+    found: Any, flops: float, bytes_per_s: float
+) -> None:
+    gpu = described(found)
+    assert gpu.flops == pytest.approx(flops, rel=0.05)
+    assert gpu.memory_bytes_per_s == pytest.approx(bytes_per_s, rel=0.01)
+    assert gpu.memory_bytes == found.total_memory
+    assert gpu.family in found.name
+    assert re.fullmatch(r"[a-z0-9-]+", gpu.key)
+
+
+def test_a_gpu_with_a_data_sheet_keeps_its_figures_and_one_without_tensor_cores_is_refused() -> None:
+    assert described(by_driver("NVIDIA A100-SXM4-80GB", (8, 0), 108, 79.2, 1410, 1593, 5120)) == A100
+    with pytest.raises(ValueError, match=r"has no tensor cores \(compute capability 6.1\)"):
+        described(by_driver("NVIDIA GeForce GTX 1080", (6, 1), 20, 7.9, 1733, 5005, 256))
 
 
 def test_the_digest_changes_with_the_parameters_and_the_code() -> None:

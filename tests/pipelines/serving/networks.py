@@ -1,4 +1,4 @@
-"""A network with random weights that knows CT kidneys, for tests of all around it."""
+"""A network with random weights that knows structures in CT, for tests of all around it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,20 +9,22 @@ from model import weights
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
+from pipelines.scans.structures import STRUCTURES
 
 SPACING = (2.0, 2.0, 2.0)
+KNOWN = (9, 12)  # kidney, spleen
 
 
-def write_weights(folder: Path) -> Path:
-    """The folder, with the weights of a `nano` of two classes."""
+def write_weights(folder: Path, window: int = 16, classes: int = 2) -> Path:
+    """The folder, with the weights of a `nano` that knows kidney and spleen, or the first `classes` structures."""
     torch.manual_seed(0)
-    plan = Preprocessing(
-        CTScale(-200.0, 300.0, 50.0, 100.0), {"kits": SourceRecord(("CT",), ("kidney", "spleen"), SPACING, SPACING)}
-    )
+    known = [each for each in STRUCTURES if classes != 2 or each.id in KNOWN][:classes]
+    names = tuple(each.name for each in known)
+    plan = Preprocessing(CTScale(-200.0, 300.0, 50.0, 100.0), {"kits": SourceRecord(("CT",), names, SPACING, SPACING)})
     card = weights.Card(
-        "nano", asdict(PRESETS["nano"]), ("kidney", "spleen"), {"kidney": 9, "spleen": 12}, {"kits": (16, 16, 16)},
+        "nano", asdict(PRESETS["nano"]), names, {each.name: each.id for each in known}, {"kits": (window,) * 3},
         plan.to_json(), {},
     )  # fmt: skip
     folder.mkdir(parents=True)
-    weights.export(folder, MedSegFormer(PRESETS["nano"], num_classes=3).state_dict(), card)
+    weights.export(folder, MedSegFormer(PRESETS["nano"], num_classes=classes + 1).state_dict(), card)
     return folder

@@ -1,15 +1,26 @@
-"""What a prediction refuses before it loads anything, and how it groups and matches scans."""
+"""A prediction: what it refuses, that no scan keeps the others from being done, and that a repeat does what is left."""
 
+import os
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from pipelines import params
 from pipelines.cases.preparation import SourceRecord
+from pipelines.release import registry
 from pipelines.scans.volume import Volume, VolumeError
-from pipelines.serving.prediction import find_scans, nearest_source, predict
-from tests.conftest import save
+from pipelines.serving import footprint, prediction
+from pipelines.serving.from_files import nearest_source
+from pipelines.serving.prediction import predict
+from pipelines.serving.segmenter import Segmenter
+from tests.conftest import REPOSITORY, save
+from tests.pipelines.serving.networks import KNOWN, write_weights
 
+MODEL = "models:/medsegformer@champion"
+AFFINE = np.diag([-2.0, -2.0, 2.0, 1])
 SOURCES = {
     "acdc": SourceRecord(("CINE",), ("left_ventricle",), (10.0, 1.5, 1.5), (10.0, 1.5, 1.5)),
     "brats": SourceRecord(("FLAIR", "T1CE"), ("tumour_oedema",), (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)),
@@ -22,7 +33,9 @@ SOURCES = {
     [
         ("medsegformer", None, "must look like models:/NAME@ALIAS"),
         ("models:/medsegformer", None, "must look like models:/NAME@ALIAS"),
-        ("models:/medsegformer@champion", "spleen", "is not a label contract; known: acdc"),
+        (MODEL, "spleen", "is not a label contract; known: acdc"),
+        (MODEL, "1=kidney 2=kidney 3=spleen", "values 1, 2 all mean kidney"),
+        (MODEL, "99999999=kidney", "label value 99999999 .* is above 16777216"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_loaded(
@@ -35,29 +48,9 @@ def test_wrong_words_are_refused_before_anything_is_loaded(
 
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no NIfTI scan"):
-        predict(tmp_path, tmp_path / "out", "models:/medsegformer@champion")
+        predict(tmp_path, tmp_path.parent / "out", MODEL)
     with pytest.raises(ValueError, match="neither a file nor a folder"):
-        predict(tmp_path / "gone", tmp_path / "out", "models:/medsegformer@champion")
-
-
-def test_sequences_of_one_name_are_one_scan_and_labels_are_no_scans(tmp_path: Path) -> None:
-    for name in ("a_flair", "a_t1", "a_t1ce", "a_seg", "b", "c_gt"):
-        save(tmp_path / f"{name}.nii.gz", np.ones((2, 2, 2), np.uint8))
-    found = find_scans(tmp_path)
-    assert {name: sorted(files) for name, files in found.items()} == {"a": ["FLAIR", "T1", "T1CE"], "b": [""]}
-
-
-def test_scans_of_one_name_in_two_folders_are_two_scans(tmp_path: Path) -> None:
-    for name in ("case_1/imaging", "case_2/imaging"):
-        save(tmp_path / f"{name}.nii.gz", np.ones((2, 2, 2), np.uint8))
-    assert set(find_scans(tmp_path)) == {"case_1/imaging", "case_2/imaging"}
-
-
-def test_one_scan_stored_twice_is_refused(tmp_path: Path) -> None:
-    for suffix in (".nii", ".nii.gz"):
-        save(tmp_path / f"a{suffix}", np.ones((2, 2, 2), np.uint8))
-    with pytest.raises(ValueError, match="are the same scan twice"):
-        find_scans(tmp_path)
+        predict(tmp_path / "gone", tmp_path / "out", MODEL)
 
 
 def volume(*spacing_mm: float) -> Volume:
@@ -74,3 +67,140 @@ def test_a_scan_is_met_as_the_training_source_most_like_it() -> None:
 def test_a_modality_that_was_never_trained_is_refused() -> None:
     with pytest.raises(VolumeError, match="modality CT was not trained; the model knows CINE, FLAIR, T1CE"):
         nearest_source(SOURCES, {"CT": volume(1, 1, 1)})
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("model") / "weights")
+
+
+@pytest.fixture
+def scans(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two scans of a body in air, in a folder; the version is the small network's; the bounds are the profiles'."""
+    monkeypatch.setattr(registry, "weights_of", lambda _: network)
+    bounds = params.load(REPOSITORY / "params.yaml").ingest.quality
+    monkeypatch.setattr(prediction.examination, "bounds_here", lambda: bounds)
+    monkeypatch.setenv("MEDSEG_WORKERS", "1")
+    for name in ("a", "b"):
+        save(tmp_path / "in" / f"{name}.nii.gz", body(), AFFINE)
+    return tmp_path / "in"
+
+
+def body() -> np.ndarray:
+    """CT of 24^3 voxels of 2 mm: noise as of tissue and bone in air."""
+    image = np.full((24, 24, 24), -1000, np.int16)
+    image[4:20, 4:20, 2:22] = np.random.default_rng(0).normal(100, 200, (16, 16, 20)).clip(-300, 1600)
+    return image
+
+
+def odd(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (odd(body() + 1024), "has no negative value: no Hounsfield units, or no intercept"),
+        (odd((body().clip(-160, 240) + 160) * (255 / 400)), "spans less than 300 HU; windowed or rescaled"),
+        (odd(np.full((24, 24, 24), -1000)), "every voxel has the same value"),
+        (odd(body()[:3, :3, :3] + np.arange(3)), "field of view: 6 x 6 x 6 mm"),
+    ],
+)
+def test_what_ingest_refuses_prediction_refuses_and_the_others_go_on(
+    scans: Path, tmp_path: Path, image: np.ndarray, told: str
+) -> None:
+    save(scans / "a.nii.gz", image, AFFINE)
+    paths = predict(scans, tmp_path / "out", MODEL)
+    assert next(paths) == tmp_path / "out" / "b.nii.gz"
+    with pytest.raises(ValueError, match=r"1 of 2 scans could not be segmented: .*a\.nii\.gz") as refused:
+        next(paths)
+    assert told in str(refused.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.nii.gz"]
+
+
+def test_what_ingest_would_note_is_told(scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(scans / "a.nii.gz", body()[:, :, 8:12], AFFINE)
+    assert len(list(predict(scans, tmp_path / "out", MODEL))) == 2
+    assert "slices: 4, below 5" in caplog.text
+
+
+def test_a_label_map_is_on_the_scans_grid_in_the_form_that_its_name_says(scans: Path, tmp_path: Path) -> None:
+    for name in ("out.nii", "out.nii.gz"):
+        assert list(predict(scans / "a.nii.gz", tmp_path / name, MODEL)) == [tmp_path / name]
+        label = nib.load(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
+        np.testing.assert_allclose(label.affine, AFFINE)
+        assert set(np.unique(np.asarray(label.dataobj))) <= {0, *KNOWN}
+
+
+def test_own_values_above_255_are_kept(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = np.array(KNOWN, np.uint8)[np.indices((24, 24, 24)).sum(0) % 2]
+    monkeypatch.setattr(Segmenter, "segment", lambda *_: found)
+    list(predict(scans / "a.nii.gz", tmp_path / "out.nii.gz", MODEL, "256=kidney 70000=spleen"))
+    assert set(np.unique(np.asarray(nib.load(tmp_path / "out.nii.gz").dataobj))) == {256, 70000}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "does not fit in memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory\nframe #0"), "does not fit in memory"),
+        (MemoryError(), "does not fit in memory"),
+        (KeyError("kits"), "KeyError: 'kits'"),
+    ],
+)
+def test_whatever_happens_to_a_scan_the_others_go_on(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(segmenter: Segmenter, files: dict[str, Path], *arguments: object) -> object:
+        if files[""].name == "a.nii.gz":
+            raise error
+        return segment(segmenter, files, *arguments)
+
+    segment = prediction.segment_files
+    monkeypatch.setattr(prediction, "segment_files", fail)
+    paths = predict(scans, tmp_path / "out", MODEL)
+    assert next(paths).name == "b.nii.gz"
+    with pytest.raises(ValueError, match=f"1 of 2 scans could not be segmented: .*a.nii.gz: {told}") as failed:
+        next(paths)
+    assert "frame #0" not in str(failed.value)
+
+
+def test_a_scan_that_cannot_fit_is_named_before_it_is_read(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(scans / "large.nii.gz", np.zeros((200, 200, 200), np.uint8), AFFINE)
+    monkeypatch.setattr(footprint, "free_here", lambda: 150 << 20)
+    paths = predict(scans, tmp_path / "out", MODEL)
+    assert [next(paths).name, next(paths).name] == ["a.nii.gz", "b.nii.gz"]
+    with pytest.raises(ValueError, match=r"large.nii.gz: needs 0\.\d+ GiB, 0\.15 are free"):
+        next(paths)
+
+
+def test_a_repeat_makes_what_is_missing_and_replaces_only_on_request(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = list(predict(scans, out, MODEL))
+    assert [path.name for path in first] == ["a.nii.gz", "b.nii.gz"]
+    first[1].unlink()
+    assert list(predict(scans, out, MODEL)) == [first[1]]
+    assert list(predict(scans, out, MODEL, overwrite=True)) == first
+    os.utime(scans / "a.nii.gz", ns=(0, 0))
+    with pytest.raises(ValueError, match=r"a.nii.gz exists, and is not of this scan, .*; --overwrite replaces it"):
+        predict(scans, out, MODEL)
+
+
+def test_a_file_of_somebody_else_is_never_replaced(scans: Path, tmp_path: Path) -> None:
+    save(tmp_path / "other.nii.gz", np.ones((2, 2, 2), np.uint8))
+    before = (tmp_path / "other.nii.gz").read_bytes()
+    with pytest.raises(ValueError, match="--overwrite"):
+        predict(scans / "a.nii.gz", tmp_path / "other.nii.gz", MODEL)
+    assert (tmp_path / "other.nii.gz").read_bytes() == before
+
+
+def test_several_scans_at_a_time_give_the_same_label_maps(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {path.name: path.read_bytes() for path in predict(scans, tmp_path / "one", MODEL)}
+    monkeypatch.setenv("MEDSEG_WORKERS", "2")
+    two = {path.name: path.read_bytes() for path in predict(scans, tmp_path / "two", MODEL)}
+    assert one == two

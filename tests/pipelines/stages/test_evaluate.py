@@ -35,6 +35,15 @@ def test_a_structure_that_was_not_annotated_is_not_scored() -> None:
     assert [score.structure for score in scores] == ["kidney"]
 
 
+def test_a_structure_that_no_scan_of_the_cohort_has_is_not_scored() -> None:
+    """Nobody showed it to the network: a voxel of it would be a Dice of 0 that says nothing of the others."""
+    reference = np.full((4, 4, 4), BY_NAME["kidney"].id, np.uint8)
+    predicted = reference.copy()
+    predicted[0] = BY_NAME["liver"].id
+    scores = score_case(case(("kidney", "liver")), reference, predicted, frozenset({"liver"}))
+    assert [score.structure for score in scores] == ["kidney"]
+
+
 def score(structure: str, dice: float, source: str = "brats", case_id: str = "a") -> Score:
     return Score(case_id, source, structure, dice, 1, 1)
 

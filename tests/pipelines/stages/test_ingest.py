@@ -183,11 +183,36 @@ def test_the_same_voxels_under_another_name_are_a_duplicate(cohort: Path) -> Non
     assert "the same as data/raw/patient003" in the_refused(cohort).quarantined
 
 
+def test_a_scan_that_cannot_be_used_takes_no_sound_one_with_it(cohort: Path) -> None:
+    shutil.copytree(cohort / "patient003", cohort / "copy" / "patient003")  # comes first, by its path
+    empty_label(cohort / "copy")
+    refused = the_refused(cohort)
+    assert refused.quarantined == "data/raw/copy/patient003/patient003_frame01_gt.nii.gz: label is empty"
+    ids = [row.case_id for row in examined(cohort)]
+    assert len(set(ids)) == len(ids) == 11
+
+
 def test_case_ids_are_unique_and_carry_no_name_of_the_layout(cohort: Path) -> None:
     shutil.copytree(cohort / "patient003", cohort / "copy" / "patient003")
     ids = [row.case_id for row in examined(cohort)]
     assert len(set(ids)) == len(ids) == 11
     assert not any("patient" in case_id for case_id in ids)
+
+
+def test_a_reason_that_many_scans_share_is_told_once_and_in_one_line(cohort: Path) -> None:
+    rows = [replace(row, quarantined="no structure is called 'knee'") for row in examined(cohort)]
+    with pytest.raises(ValueError, match=rf"raise the bound: {rows[0].case_id} and 9 more: no structure [^\n]*knee'$"):
+        ingest._stop_above(rows, 0.05)
+
+
+def test_a_structure_that_a_label_shows_is_kept_in_the_manifest(cohort: Path) -> None:
+    image = nib.load(cohort / LABEL)
+    label = np.asarray(image.dataobj).copy()
+    label[label == 3] = 2
+    save(cohort / LABEL, label, image.affine)
+    drawn = {row.files[0].path[9:]: row.drawn for row in examined(cohort)}
+    assert drawn.pop(IMAGE) == ["right_ventricle", "myocardium"]
+    assert set(map(tuple, drawn.values())) == {("right_ventricle", "myocardium", "left_ventricle")}
 
 
 def test_above_the_bound_the_stage_stops_with_the_list(cohort: Path) -> None:

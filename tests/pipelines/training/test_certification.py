@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model.certificate import document
 from model.certificate.document import Launch
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
@@ -29,7 +30,8 @@ WANTED = LaunchPlan(
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Parameters, profiles and nothing else."""
+    """Parameters, profiles and nothing else; two GPUs need a certificate here: simulating nine takes longer."""
+    monkeypatch.setattr(document, "WITHOUT_CERTIFICATE", 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "profiles").mkdir()
@@ -125,12 +127,15 @@ def test_pretraining_has_a_certificate_of_its_own(project: Path) -> None:
 
 
 def test_a_run_without_a_certificate_is_refused_or_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = Launch(2, 2, "NVIDIA A100-SXM4-80GB", 85e9, "")
-    with pytest.raises(ValueError, match="2 GPUs need a launch certificate"):
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    launch = Launch(16, 8, "NVIDIA A100-SXM4-80GB", 85e9, "")
+    with pytest.raises(ValueError, match="16 GPUs need a launch certificate"):
         certificates.require(launch)
     monkeypatch.setenv("MEDSEG_UNCERTIFIED", "1")
     assert certificates.require(launch) == certificates.UNCERTIFIED
     assert certificates.require(replace(launch, gpu="")) == "not needed"
+    assert certificates.require(replace(launch, ranks=8)) == "not needed"
 
 
 def test_the_stage_asks_for_what_its_parameters_and_placement_say(
@@ -149,6 +154,7 @@ def test_the_stage_asks_for_what_its_parameters_and_placement_say(
     [
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"gpu": "tpu"}, "no GPU 'tpu'"),
+        ({"gpu": "here"}, "this machine has no GPU that PyTorch sees"),
         ({"patch": 30}, "--patch 30 must be divisible by 4; nearest: 32"),
         ({"ranks": 7}, "cannot be shared by 7 ranks"),
     ],

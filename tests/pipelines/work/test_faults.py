@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError
 
 from pipelines.work import faults, preemption
-from pipelines.work.wording import first_of
+from pipelines.work.wording import listed
 from pipelines.work.writing import replacing
 
 PLAIN = [
@@ -72,5 +72,5 @@ def test_a_full_disk_is_told_with_the_file_however_it_is_written(tmp_path: Path)
 
 
 def test_a_long_list_is_cut_with_its_count() -> None:
-    assert first_of(["a", "b"]) == "a; b"
-    assert first_of([str(n) for n in range(12)]) == "0; 1; 2; 3; 4; and 7 more"
+    assert listed([("a", "bad"), ("b", "bad"), ("c", "worse")]) == "a and 1 more: bad; c: worse"
+    assert listed([(str(n), str(n)) for n in range(12)]).endswith("4: 4; and 7 more reasons, in the log")
