@@ -12,12 +12,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from model.data import casefile
-from pipelines.cases import case_folder, forecast, preparation
+from pipelines.cases import case_folder, preparation
 from pipelines.cases.forecast import case_bytes
 from pipelines.params import profiles
 from pipelines.scans import manifest
 from pipelines.stages import deidentify, ingest, inventory, plan, preprocess
 from pipelines.work import code, project, within_memory
+from pipelines.work.memory import GIB
 from pipelines.work.writing import replacing
 from tests.conftest import save
 
@@ -222,13 +223,13 @@ def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_i
     rows[3] = replace(rows[3], shape=[2000, 512, 512])
     decided = preparation.load(project.PLAN)
     tasks = [preprocess.DueCase(row, str(place), decided, 5) for place, row in enumerate(rows)]
-    where = within_memory.LocalExecutor(4 * forecast.GIB)
+    where = within_memory.LocalExecutor(4 * GIB)
     entries = preprocess.make(tasks, project.CASES, where)
     assert entries[0].case_id == rows[3].case_id  # before the others
-    assert "GiB (2000 x 512 x 512 voxels of 10 x 1.5 x 1.5 mm" in entries[0].left_out
+    assert "(2000 x 512 x 512 voxels of 10 x 1.5 x 1.5 mm" in entries[0].left_out
     assert "above preprocess.memory_gib 4; raise it" in entries[0].left_out
     assert sum(bool(entry.left_out) for entry in entries) == 1
-    assert case_bytes(rows[3], (10.0, 1.5, 1.5)) > 4 * forecast.GIB
+    assert case_bytes(rows[3], (10.0, 1.5, 1.5)) > 4 * GIB
 
 
 def test_a_case_counts_as_made_by_the_code_that_makes_it_and_not_by_what_only_names_things() -> None:
