@@ -21,8 +21,7 @@ FRONT, BACK = STRUCTURES
 
 @pytest.fixture
 def api(served: Project) -> Iterator[SyncPrefectClient]:
-    with SyncPrefectClient(api=served.environment["PREFECT_API_URL"]) as client:
-        yield client
+    yield from served.prefect()
 
 
 @pytest.fixture(scope="module")
