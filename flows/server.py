@@ -77,6 +77,7 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
     A server that PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of an own one.
     """
     prepare_environment()
+    project.keep_private()
     with lock.claimed("ui") as claim, ExitStack() as stack:
         if claim is None:
             raise ValueError(

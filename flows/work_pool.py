@@ -8,9 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import programs
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 NAME = "medseg"
 TEMPLATE: dict[str, Any] = {
@@ -35,17 +38,23 @@ def worker(*queues: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def deploy() -> None:
-    """Create the work pool or renew its template, and the deployments of prefect.yaml. Raises ValueError if refused."""
-    from prefect.client.orchestration import get_client
+def prepare(client: "SyncPrefectClient") -> None:
+    """Create the pool, or give one that an older version made the present template."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
+    try:
+        client.create_work_pool(WorkPoolCreate(name=NAME, type="process", base_job_template=TEMPLATE))
+    except ObjectAlreadyExists:
+        client.update_work_pool(NAME, WorkPoolUpdate(base_job_template=TEMPLATE))
+
+
+def deploy() -> None:
+    """The pool, and the deployments of prefect.yaml on it. Raises ValueError if Prefect refuses them."""
+    from prefect.client.orchestration import get_client
+
     with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=NAME, type="process", base_job_template=TEMPLATE))
-        except ObjectAlreadyExists:
-            client.update_work_pool(NAME, WorkPoolUpdate(base_job_template=TEMPLATE))
+        prepare(client)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
     with programs.logged("deploy", command) as process:
         if process.wait():

@@ -1,0 +1,155 @@
+"""What another user of this machine, and a page of another origin, can do to the servers of `medseg ui`: nothing."""
+
+import base64
+import json
+import stat
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.exceptions import PrefectHTTPStatusError
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
+
+from flows import work_pool
+from tests.security.conftest import Ask, Guarded, Stranger, answers, statuses
+
+FLOW_RUN = json.dumps({"parameters": {"version": 1}, "job_variables": {"command": "touch /tmp/pwned"}})
+
+
+def to_prefect(guarded: Guarded, **headers: str) -> list[Ask]:
+    api = f"{guarded.prefect}/api"
+    return [
+        Ask("POST", f"{api}/flow_runs/filter", "{}", headers),
+        Ask("POST", f"{api}/logs/filter", "{}", headers),
+        Ask("GET", f"{api}/deployments/name/promotion/promotion", None, headers),
+        Ask("POST", f"{api}/deployments/00000000-0000-0000-0000-000000000000/create_flow_run", FLOW_RUN, headers),
+        Ask("PATCH", f"{api}/work_pools/medseg", '{"base_job_template": {}}', headers),
+        Ask("GET", f"{api}/admin/settings", None, headers),
+    ]
+
+
+def to_mlflow(guarded: Guarded, **headers: str) -> list[Ask]:
+    api = f"{guarded.mlflow}/api/2.0"
+    search = '{"experiment_ids": ["1"]}'
+    tag = '{"name": "medsegformer", "version": "1", "key": "dice", "value": "1"}'
+    alias = '{"name": "medsegformer", "version": "1", "alias": "champion"}'
+    return [
+        Ask("GET", f"{guarded.mlflow}/", None, headers),
+        Ask("POST", f"{api}/mlflow/runs/search", search, headers),
+        Ask("GET", f"{api}/mlflow/registered-models/search", None, headers),
+        Ask("POST", f"{api}/mlflow/model-versions/set-tag", tag, headers),
+        Ask("POST", f"{api}/mlflow/registered-models/alias", alias, headers),
+        Ask("POST", f"{guarded.mlflow}/graphql", '{"query": "{ test { output } }"}', headers),
+        Ask("PUT", f"{api}/mlflow-artifacts/artifacts/models/m-1/artifacts/pyfunc.py", "import os", headers),
+        Ask("GET", f"{api}/mlflow-artifacts/artifacts/models/m-1/artifacts/pyfunc.py", None, headers),
+        Ask("POST", f"{guarded.mlflow}/v1/traces", "{}", headers),
+        Ask("GET", f"{guarded.mlflow}/ajax-api/3.0/mlflow/assistant/config", None, headers),
+    ]
+
+
+def basic(login: str) -> dict[str, str]:
+    return {"authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+
+def test_another_user_is_asked_for_a_login_everywhere(guarded: Guarded, stranger: Stranger) -> None:
+    guessed = basic("medseg:medseg")
+    without = [
+        *to_prefect(guarded),
+        *to_mlflow(guarded),
+        *to_prefect(guarded, **guessed),
+        *to_mlflow(guarded, **guessed),
+    ]
+    assert set(statuses(without, stranger).values()) == {401}
+    assert not (guarded.project.root / ".medseg/mlartifacts/models").exists()
+
+
+def test_a_page_of_another_origin_is_refused_even_in_the_browser_of_the_owner(guarded: Guarded) -> None:
+    login = basic(guarded.login)
+    for headers, status in (({"origin": "https://evil.example"}, 403), ({"host": "evil.example"}, 400)):
+        requests = [*to_prefect(guarded, **login, **headers), *to_mlflow(guarded, **login, **headers)]
+        assert set(statuses(requests).values()) == {status}
+    preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    asked = [
+        Ask("OPTIONS", f"{address}/api/flow_runs/filter", None, preflight)
+        for address in (guarded.prefect, guarded.mlflow)
+    ]
+    assert set(statuses(asked).values()) == {403}
+    other_port = {**login, "origin": "http://127.0.0.1:8000"}  # a server of another user of this machine
+    assert set(statuses(to_prefect(guarded, **other_port)).values()) == {403}
+
+
+def test_the_event_stream_wants_login_and_origin_too(guarded: Guarded) -> None:
+    stream = f"{guarded.prefect.replace('http', 'ws')}/api/events/in"
+    with pytest.raises(InvalidStatus):
+        connect(stream, subprotocols=["prefect"], origin="https://evil.example")
+    with connect(stream, subprotocols=["prefect"]) as socket:
+        socket.send(json.dumps({"type": "auth", "token": "medseg:medseg"}))
+        with pytest.raises(ConnectionClosedError, match="Invalid token"):
+            socket.recv(timeout=10)
+
+
+def test_the_owner_gets_in_with_the_login(guarded: Guarded) -> None:
+    login = basic(guarded.login)
+    asked = [to_prefect(guarded, **login)[0], to_mlflow(guarded, **login)[0], to_mlflow(guarded, **login)[2]]
+    (_, runs), (_, page), (_, models) = found = answers(asked)
+    assert [status for status, _ in found] == [200, 200, 200]
+    assert json.loads(runs) == []
+    assert "<html" in page
+    assert json.loads(models) == {}
+
+
+def test_no_run_brings_a_command_of_its_own(guarded: Guarded) -> None:
+    with SyncPrefectClient(api=f"{guarded.prefect}/api", auth_string=guarded.login) as client:
+        pool = client.read_work_pool(work_pool.NAME)
+        assert pool.base_job_template == work_pool.TEMPLATE
+        promotion = client.read_deployment_by_name("promotion/promotion")
+        for name, value in {"command": "touch /tmp/pwned", "env": {"LD_PRELOAD": "x"}, "working_dir": "/tmp"}.items():
+            with pytest.raises(PrefectHTTPStatusError) as refused:
+                client.create_flow_run_from_deployment(
+                    promotion.id, parameters={"version": 1}, job_variables={name: value}
+                )
+            assert refused.value.response.status_code == 422
+        of_an_older_version = {
+            "job_configuration": {"command": "{{ command }}"},
+            "variables": {"type": "object", "properties": {"command": {"type": "string"}}},
+        }
+        client.update_work_pool(work_pool.NAME, WorkPoolUpdate(base_job_template=of_an_older_version))
+        work_pool.prepare(client)
+        assert client.read_work_pool(work_pool.NAME).base_job_template == work_pool.TEMPLATE
+
+
+def test_opening_the_pages_arms_no_retraining(guarded: Guarded) -> None:
+    with SyncPrefectClient(api=f"{guarded.prefect}/api", auth_string=guarded.login) as client:
+        nightly = client.read_deployment_by_name("training/nightly")
+        assert [schedule.active for schedule in nightly.schedules] == [False]
+        assert nightly.concurrency_options.collision_strategy == "CANCEL_NEW"
+        assert client.read_flow_runs() == []
+
+
+def test_another_user_reads_and_locks_no_file_of_the_project(guarded: Guarded, stranger: Stranger) -> None:
+    root = guarded.project.root
+    closed = [".medseg", "data", ".medseg/login", ".medseg/lock", ".medseg/ui", ".medseg/mlflow.db", "data/raw/a"]
+    program = "import os, sys; print([os.access(path, os.R_OK) for path in sys.argv[1:]])"
+    assert stranger(program, *(str(root / path) for path in closed)) == f"{[False] * len(closed)}\n"
+    assert stranger(program, str(root / "dvc.yaml")) == "[True]\n"  # so it is not a folder above that keeps them out
+    modes = {path: stat.S_IMODE((root / path).stat().st_mode) for path in closed[:5]}
+    assert modes == dict.fromkeys(closed[:2], 0o700) | dict.fromkeys(closed[2:5], 0o600)
+
+
+def test_command_lines_and_logs_hold_no_secret(guarded: Guarded, stranger: Stranger) -> None:
+    program = (
+        "import pathlib\n"
+        "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+        "    try: print(each.read_bytes())\n"
+        "    except OSError: pass\n"
+    )
+    lines = stranger(program)
+    assert "flows.door" in lines  # they are seen at all
+    secrets = (guarded.login.partition(":")[2], "timeout=77")
+    for text in (
+        lines,
+        guarded.project.read("out"),
+        *(log.read_text() for log in guarded.project.root.glob(".medseg/logs/*")),
+    ):
+        assert not any(secret in text for secret in secrets)
