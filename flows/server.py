@@ -59,7 +59,7 @@ def reachable() -> Iterator[Ready]:
         os.environ["PREFECT_API_AUTH_STRING"] = login.read()
     if given := os.environ.get("PREFECT_API_URL") or (ui or {}).get("prefect_api"):
         os.environ["PREFECT_API_URL"] = given
-        programs.wait_until_it_answers(f"{given}/health", "Prefect server", None, patience_s=10)
+        _expect(given)
         yield lambda: given
         return
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", RETRIES)
@@ -88,8 +88,8 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
         own_prefect = not os.environ.get("PREFECT_API_URL")
         if own_prefect:
             alive["server"], ready = stack.enter_context(_prefect(alone, 4200, {}))
-        mlflow_ui = _mlflow_for(stack, alive)
-        api = ready() if own_prefect else os.environ["PREFECT_API_URL"]
+        mlflow_ui = _mlflow_for(stack, alive)  # starts beside it
+        api = ready() if own_prefect else _expect(os.environ["PREFECT_API_URL"])
         addresses = {"prefect_api": api, "prefect": api.removesuffix("/api"), "mlflow": mlflow_ui}
         alive["worker"] = stack.enter_context(work_pool.worker())
         programs.wait_until_it_answers(f"{mlflow_ui}/health", "mlflow", alive.get("mlflow"))
@@ -135,11 +135,17 @@ def _prefect(
             yield process, ready
 
 
+def _expect(api: str) -> str:
+    """A server that runs already."""
+    programs.wait_until_it_answers(f"{api}/health", "Prefect server", None, patience_s=10)
+    return api
+
+
 def _mlflow_for(stack: ExitStack, alive: dict[str, subprocess.Popen[bytes]]) -> str:
     """The address of MLflow's page, of the server that is named or of one started here, which is added to `alive`."""
     from pipelines.release import tracking
 
-    store = tracking.configure().get_tracking_uri()
+    store = tracking.tracking_uri()
     if store.startswith("http"):
         parts = urlsplit(store)  # without a user and password
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -11,7 +12,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from flows import work_pool
+from flows import lock, work_pool
+from tests.flows.conftest import Project
 from tests.security.conftest import Ask, Guarded, Stranger, answers, statuses
 
 FLOW_RUN = json.dumps({"parameters": {"version": 1}, "job_variables": {"command": "touch /tmp/pwned"}})
@@ -129,7 +131,7 @@ def test_opening_the_pages_arms_no_retraining(guarded: Guarded) -> None:
 
 def test_another_user_reads_and_locks_no_file_of_the_project(guarded: Guarded, stranger: Stranger) -> None:
     root = guarded.project.root
-    closed = [".medseg", "data", ".medseg/login", ".medseg/lock", ".medseg/ui", ".medseg/mlflow.db", "data/raw/a"]
+    closed = [".medseg", "data", ".medseg/login", ".medseg/servers", ".medseg/ui", ".medseg/mlflow.db", "data/raw/a"]
     program = "import os, sys; print([os.access(path, os.R_OK) for path in sys.argv[1:]])"
     assert stranger(program, *(str(root / path) for path in closed)) == f"{[False] * len(closed)}\n"
     assert stranger(program, str(root / "dvc.yaml")) == "[True]\n"  # so it is not a folder above that keeps them out
@@ -153,3 +155,34 @@ def test_command_lines_and_logs_hold_no_secret(guarded: Guarded, stranger: Stran
         *(log.read_text() for log in guarded.project.root.glob(".medseg/logs/*")),
     ):
         assert not any(secret in text for secret in secrets)
+
+
+def test_pages_on_a_named_server_start_none_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    away = "http://127.0.0.1:9/api"
+    named = {"PREFECT_API_URL": away, "MLFLOW_TRACKING_URI": "http://owner:secret@127.0.0.1:9"}
+    ended = Project(tmp_path, named).medseg("ui")
+    told = f"medseg: the Prefect server does not answer at {away}/health within 10 s\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
+    assert not (tmp_path / ".medseg/logs").exists()
+
+
+def test_folders_of_an_older_version_are_closed_and_links_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (tmp_path / ".medseg", tmp_path / "models", tmp_path / ".dvc/cache", elsewhere):
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+    (tmp_path / "data").symlink_to(elsewhere)
+    (tmp_path / ".medseg/lock").touch(0o644)
+    with lock.held():
+        pass
+    assert stat.S_IMODE((tmp_path / ".medseg/lock").stat().st_mode) == 0o600
+    modes = {
+        name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".medseg", "models", "reports", ".dvc/cache")
+    }
+    assert modes == dict.fromkeys(modes, 0o700)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
