@@ -30,7 +30,10 @@ QUIET = {
     "PREFECT_CLI_PROMPT": "false",
 }
 # Not Prefect's mode for a web server alone: it does not write task runs down, which clients report as events only.
-FOR_ONE_COMMAND = {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false"}
+FOR_ONE_COMMAND = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "EVENT_PERSISTER")
+}
 RETRIES = "3"  # each twice as long after the one before, 14 s in all: a server of this machine is back by then, or gone
 Ready = Callable[[], str]
 

@@ -172,7 +172,7 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def done_template(fresh_template: Project, served: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project")
-    ended = project.medseg("run")  # on its own embedded server, whose database the copies inherit
+    ended = project.medseg("run", timeout_s=300)  # on its own embedded server, whose database the copies inherit
     assert ended.returncode == 0, ended.stderr
     names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
     project.environment = {name: served.environment[name] for name in names}
