@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+GONE = "its process is gone: killed, or this machine went down"
+
 
 def mark_crashed(before: datetime) -> None:
     """Every run that claims to go on since before a moment at which nothing of this project was running."""
@@ -15,5 +17,4 @@ def mark_crashed(before: datetime) -> None:
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=of_them):
             if run.state is not None and run.state.timestamp < before:
-                crashed = Crashed(message="its process is gone: killed, or this machine went down")
-                client.set_flow_run_state(run.id, crashed, force=True)
+                client.set_flow_run_state(run.id, Crashed(message=GONE), force=True)
