@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import httpx
 import mlflow
 import psutil
 import pytest
@@ -155,6 +156,7 @@ def test_run_outlives_its_server_and_is_not_running_for_ever_in_the_next_ones_pa
         done.read(".medseg/login").strip(),
         re.findall(r"(\S+)/runs/flow-run/(\S+)", done.read("out"))[0],
     )
+    assert httpx.post(f"{page}/api/flow_runs/filter", json={}).status_code == 401
     with SyncPrefectClient(api=f"{page}/api", auth_string=login) as client:
         of_it = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         name, due = client.read_flow_run(run_id).name, ["inventory", "ingest", "preprocess", "train"]
