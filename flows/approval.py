@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows import server
+from flows import server, work_pool
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -74,7 +74,7 @@ def _served() -> Iterator["SyncPrefectClient"]:
             if others:
                 yield client
             else:
-                with server.worker("promotion"):
+                with work_pool.worker("promotion"):
                     yield client
 
 
@@ -130,8 +130,16 @@ def _wait(client: "SyncPrefectClient", run_id: UUID) -> Standing:
         if state is not None and (state.is_running() or state.is_pending()):
             deadline = time.monotonic() + PICKUP_TIMEOUT_S
         if time.monotonic() > deadline:
+            _cancel(client, run_id)
             raise ValueError(
-                f"no worker took promotion {run_id} within {PICKUP_TIMEOUT_S} s; start one: `medseg ui`, "
-                f"or `prefect worker start --pool {server.POOL}`"
+                f"no worker took promotion {run_id} within {PICKUP_TIMEOUT_S} s; it is cancelled, and nothing moved. "
+                f"Start a worker (`medseg ui`, or `prefect worker start --pool {work_pool.NAME}`) and promote again"
             )
         time.sleep(0.3)
+
+
+def _cancel(client: "SyncPrefectClient", run_id: UUID) -> None:
+    """For good: a worker that comes later must not start what nobody waits for."""
+    from prefect.states import Cancelled
+
+    client.set_flow_run_state(run_id, Cancelled(message="no worker took it in time"), force=True)

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +55,7 @@ def held(wait: bool = False, doing: str = "run") -> Iterator[Lock]:
         return
     with _opened("lock") as fd:
         _acquire(fd, wait)
+        project.keep_private()
         if mark := _said(fd).get("mark"):
             processes.end(mark)  # what a killed run may have left
         try:
@@ -63,6 +64,19 @@ def held(wait: bool = False, doing: str = "run") -> Iterator[Lock]:
             yield _held
         finally:
             _held = None
+
+
+@contextmanager
+def shared(name: str, first: Callable[[], None]) -> Iterator[bool]:
+    """Hold .medseg/NAME together with others for the block; gives whether nobody else held it at its start.
+
+    If so, `first()` is called, and others wait for its end.
+    """
+    with _opened(name) as fd:
+        if alone := _try(fd):
+            first()
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield alone
 
 
 @contextmanager
@@ -114,8 +128,9 @@ def _alive(pid: Any) -> bool:
 
 @contextmanager
 def _opened(name: str) -> Iterator[int]:
-    fd = os.open(project.state_folder() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(project.state_folder() / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        os.fchmod(fd, 0o600)  # of an older version's, too: a reader's flock would stop every run
         yield fd
     finally:
         os.close(fd)

@@ -1,7 +1,8 @@
 """Prefect and MLflow servers of this project: an embedded one for a single command, or all of them for `medseg ui`.
 
-Every server is tethered to the command that started it and keeps its state in .medseg/prefect; nothing listens
-on anything but the loopback interface. A server of one's own is named by PREFECT_API_URL and MLFLOW_TRACKING_URI.
+Every server is tethered to the command that started it, keeps its state in .medseg, listens on the loopback interface
+only and lets nobody in but its owner (flows/door.py, flows/login.py). A server of one's own is named by PREFECT_API_URL
+and MLFLOW_TRACKING_URI.
 """
 
 import json
@@ -12,16 +13,16 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from flows import lock, processes
+from flows import leftovers, lock, login, programs, work_pool
 from pipelines.work import cache, project
 
-POOL = "medseg"
 PREFECT_MAJOR = "3"
-START_TIMEOUT_S = 120  # 2.5 s warm, 8 s when the database is new; slow disks take many times that
 QUIET = {
     "DO_NOT_TRACK": "true",  # MLflow wants the literal word
     "DVC_NO_ANALYTICS": "1",
@@ -31,6 +32,13 @@ QUIET = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     "PREFECT_CLI_PROMPT": "false",
 }
+# Not Prefect's mode for a web server alone: it does not write task runs down, which clients report as events only.
+FOR_ONE_COMMAND = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "EVENT_PERSISTER")
+}
+RETRIES = "3"  # each twice as long after the one before, 14 s in all: a server of this machine is back by then, or gone
+Ready = Callable[[], str]
 
 
 def prepare_environment() -> None:
@@ -46,24 +54,28 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def reachable() -> Iterator[Callable[[], str]]:
+def reachable() -> Iterator[Ready]:
     """A Prefect API for this process: PREFECT_API_URL's, the running `medseg ui`'s, or one embedded for the block.
 
     Gives a function that waits until it answers and returns its address, so that slow imports overlap its start.
     """
     prepare_environment()
-    if given := os.environ.get("PREFECT_API_URL") or (running_ui() or {}).get("prefect_api"):
+    ui = running_ui()
+    if ui and ui["login"] and not os.environ.get("PREFECT_API_URL"):
+        os.environ["PREFECT_API_AUTH_STRING"] = login.read()
+    if given := os.environ.get("PREFECT_API_URL") or (ui or {}).get("prefect_api"):
         os.environ["PREFECT_API_URL"] = given
-        _wait_until_it_answers(f"{given}/health", "Prefect server", None, patience_s=10)
+        _expect(given)
         check_version(given)
         yield lambda: given
         return
-    with _prefect(free_port(), {"PREFECT__SERVER_WEBSERVER_ONLY": "1"}) as (_, ready):  # nothing is scheduled by it
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", RETRIES)
+    with _own_servers() as alone, _prefect(alone, 0, FOR_ONE_COMMAND) as (_, ready):
         try:
             yield ready
         finally:
             _send_what_is_queued()
-            os.environ.pop("PREFECT_API_URL", None)
+            del os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]
 
 
 def check_version(api: str) -> None:
@@ -80,90 +92,117 @@ def check_version(api: str) -> None:
         )
 
 
-@contextmanager
-def worker(*queues: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Apply prefect.yaml, then a process worker on the pool, of the named queues only if any. Needs PREFECT_API_URL."""
-    deploy()
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    command += ["--install-policy", "never", *(part for queue in queues for part in ("--work-queue", queue))]
-    with _logged("worker", command, {"PREFECT_WORKER_QUERY_SECONDS": "2"}) as process:
-        yield process
-
-
-def deploy() -> None:
-    """Create the work pool if it is missing, and the deployments of prefect.yaml. Raises ValueError if refused."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
-    with _logged("deploy", command) as process:
-        if process.wait():
-            raise ValueError(f"prefect.yaml: Prefect refuses it, see {_log('deploy')}: {_last_line('deploy')}")
-
-
 def serve(announce: Callable[[dict[str, str]], None]) -> None:
-    """`medseg ui`: Prefect with its scheduler, MLflow, and a worker, until interrupted or until one of them ends."""
+    """`medseg ui`: Prefect with its scheduler, MLflow, and a worker, until interrupted or until one of them ends.
+
+    A server that PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of an own one.
+    """
     prepare_environment()
+    project.keep_private()
     with lock.claimed("ui") as claim, ExitStack() as stack:
         if claim is None:
             raise ValueError(
                 f"`medseg ui` already runs in this project: {(running_ui() or {}).get('prefect', 'starting')}"
             )
-        port = free_port(4200)
-        server, ready = stack.enter_context(_prefect(port, {}))
-        from pipelines.release import tracking
-
-        mlflow_ui, alive = tracking.configure().get_tracking_uri(), {"server": server}
-        if not mlflow_ui.startswith("http"):
-            mlflow_port = free_port(5000)
-            alive["mlflow"] = stack.enter_context(_mlflow(mlflow_ui, mlflow_port))
-            mlflow_ui = f"http://127.0.0.1:{mlflow_port}"
-        addresses = {"prefect_api": ready(), "prefect": f"http://127.0.0.1:{port}", "mlflow": mlflow_ui}
-        alive["worker"] = stack.enter_context(worker())
-        _wait_until_it_answers(f"{mlflow_ui}/health", "mlflow", alive.get("mlflow"))
-        claim.say(**addresses)
-        announce(addresses)
+        alone = stack.enter_context(_own_servers())
+        alive: dict[str, subprocess.Popen[bytes]] = {}
+        own_prefect = not os.environ.get("PREFECT_API_URL")
+        if own_prefect:
+            alive["server"], ready = stack.enter_context(_prefect(alone, 4200, {}))
+        mlflow_ui = _mlflow_for(stack, alive)  # starts beside it
+        api = ready() if own_prefect else _expect(os.environ["PREFECT_API_URL"])
+        addresses = {"prefect_api": api, "prefect": api.removesuffix("/api"), "mlflow": mlflow_ui}
+        alive["worker"] = stack.enter_context(work_pool.worker())
+        programs.wait_until_it_answers(f"{mlflow_ui}/health", "mlflow", alive.get("mlflow"))
+        claim.say(**addresses, login=own_prefect)
+        announce({**addresses, "login": str(login.file()) if alive.keys() & {"server", "mlflow"} else ""})
         while not (ended := [name for name, process in alive.items() if process.poll() is not None]):
             time.sleep(0.5)
-        raise ValueError(f"the {ended[0]} ended: {_last_line(ended[0])}")
+        raise ValueError(f"the {ended[0]} ended: {programs.last_line(ended[0])}")
 
 
 def running_ui() -> dict[str, Any] | None:
-    """The addresses of the `medseg ui` that runs in this project, or None."""
+    """The addresses of the `medseg ui` that runs in this project, or None. `login`: whether its Prefect has ours."""
     said = lock.holder("ui")
     return said if said and "prefect_api" in said else None
 
 
-def free_port(preferred: int = 0) -> int:
-    """A free loopback port, `preferred` if it is free."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", preferred))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _own_servers() -> AbstractContextManager[bool]:
+    """For as long as we have servers: the first of this project renews the login. Gives whether we are the first."""
+    return lock.shared("servers", first=login.renew)
 
 
 @contextmanager
-def _prefect(port: int, extra: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    api = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    command += ["--timeout-graceful-shutdown", "2", "--timeout-keep-alive", "60"]
+def _prefect(
+    alone: bool, preferred_port: int, extra: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
+    """An own server; `alone`: no other runs, so that it tidies up what killed commands left in the database."""
     cache.mend(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "the history of runs, and approvals that are open")
-    # On a port other than 4200 every page of the UI is empty without its API's address.
-    with _logged("server", command, {"PREFECT_SERVER_UI_API_URL": api, **extra}) as process:
-        os.environ["PREFECT_API_URL"] = api
+    with _listening(preferred_port) as (address, listening):
+        started, api, secret = datetime.now(UTC), f"{address}/api", login.read()
+        os.environ.update(PREFECT_API_URL=api, PREFECT_API_AUTH_STRING=secret)
+        own = {
+            "PREFECT_SERVER_API_AUTH_STRING": secret,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+            "PREFECT_SERVER_UI_API_URL": api,  # on a port other than 4200 every page is empty without it
+        }
+        with _behind_the_door("server", "prefect", listening, {**own, **extra}) as process:
 
-        def ready() -> str:
-            _wait_until_it_answers(f"{api}/health", "server", process)
-            return api
+            def ready() -> str:
+                programs.wait_until_it_answers(f"{api}/health", "server", process)
+                if alone:
+                    leftovers.mark_crashed(started)
+                return api
 
-        yield process, ready
+            yield process, ready
+
+
+def _expect(api: str) -> str:
+    """A server that runs already."""
+    programs.wait_until_it_answers(f"{api}/health", "Prefect server", None, patience_s=10)
+    return api
+
+
+def _mlflow_for(stack: ExitStack, alive: dict[str, subprocess.Popen[bytes]]) -> str:
+    """The address of MLflow's page, of the server that is named or of one started here, which is added to `alive`."""
+    from pipelines.release import tracking
+
+    tracking.require_answer()
+    store = tracking.tracking_uri()
+    if store.startswith("http"):
+        parts = urlsplit(store)  # without a user and password
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    address, listening = stack.enter_context(_listening(5000))
+    extra = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # GenAI's: 7 processes
+    alive["mlflow"] = stack.enter_context(_behind_the_door("mlflow", "mlflow", listening, extra))
+    return address
+
+
+@contextmanager
+def _behind_the_door(
+    name: str, application: str, listening: socket.socket, extra: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    fd = listening.fileno()
+    command = [sys.executable, "-m", "flows.door", application, str(fd)]
+    with programs.logged(name, command, extra, keep_open=[fd]) as process:
+        listening.close()  # ours; a server that ends refuses connections at once
+        yield process
+
+
+@contextmanager
+def _listening(preferred_port: int) -> Iterator[tuple[str, socket.socket]]:
+    """A loopback socket and its address, on the preferred port if that is free.
+
+    Bound here and handed over, so that nobody can take the port before the server does and be sent its login.
+    """
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", preferred_port))
+        except OSError:
+            listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        yield "http://{}:{}".format(*listening.getsockname()), listening
 
 
 def _send_what_is_queued() -> None:
@@ -174,56 +213,3 @@ def _send_what_is_queued() -> None:
 
         APILogWorker.drain_all(timeout=5)
         EventsWorker.drain_all(timeout=5)
-
-
-@contextmanager
-def _mlflow(store: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", store, "--artifacts-destination", str(project.state_folder() / "mlartifacts")]
-    extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven more processes, 200 MB each, for GenAI jobs
-    with _logged("mlflow", [*command, "--workers", "1"], extra) as process:
-        yield process
-
-
-@contextmanager
-def _logged(name: str, command: list[str], extra: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    with (
-        _log(name).open("wb") as log,
-        processes.running(
-            command,
-            {**os.environ, **(extra or {})},
-            cwd=project.root(),
-            grace_s=5,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        yield process
-
-
-def _wait_until_it_answers(
-    address: str, name: str, process: subprocess.Popen[bytes] | None, patience_s: float = START_TIMEOUT_S
-) -> None:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            pass
-        if process is not None and process.poll() is not None:
-            raise ValueError(f"the {name} did not start: {_last_line(name)}; see {_log(name)}")
-        if time.monotonic() > deadline:
-            raise ValueError(f"the {name} does not answer at {address} within {patience_s:g} s")
-        time.sleep(0.05)
-
-
-def _log(name: str) -> Path:
-    folder = project.state_folder() / "logs"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.log"
-
-
-def _last_line(name: str) -> str:
-    lines = [line for line in _log(name).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"

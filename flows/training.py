@@ -7,13 +7,14 @@ Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `i
 """
 
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -30,8 +31,14 @@ RESUMES, RESUME_AFTER_S = 10, 30  # who takes a machine away says so once, and d
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
 
 
+def _named() -> str:
+    """Prefect's own names (`porcelain-caracara`) say nothing."""
+    profile = flow_run.parameters.get("profile") or profiles.in_use() or "own parameters"
+    return f"{profile}, {datetime.now():%Y-%m-%d %H:%M}"
+
+
 # The descriptions under `Args` are what the form in Prefect's UI shows; it does not read pydantic's.
-@flow(name="training", persist_result=False)
+@flow(name="training", flow_run_name=_named, persist_result=False)
 def training(
     profile: Profile | None = None, changes: list[str] | None = None, data: Path | None = None, wait: bool = False
 ) -> dict[str, Any] | State[Any]:

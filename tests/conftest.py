@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 LONGEST = (
     "tests/test_pipeline.py",
     "tests/flows",
+    "tests/security",
     "tests/pipelines/training/test_survival.py",
     "tests/model/network/test_network.py",
     "tests/pipelines/training/test_certification.py",

@@ -298,7 +298,11 @@ def _refused(content: dict[str, Any]) -> str:
 
 
 def _addresses(addresses: dict[str, str]) -> str:
-    return f"Prefect  {addresses['prefect']}\nMLflow   {addresses['mlflow']}\nCtrl-C ends both and the worker."
+    asked = f"Log in   with the line in {addresses['login']}, which only you can read and each start makes anew\n"
+    return (
+        f"Prefect  {addresses['prefect']}\nMLflow   {addresses['mlflow']}\n{asked if addresses['login'] else ''}"
+        "Ctrl-C ends what was started here."
+    )
 
 
 if __name__ == "__main__":

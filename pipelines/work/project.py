@@ -4,6 +4,8 @@
 checkpoints), which no result depends on.
 """
 
+import os
+import stat
 from pathlib import Path
 
 from pipelines.work import environment
@@ -24,15 +26,31 @@ def root() -> Path:
 
 
 def state_folder() -> Path:
-    """This machine's own state, made if missing. An experiment that DVC runs in a folder of its own has the project's.
+    """This machine's own state, made if missing, for its owner alone.
 
-    (`dvc exp run --temp` and `--queue`: the folder below .dvc/tmp/exps goes, and curves in it would go along.)
+    An experiment that DVC runs in a folder of its own (`--temp`, `--queue`) has the project's: its folder goes, and
+    curves in it would go along.
     """
     folder = root() / ".medseg"
     if "/.dvc/tmp/exps/" in folder.as_posix():
         folder = Path(folder.as_posix().partition("/.dvc/tmp/exps/")[0]) / ".medseg"
-    folder.mkdir(exist_ok=True)
+    _for_owner_alone(folder)
     return folder
+
+
+def keep_private() -> None:
+    """Close the folders that hold scans and what is made of them to other users, where a run begins."""
+    for name in ("data", "models", "reports", ".dvc/cache"):
+        folder = root() / name
+        if not folder.is_symlink() and folder.parent.is_dir():  # what a link leads to has rules of its own
+            _for_owner_alone(folder)
+
+
+def _for_owner_alone(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == os.getuid():
+        folder.chmod(0o700)
 
 
 RAW = Path("data/raw")

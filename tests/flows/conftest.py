@@ -18,6 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
@@ -85,6 +86,12 @@ class Project:
                 continue
         return [line for line in found if line]
 
+    def prefect(self) -> Iterator[SyncPrefectClient]:
+        """A client of the server that `environment` names."""
+        api, login = (self.environment[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
+        with SyncPrefectClient(api=api, auth_string=login) as client:
+            yield client
+
     def _variables(self) -> dict[str, str]:
         ours = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "MEDSEG"))
@@ -144,6 +151,7 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
     project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
     soon = datetime.now(ZoneInfo(TIMEZONE)) + timedelta(minutes=2)
     project.replace("prefect.yaml", NIGHTLY, f"{soon.minute} {soon.hour} * * *")
+    project.replace("prefect.yaml", "active: false", "active: true")
     project.environment = {
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
         "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
@@ -154,6 +162,7 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
     assert ui.poll() is None, project.read("out")
     address = next(line.split()[1] for line in project.read("out").splitlines() if line.startswith("Prefect"))
     project.environment["PREFECT_API_URL"] = f"{address}/api"
+    project.environment["PREFECT_API_AUTH_STRING"] = project.read(".medseg/login").strip()
     yield project
     ui.send_signal(signal.SIGTERM)
     assert ui.wait(timeout=60) == 128 + signal.SIGTERM
@@ -163,9 +172,10 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def done_template(fresh_template: Project, served: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project")
-    ended = project.medseg("run")  # on its own embedded server, whose database the copies inherit
+    ended = project.medseg("run", timeout_s=300)  # on its own embedded server, whose database the copies inherit
     assert ended.returncode == 0, ended.stderr
-    project.environment = {"PREFECT_API_URL": served.environment["PREFECT_API_URL"]}
+    names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    project.environment = {name: served.environment[name] for name in names}
     return project
 
 

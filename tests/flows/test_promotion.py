@@ -9,8 +9,10 @@ import mlflow
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
+from prefect.states import Scheduled
 
-from flows.promotion import Approval, validate
+from flows import approval
+from flows.promotion import Approval, promotion, validate
 from tests.flows.conftest import Project, eventually
 from tests.flows.toy import STRUCTURES, new_version
 
@@ -21,8 +23,7 @@ FRONT, BACK = STRUCTURES
 
 @pytest.fixture
 def api(served: Project) -> Iterator[SyncPrefectClient]:
-    with SyncPrefectClient(api=served.environment["PREFECT_API_URL"]) as client:
-        yield client
+    yield from served.prefect()
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,14 @@ def test_unknown_version_is_refused_with_the_known_ones(api: SyncPrefectClient, 
     state = settled(api, start(api, 999))
     assert state.is_failed()
     assert "has no version 999; registered: 1" in str(state.message)
+
+
+def test_promotion_that_no_worker_takes_is_cancelled(api: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "PICKUP_TIMEOUT_S", 1)
+    run = api.create_flow_run(promotion, {"version": 1}, state=Scheduled())  # of no deployment, so for no worker
+    with pytest.raises(ValueError, match=r"no worker took promotion .* it is cancelled, and nothing moved"):
+        approval._wait(api, run.id)
+    assert api.read_flow_run(run.id).state.is_cancelled()
 
 
 @pytest.mark.parametrize(

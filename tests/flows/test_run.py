@@ -7,8 +7,12 @@ import signal
 import subprocess
 import time
 
+import httpx
 import mlflow
+import psutil
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from tests.flows.conftest import MEDSEG, Project, eventually
 
@@ -176,3 +180,41 @@ def test_second_run_is_refused_or_waits_while_status_works_until_the_first_is_in
     assert done.read("out").splitlines()[-1].startswith("medseg: interrupted")
     assert waiting.wait(timeout=60) == 0
     assert "Running stage 'train'" in done.read("waiting")
+
+
+def test_run_outlives_its_server_and_is_not_running_for_ever_in_the_next_ones_pages(done: Project) -> None:
+    del done.environment["PREFECT_API_URL"], done.environment["PREFECT_API_AUTH_STRING"]
+    done.environment["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+    process = hold(done)
+    login, (page, run_id) = (
+        done.read(".medseg/login").strip(),
+        re.findall(r"(\S+)/runs/flow-run/(\S+)", done.read("out"))[0],
+    )
+    assert httpx.post(f"{page}/api/flow_runs/filter", json={}).status_code == 401
+    with SyncPrefectClient(api=f"{page}/api", auth_string=login) as client:
+        of_it = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        name, due = client.read_flow_run(run_id).name, ["inventory", "ingest", "preprocess", "train"]
+        assert re.fullmatch(r"smoke, 20\d\d-\d\d-\d\d \d\d:\d\d", name)
+
+        def tasks() -> set[str]:
+            return {task.name for task in client.read_task_runs(flow_run_filter=of_it)}
+
+        eventually(lambda: {"inventory", "train"} <= tasks(), 20, f"the run's page shows its stages: {tasks()}")
+        assert tasks() <= set(due)
+    (server,) = (
+        each for each in psutil.process_iter() if "flows.door" in each.cmdline() and each.cwd() == str(done.root)
+    )
+    server.kill()
+    (done.root / "release").touch()
+    assert process.wait(timeout=120) == 0
+    told = done.read("out")
+    assert told.count("the Prefect server went away, so its page does not show how this run ended; all stages did") == 1
+    assert "medsegformer version 2" in told
+
+    served = done.start(MEDSEG, "run", out="again")
+    again = eventually(lambda: re.search(r"(\S+)/runs/flow-run/", done.read("again")), 60, "the next server is up")
+    with SyncPrefectClient(api=f"{again[1]}/api", auth_string=done.read(".medseg/login").strip()) as client:
+        state = client.read_flow_run(run_id).state
+        assert state.is_crashed()
+        assert "its process is gone" in state.message
+    assert served.wait(timeout=120) == 0

@@ -19,8 +19,7 @@ from tests.flows.conftest import Project, eventually
 
 @pytest.fixture
 def client(served: Project) -> Iterator[SyncPrefectClient]:
-    with SyncPrefectClient(api=served.environment["PREFECT_API_URL"]) as client:
-        yield client
+    yield from served.prefect()
 
 
 def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_the_table(

@@ -1,8 +1,8 @@
 """The stages of a toy project: same names, same outputs, no network. `python toy.py STAGE`, tethered.
 
 A file `hold` makes train start a helper with a session of its own, write half an output, and wait: something to kill.
-A file `fail` makes train fail the way a real stage does; its text is the reason. A file `preempt` makes it end the way
-a training does that was asked to stop.
+A file `release` ends its wait. A file `fail` makes train fail the way a real stage does; its text is the reason. A file
+`preempt` makes it end the way a training does that was asked to stop.
 """
 
 from pipelines.work.tether import tether
@@ -58,7 +58,8 @@ def train() -> None:
             helper = "from pipelines.work.tether import tether; tether(); import time; time.sleep(300)"
             subprocess.Popen([sys.executable, "-c", helper], start_new_session=True)
             Path("held").touch()
-            time.sleep(300)
+            while not Path("release").exists():
+                time.sleep(0.1)
         settings = params.load()
         known = f"{settings.train.learning_rate} {Path('data/cases/all').read_text()}"
         (folder / "model.safetensors").write_text(known)
