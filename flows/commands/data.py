@@ -41,7 +41,7 @@ def data_key(
 
 @app.command("whereis")
 def data_whereis(pseudonym: str, json: Json = False) -> None:
-    """Which raw DICOM files a pseudonym stands for: of a patient, study, series, file or case. Needs the key."""
+    """Which raw files a pseudonym stands for: of a case, patient or file; of DICOM also a study or series."""
     enter_project()
     from flows import show
     from pipelines.questions import whereis

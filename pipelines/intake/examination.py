@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from pipelines.intake import quality
 from pipelines.params.quality_bounds import Quality
+from pipelines.scans import scan_files
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import contract_of
-from pipelines.scans.volume import Volume, VolumeError, read, same_grid
+from pipelines.scans.volume import Volume, VolumeError, same_grid
 from pipelines.sources import SEPARATE_GRIDS
 from pipelines.work import parallel
 
@@ -27,7 +27,7 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     if row.quarantined:
         return row
     try:
-        volumes = {file.role: _read(file) for file in row.files}
+        volumes = {file.role: _read(row, file) for file in row.files}
         row = _on_one_grid(row, volumes)
         for file in row.images:
             if np.ptp(volumes[file.role].array) == 0:
@@ -48,9 +48,9 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     )
 
 
-def _read(file: File) -> Volume:
+def _read(row: Row, file: File) -> Volume:
     try:
-        return read(Path(file.path))
+        return scan_files.read(row, file)
     except VolumeError as error:
         raise VolumeError(f"{file.path}: {error}") from None
 

@@ -24,10 +24,10 @@ from model.data.casefile import Case
 from model.metrics import dice, mean
 from pipelines import params
 from pipelines.pages import montage
-from pipelines.scans import manifest
+from pipelines.scans import manifest, scan_files
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
-from pipelines.scans.volume import Geometry, read, restore
+from pipelines.scans.volume import Geometry, restore
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import parallel, project
 from pipelines.work.writing import replacing, write_json
@@ -94,7 +94,7 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
         np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
     assert row.label is not None
-    label = read(Path(row.label.path))
+    label = scan_files.read(row, row.label)
     return restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label)), predicted
 
 
