@@ -55,7 +55,7 @@ def data_whereis(pseudonym: str, json: Json = False) -> None:
 
 @app.command("audit-phi")
 def data_audit_phi(json: Json = False) -> None:
-    """Search every byte of every output for what identifies a patient in the raw DICOM. Exit code 1 if any is found."""
+    """Search the project for what identifies a patient in the raw scans. Exit code 1 if any is found, or none known."""
     enter_project()
     from flows import show
     from pipelines.questions import phi

@@ -58,7 +58,7 @@ def _contract(index: str, name: str, labels: Any) -> tuple[str, str]:
     except (ValueError, TypeError, AttributeError) as error:
         return (
             "",
-            f"{at(index)}: task {at(name)} has no label contract; add one to pipelines/scans/structures.py ({error})",
+            f"{at(index)}: task '{at(name)}' has no label contract; add one to pipelines/scans/structures.py ({error})",
         )
 
 

@@ -112,9 +112,12 @@ def test_a_list_of_names_identifies_nobody(hospital: Path) -> None:
 
 def test_every_case_is_found_again_by_who_has_the_scans(hospital: Path) -> None:
     for row in ingested():
+        if not row.files:  # an index that cannot be read: the reason names it
+            assert whereis.find(row.quarantined.partition(":")[0]) == ["MONTGOMERY/dataset.json"]
+            continue
         raw = [str(scan_files.where(file.path).relative_to("data/raw")) for file in row.files]
         assert set(raw) <= set(whereis.find(row.case_id))
-        assert whereis.find(row.files[0].path) == [raw[0]] if row.files else True
+        assert whereis.find(row.files[0].path) == [raw[0]]
     with pytest.raises(ValueError, match="no file below"):
         whereis.find("kits-0123456789abcdef")
 
