@@ -27,7 +27,7 @@ _WORD, _FIGURES = re.compile(rb"[a-z0-9]"), re.compile(rb"[0-9 ./-]+")
 _FIGURE_BEFORE, _FIGURE_AFTER = re.compile(rb"[0-9]\.?$"), re.compile(rb"\.?[0-9]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Needle:
     """One spelling. `whole`: only where no letter or digit touches it; digits alone never count inside a number."""
 
@@ -111,7 +111,7 @@ def _worth(kind: str, text: str, ordinary: frozenset[str]) -> bool:
 
 
 def _names(text: str, ordinary: frozenset[str]) -> Iterator[str]:
-    """`Family^Given`: any two parts in either order with the usual signs between, and each uncommon part alone."""
+    """`Family^Given`: each uncommon part alone; two others in either order with the usual signs between."""
     for group in text.split("="):  # the alphabetic, ideographic and phonetic forms
         for spelled in letters(group):
             yield from _arranged(spelled, ordinary)
@@ -120,10 +120,14 @@ def _names(text: str, ordinary: frozenset[str]) -> Iterator[str]:
 def _arranged(group: str, ordinary: frozenset[str]) -> Iterator[str]:
     parts = [part for part in re.split(r"[\^,\s]+", group) if part]
     long = [part for part in parts if len(part) >= 2]
+    telling = [
+        part for part in long if not part.isascii() or (len(part) >= MIN_LETTERS and part.lower() not in ordinary)
+    ]
+    yield from telling
     for one, other in permutations(long, 2):
-        if len(one) + len(other) >= MIN_LETTERS + 1:
-            yield from (f"{one}{sign}{other}" for sign in ("^", " ", ", ", ",", "_", "-", ".", "%20", "+"))
-            if len(one) + len(other) >= 2 * MIN_LETTERS:
-                yield one + other
-    yield from (part for part in long if len(part) >= MIN_LETTERS and part.lower() not in ordinary)
-    yield from (part for part in long if not part.isascii())
+        if len(one) + len(other) >= 2 * MIN_LETTERS:
+            yield one + other
+        if len(one) + len(other) > MIN_LETTERS:
+            yield f"{one}%20{other}"
+            if not {one, other} & set(telling):  # else a sign ends the telling one
+                yield from (f"{one}{sign}{other}" for sign in ("^", " ", ", ", ",", "_", "-", ".", "+"))

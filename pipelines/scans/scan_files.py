@@ -56,7 +56,11 @@ def read(row: Row, file: File) -> Volume:
     """A scan's image or label. Raises VolumeError, naming the case, if the file changed since it was listed."""
     path = where(file.path)
     before = _state(row, file, path)
-    if sha256_of(path) != file.sha256:
+    try:
+        unchanged = sha256_of(path) == file.sha256
+    except OSError as error:
+        raise _unreadable(row, file, error) from None
+    if not unchanged:
         raise _changed(row, file)
     found = volume.read(path)
     if _state(row, file, path) != before:  # while it was read
@@ -68,10 +72,14 @@ def _state(row: Row, file: File, path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError as error:
-        raise VolumeError(f"{row.case_id}: its {file.role} file cannot be read ({error.strerror})") from None
+        raise _unreadable(row, file, error) from None
     if status.st_size != file.bytes:
         raise _changed(row, file)
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _unreadable(row: Row, file: File, error: OSError) -> VolumeError:
+    return VolumeError(f"{row.case_id}: its {file.role} file cannot be read ({error.strerror})")
 
 
 def _changed(row: Row, file: File) -> VolumeError:
