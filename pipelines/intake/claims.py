@@ -25,7 +25,7 @@ def current() -> pa.Table:
     names = Names(key.load() if "dicom" in sources else key.of_project())
     listed = take(raw, project.state_folder() / "digests.sqlite")
     shown = calling(listed, raw, sources, names)
-    scan_files.remember({called: path for path, called in shown.items()})
+    scan_files.remember({called: path for path, called in shown.items() if called.startswith(f"{LAYOUT}/")})
     return hide(listed, shown)
 
 

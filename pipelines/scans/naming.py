@@ -16,6 +16,7 @@ import re
 from pipelines.scans.key import Pseudonyms
 
 LAYOUT, HIDDEN = "layout", "hidden"  # a file that a layout names; any other
+_NAMELESS = re.compile(f"{HIDDEN}/[0-9a-f]{{16}}")  # as the inventory has it, where nobody needs the file itself
 _BEGIN, _END = "\x02", "\x03"  # a listed path holds no control characters
 _MSD = r"(?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{1,3}"
 _MSD_TASK = r"(?:brats|heart|leftatrium|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)"
@@ -51,7 +52,7 @@ class Names:
 
     def path(self, path: str, kind: str = LAYOUT) -> str:
         """`path`: below data/raw, POSIX. `kind`: LAYOUT or HIDDEN."""
-        if self._show_paths or published(path):
+        if self._show_paths or published(path) or _NAMELESS.fullmatch(path):
             return path
         return self.hidden(path, kind)
 

@@ -1,10 +1,10 @@
 """The files of scans: where they lie, and reading them as ingest saw them. Nothing else opens a file of the manifest.
 
-    remember(names)             which file below data/raw each hidden name stands for, as the inventory finds it
+    remember(names)             which file below data/raw each `layout/...` stands for, as the inventory finds it
     where(path) -> Path         the file behind a path of the manifest
     read(row, file) -> Volume   refused if the file is not what the manifest says it was
 
-What hidden names stand for lies in `.medseg`, readable by its owner alone, and is written anew by every inventory: it
+What these names stand for lies in `.medseg`, readable by its owner alone, and is written anew by every inventory: it
 goes with the raw scans, not with the project.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from pipelines.scans import volume
 from pipelines.scans.manifest import File, Row
-from pipelines.scans.naming import HIDDEN, LAYOUT
+from pipelines.scans.naming import LAYOUT
 from pipelines.scans.volume import Volume, VolumeError
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
 
-_HIDDEN = tuple(f"{(project.RAW / kind).as_posix()}/" for kind in (LAYOUT, HIDDEN))
+_LAYOUT = f"{(project.RAW / LAYOUT).as_posix()}/"
 
 
 def remember(names: dict[str, str]) -> None:
@@ -29,17 +29,18 @@ def remember(names: dict[str, str]) -> None:
     with replacing(_memory()) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({shown: path for shown, path in sorted(names.items()) if shown != path}, file)
+            json.dump(dict(sorted(names.items())), file)
 
 
 def paths(shown: list[str]) -> list[str]:
-    """Paths below data/raw of what the inventory lists. Raises VolumeError if one is not known on this machine."""
+    """Paths below data/raw of what the inventory lists; of what no layout claims, as listed. Raises VolumeError if one
+    is not known on this machine."""
     return [where(f"{project.RAW.as_posix()}/{name}").relative_to(project.RAW).as_posix() for name in shown]
 
 
 def where(path: str) -> Path:
     """The file behind `path`, both from the project's root. Raises VolumeError if it is not known on this machine."""
-    if not path.startswith(_HIDDEN):
+    if not path.startswith(_LAYOUT):
         return Path(path)
     memory = _memory()
     known = _read(memory, memory.stat().st_mtime_ns) if memory.is_file() else {}
