@@ -58,7 +58,7 @@ def identifiers(text: str) -> Iterator[str]:
     plain = text.translate(_SEPARATORS)
     if plain != text and len(plain) >= MIN_PLAIN:
         yield plain
-        yield from (text.translate(str.maketrans(dict.fromkeys("-_./ ", sign))) for sign in "-_./ ")
+        yield from (text.translate(str.maketrans("-_./ ", 5 * sign)) for sign in "-_./ ")
 
 
 def letters(text: str) -> set[str]:
