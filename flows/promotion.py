@@ -8,9 +8,7 @@ The flow suspends while it waits, and Prefect runs it again from the top once re
 suspension only reads, and the gate is asked again with the holder and the floors as they are then.
 """
 
-import json
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -21,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field, ValidationError
 
 from pipelines import params
-from pipelines.release import gate
+from pipelines.release.registry import Registry
 from pipelines.work import project
 
 Alias = Literal["clinical-candidate", "champion"]
@@ -86,58 +84,3 @@ def validate(approval: Approval) -> Approval:
     if len(re.findall(r"[^\W\d_]", checked.reviewer)) < 2:
         raise ValueError(f"reviewer {checked.reviewer!r}: a name has at least 2 letters")
     return checked
-
-
-class Registry:
-    """The versions of one registered model, in MLflow."""
-
-    def __init__(self, name: str) -> None:
-        from pipelines.release import tracking
-
-        self.name = name
-        self._client = tracking.configure().MlflowClient()
-
-    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Verdict:
-        holder = self.holder(alias)
-        other = None if holder in (None, version) else self.dice(holder)
-        return gate.decide(self.dice(version), promote.floors, promote.max_drop, other)
-
-    def dice(self, version: int | None) -> dict[str, float | None]:
-        """Structure -> held-out Dice. Raises ValueError if there is no such version or it was never evaluated."""
-        known = {int(found.version): found for found in self._client.search_model_versions(f"name = '{self.name}'")}
-        if version not in known:
-            numbers = ", ".join(map(str, sorted(known))) or "none; `medseg run` registers one"
-            raise ValueError(f"{self.name} has no version {version}; registered: {numbers}")
-        try:
-            return dict(json.loads(known[version].tags.get("dice", "{}")))
-        except (TypeError, ValueError):
-            raise ValueError(f"{self.name} version {version}: its tag `dice` is not a table of figures") from None
-
-    def holder(self, alias: str) -> int | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return int(self._client.get_model_version_by_alias(self.name, alias).version)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such alias, or model
-                return None
-            raise
-
-    def record(self, version: int, alias: str, verdict: str, by: str, reasons: list[str]) -> None:
-        """Keep a decision on the version: the latest under `.decision`, each for ever under its time."""
-        now = datetime.now(UTC)
-        record = json.dumps({"decision": verdict, "by": by, "reasons": reasons, "time": now.isoformat()})
-        self._tag(version, f"promotion.{alias}.{now:%Y%m%dT%H%M%S.%fZ}", record)
-        for key, value in (
-            ("decision", verdict),
-            ("reviewer", by),
-            ("reasons", json.dumps(reasons)),
-            ("time", now.isoformat(timespec="seconds")),
-        ):
-            self._tag(version, f"promotion.{alias}.{key}", value)
-
-    def move(self, alias: str, version: int) -> None:
-        self._client.set_registered_model_alias(self.name, alias, str(version))
-
-    def _tag(self, version: int, key: str, value: str) -> None:
-        self._client.set_model_version_tag(self.name, str(version), key, value)

@@ -28,11 +28,11 @@ def collect() -> dict[str, Any]:
 
 def registered() -> dict[str, Any]:
     """`name` and `version` of the model in models/register; version None when MLflow here does not hold it."""
-    from pipelines.release import tracking
+    from pipelines.release import record, registration, tracking
 
-    model = read(project.REGISTERED / "model.json")
-    version = tracking.version_of(model["weights_sha256"], model["name"])
-    return {"name": model["name"], "version": None if version is None else str(version.version)}
+    content = record.read()
+    version = registration.find(tracking.configure().MlflowClient(), content)
+    return {"name": content["name"], "version": None if version is None else str(version.version)}
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from flows import lock, server
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
+from pipelines.release import tracking
 
 # The terminal shows stage and line; who said it when, in full, is in the Prefect UI.
 CONSOLE = {
@@ -23,6 +24,7 @@ def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) 
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line."""
     with lock.held(wait):
         profiles.proposed(profile, changes)  # refused here, before a server starts
+        tracking.require_answer()  # so is an MLflow that is away, and not after four weeks of training
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:

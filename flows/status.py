@@ -3,19 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flows import dvc, lock, results
+from flows import dvc, lock
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.stages import CODE, STAGES
 from pipelines.work import code, project
 
-IDENTITY = ("dvc_lock_sha256", "manifest_sha256", "params_sha256")
-
 
 def collect() -> dict[str, Any]:
     """Keys: `stages` (name -> fresh | stale | running), `registered` (dict or None), `identity_consistent`, `profile`.
 
-    `identity_consistent`: the registered version was made from the very lock, manifest and parameters that lie here.
+    `identity_consistent`: the registered version is what the data, code and parameters that lie here make.
     Works while a run is busy; the figures are then the run's own.
     """
     holder = lock.holder()
@@ -26,7 +24,7 @@ def collect() -> dict[str, Any]:
     return {
         "stages": stages,
         "registered": None if version is None else _describe(version),
-        "identity_consistent": version is not None and _same_identity(version.tags),
+        "identity_consistent": version is not None and "stale" not in stages.values(),
         "profile": profiles.in_use(),
     }
 
@@ -40,10 +38,10 @@ def next_step(status: dict[str, Any]) -> str:
         return "`medseg run` brings the stale stages up to date"
     version = status["registered"]
     if version is None:
-        return "`medseg run` registers the model"
-    if not status["identity_consistent"]:
-        return "`medseg run`: the registered version was made from another state of this project"
+        return "`medseg register` makes a version of what lies here"
     if "clinical-candidate" not in version["aliases"]:
+        if version["refused"]:
+            return f"the gate refuses version {version['version']}: {version['refused'][0]}"
         return f"`medseg promote {version['version']} --to clinical-candidate`"
     return "nothing; all is fresh, registered and released"
 
@@ -79,15 +77,14 @@ def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
 
 
 def _registered_version() -> Any | None:
-    from pipelines.release import tracking
+    """The version of the record that lies here, with its aliases."""
+    from pipelines.release import record, registration, tracking
 
-    if not (project.root() / project.REGISTERED / "model.json").is_file():
+    if not (project.root() / record.FILE).is_file():
         return None
-    model = results.read(project.REGISTERED / "model.json")
-    version = tracking.version_of(model["weights_sha256"], model["name"])
-    if version is None:
-        return None
-    return tracking.configure().MlflowClient().get_model_version(model["name"], version.version)  # with its aliases
+    content, client = record.read(), tracking.configure().MlflowClient()
+    version = registration.find(client, content)
+    return None if version is None else client.get_model_version(content["name"], version.version)
 
 
 def _describe(version: Any) -> dict[str, Any]:
@@ -99,11 +96,14 @@ def _describe(version: Any) -> dict[str, Any]:
         "mean_dice": None if mean_dice is None else float(mean_dice),
         "git_commit": version.tags.get("git_commit"),
         "run_id": version.run_id,
+        "refused": _refusal(version),
     }
 
 
-def _same_identity(tags: dict[str, str]) -> bool:
-    from pipelines.release import run_identity
+def _refusal(version: Any) -> list[str]:
+    """What the gate would say against it as clinical candidate; nothing if it would accept."""
+    from pipelines import params
+    from pipelines.release.registry import Registry
 
-    here = run_identity.here()
-    return all(tags.get(key) == here[key] for key in IDENTITY)
+    promote = params.load(project.root() / "params.yaml").promote
+    return list(Registry(version.name).ask_gate(int(version.version), "clinical-candidate", promote).reasons)

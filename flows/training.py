@@ -18,7 +18,8 @@ from pydantic import AfterValidator, WithJsonSchema
 from flows import dvc, lock, results, stage_task
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
-from pipelines.release import tracking
+from pipelines.release import registration
+from pipelines.training import curves
 
 # The names are those of profiles/ when the deployment is made: the UI shows a list, the server refuses other names.
 Profile = Annotated[str, AfterValidator(profiles.known), WithJsonSchema({"type": "string", "enum": profiles.names()})]
@@ -69,16 +70,10 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
         elif not stage.always_changed:
             logger.info("%s: nothing changed", stage.name)
     held.say(due=[], stage=None)
+    curves.deliver_all()
+    version = registration.make_version()
     result = results.collect()
-    if result["version"] is None:  # outputs from DVC's cache, and a registry that never saw them
-        logger.warning("MLflow does not hold this model here; registering it again")
-        if failed := _failure(stage_task.bring_up_to_date("register", force=True, return_state=True)):
-            return failed
-        held.say(stage=None)
-        result = results.collect()
-    tracking.make_candidate(
-        result["name"], result["version"]
-    )  # outputs restored from DVC's cache register nothing anew
+    logger.info("%s version %s, alias %s", result["name"], version, registration.CANDIDATE)
     create_table_artifact(result["dice"], key="dice", description=results.headline(result))
     return result
 

@@ -9,7 +9,6 @@ A tensor at a time is whole in memory, and only on rank 0: 6.7 billion parameter
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,8 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: empty until
-    registered.
+    `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: digests of what
+    made them.
     """
 
     preset: str
@@ -213,21 +212,6 @@ def _misfits(parameters: dict[str, nn.Parameter], folder: Path) -> list[str]:
             if name in shapes and shapes[name] != list(parameter.shape)
         ),
     ]
-
-
-def stamp(source: Path, target: Path, identity: dict[str, str]) -> None:
-    """Copy the weights of a folder into another one, with the run identity written into their cards."""
-    card = json.dumps({**vars(read_card(source)), "identity": identity}, sort_keys=True)
-    target.mkdir()
-    for path in files(source):
-        header, start = _read_header(path)
-        header["__metadata__"][_KEY] = card
-        with path.open("rb") as original, (target / path.name).open("wb") as copy:
-            _write_header(copy, header)
-            original.seek(start)
-            shutil.copyfileobj(original, copy, 2**24)
-    if (source / _index(MODEL)).exists():
-        shutil.copy(source / _index(MODEL), target / _index(MODEL))
 
 
 def _tensors(folder: Path, stem: str = MODEL) -> Iterator[tuple[str, Tensor]]:

@@ -79,6 +79,22 @@ def show_status(json: Json = False) -> None:
     (show.as_json if json else show.stages)(state.collect())
 
 
+@app.command("register")
+def register_version(json: Json = False) -> None:
+    """Make a version in MLflow of what lies here, after `dvc repro`, `dvc exp run` or `dvc pull`."""
+    enter_project()
+    log_to_terminal()
+    from flows import lock, results, show
+    from pipelines.release import registration
+    from pipelines.training import curves
+
+    with lock.held(doing="register"):
+        curves.deliver_all()
+        registration.make_version()
+    result = results.collect()
+    (show.as_json if json else show.run_summary)(result)
+
+
 @app.command()
 def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],

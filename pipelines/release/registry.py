@@ -1,41 +1,116 @@
-"""From a model's name in MLflow's registry to weights that can be trusted."""
+"""The versions of a model in MLflow's registry: find one, ask the gate, move an alias, keep decisions."""
 
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model import weights
-from pipelines.release import tracking
+from pipelines import params
+from pipelines.release import gate, record, store, tracking
 
 
-def weights_of(model: str) -> Path:
-    """The local weights folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, its checksum verified.
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version, and its record (pipelines/release/record.py), which its digest vouches for."""
 
-    Raises ValueError if there is no such version, or its weights are not the registered ones.
-    """
+    name: str
+    version: int
+    record: dict[str, Any]
+    run_id: str
+
+    def weights(self) -> Path:
+        """The local folder of its weights, their checksum verified. Raises ValueError if they are not to be had."""
+        return store.find(self.record["weights_sha256"], self.run_id)
+
+
+def find(model: str) -> RegisteredModel:
+    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises ValueError if there is none, or it is not one of ours."""
     name, _, wanted = model.removeprefix("models:/").replace("@", "/@").partition("/")
     if not model.startswith("models:/") or not name or not wanted:
         raise ValueError(f"--model {model!r} must look like models:/NAME@ALIAS or models:/NAME/VERSION")
     mlflow = tracking.configure()
-    version = _version(mlflow, name, wanted)
-    uri, expected = version.tags["weights_uri"], version.tags["weights_sha256_stamped"]
-    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    return verified(path, expected)
-
-
-def verified(path: Path, expected_sha256: str) -> Path:
-    """`path`, if its weights have this digest (`model.weights.digest`); ValueError otherwise."""
-    found = weights.digest(path)
-    if found != expected_sha256:
-        raise ValueError(f"{path}: sha256 {found[:12]}... is not the registered {expected_sha256[:12]}...; not loaded")
-    return path
-
-
-def _version(mlflow: Any, name: str, wanted: str) -> Any:
-    """`wanted`: a version's number, or @ALIAS."""
     client = mlflow.MlflowClient()
     try:
         if wanted.startswith("@"):
-            return client.get_model_version_by_alias(name, wanted[1:])
-        return client.get_model_version(name, wanted)
+            return _of(client.get_model_version_by_alias(name, wanted[1:]))
+        return _of(client.get_model_version(name, wanted))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{name} {wanted}: {error.message}; `medseg status` shows what is registered") from None
+
+
+def find_by_record(name: str, record_sha256: str) -> RegisteredModel:
+    """The newest version with this record. Raises ValueError if there is none."""
+    versions = tracking.configure().MlflowClient().search_model_versions(f"name = '{name}'")
+    own = [each for each in versions if each.tags.get("record_sha256") == record_sha256]
+    if not own:
+        raise ValueError(f"{name} has no version with record {record_sha256[:12]}...; `medseg register` makes one")
+    return _of(max(own, key=lambda version: int(version.version)))
+
+
+def _of(version: Any) -> RegisteredModel:
+    try:
+        content = dict(json.loads(version.tags["record"]))
+        if record.digest(content) != version.tags["record_sha256"]:
+            raise ValueError
+        return RegisteredModel(version.name, int(version.version), content, version.tags["mlflow_run_id"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{version.name} version {version.version} has no record that its digest vouches for: it was registered by "
+            "something else, or changed since; `medseg register` makes a version of what lies in the project"
+        ) from None
+
+
+class Registry:
+    """The versions of one registered model."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._client = tracking.configure().MlflowClient()
+
+    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Verdict:
+        holder = self.holder(alias)
+        other = None if holder in (None, version) else self.dice(holder)
+        return gate.decide(self.dice(version), promote.floors, promote.max_drop, other)
+
+    def dice(self, version: int | None) -> dict[str, float | None]:
+        """Structure -> held-out Dice. Raises ValueError if there is no such version or it was never evaluated."""
+        known = {int(found.version): found for found in self._client.search_model_versions(f"name = '{self.name}'")}
+        if version not in known:
+            numbers = ", ".join(map(str, sorted(known))) or "none; `medseg run` registers one"
+            raise ValueError(f"{self.name} has no version {version}; registered: {numbers}")
+        try:
+            return dict(json.loads(known[version].tags.get("dice", "{}")))
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name} version {version}: its tag `dice` is not a table of figures") from None
+
+    def holder(self, alias: str) -> int | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(self._client.get_model_version_by_alias(self.name, alias).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such alias, or model
+                return None
+            raise
+
+    def record(self, version: int, alias: str, verdict: str, by: str, reasons: list[str]) -> None:
+        """Keep a decision on the version: the latest under `.decision`, each for ever under its time."""
+        now = datetime.now(UTC)
+        decision = json.dumps({"decision": verdict, "by": by, "reasons": reasons, "time": now.isoformat()})
+        self._tag(version, f"promotion.{alias}.{now:%Y%m%dT%H%M%S.%fZ}", decision)
+        for key, value in (
+            ("decision", verdict),
+            ("reviewer", by),
+            ("reasons", json.dumps(reasons)),
+            ("time", now.isoformat(timespec="seconds")),
+        ):
+            self._tag(version, f"promotion.{alias}.{key}", value)
+        tracking.keep_copy()
+
+    def move(self, alias: str, version: int) -> None:
+        self._client.set_registered_model_alias(self.name, alias, str(version))
+        tracking.keep_copy()
+
+    def _tag(self, version: int, key: str, value: str) -> None:
+        self._client.set_model_version_tag(self.name, str(version), key, value)

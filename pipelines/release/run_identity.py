@@ -1,53 +1,68 @@
-"""What a result can be traced to: commit, and digests of lock, manifest and parameters."""
+"""What a result can be traced to: digests of what made it, and the commit.
+
+Made of content alone - outputs upstream by their hashes in dvc.lock, and parameters as parsed - so that a comment in
+params.yaml or a setting that touches nothing of it makes no other result of it.
+"""
 
 import hashlib
+import json
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipelines.scans import manifest
 from pipelines.work import project
-from pipelines.work.digests import sha256_of
+
+# What can change a result. The lock and the parameters are hashed by themselves, documents and tests change nothing.
+CODE = ("model", "pipelines", "dvc.yaml", "pyproject.toml", "requirements.lock")
 
 
-def here() -> dict[str, str]:
-    """What a result can be traced to: commit, and digests of the pipeline's lock, the manifest and the parameters."""
+def of_stage(stage: str, *blocks: BaseModel) -> dict[str, str]:
+    """Identity of what `stage` makes, the same wherever it is made again. `blocks`: its parameters."""
     return {
-        "git_commit": git_commit(),
-        "dvc_lock_sha256": upstream_lock_sha256("register"),
+        "inputs_sha256": inputs_sha256(stage),
         "manifest_sha256": manifest.digest(),
-        "params_sha256": sha256_of(Path("params.yaml")),
+        "params_sha256": parameters_sha256(*blocks),
     }
 
 
-def upstream_lock_sha256(stage: str) -> str:
-    """sha256 of dvc.lock's entries of the stages before `stage`: its own entry is written after it has run."""
+def parameters_sha256(*blocks: BaseModel) -> str:
+    text = json.dumps([block.model_dump(mode="json", by_alias=True) for block in blocks], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def inputs_sha256(stage: str) -> str:
+    """sha256 of the hashes, as dvc.lock holds them, of everything that `stage` reads; empty where there is no lock."""
     lock = project.root() / "dvc.lock"
     if not lock.is_file():
         return ""
-    declared = list(YAML(typ="safe", pure=True).load((project.root() / "dvc.yaml").read_text())["stages"])
-    before = declared[: declared.index(stage)] if stage in declared else declared
-    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"]
-    entries = sorted((name, _plain(entry)) for name, entry in stages.items() if name in before)
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Nested mappings as sorted pairs, so that their order does not matter."""
-    if isinstance(value, dict):
-        return sorted((key, _plain(item)) for key, item in value.items())
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    wanted = [PurePosixPath(path) for path in _yaml(project.root() / "dvc.yaml")["stages"][stage]["deps"]]
+    found = {
+        out["path"]: out[out.get("hash", "md5")]
+        for entry in (_yaml(lock).get("stages") or {}).values()
+        for out in entry.get("outs", [])
+        if any(PurePosixPath(out["path"]).is_relative_to(path) for path in wanted)
+    }
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def git_commit() -> str:
-    """The commit, with `-dirty` if tracked files differ from it; `unknown` outside git."""
+    """The commit, with `-dirty` if anything that can change a result differs from it; `unknown` outside git."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, check=True, cwd=project.root(),
-        )  # fmt: skip
+        commit = _git("rev-parse", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return f"{commit}-dirty" if changed.strip() else commit
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=project.root())
+    return done.stdout
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return dict(YAML(typ="safe", pure=True).load(path.read_text()))

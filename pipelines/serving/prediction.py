@@ -14,6 +14,7 @@ from pipelines.cases.preparation import SourceRecord, prepare
 from pipelines.release import registry
 from pipelines.scans.structures import contract_of
 from pipelines.scans.volume import Volume, VolumeError, read, same_grid, write_label
+from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmenter import Segmenter
 from pipelines.work.progress import track
 
@@ -37,7 +38,8 @@ def predict(
         contract_of(labels_of)  # refuses an unknown one before the network is loaded
     scans = find_scans(source)
     log.info("predict: %d scans, weights of %s", len(scans), model)
-    segmenter = Segmenter.load(registry.weights_of(model))
+    version = registry.find(model)
+    segmenter = Segmenter.load(version.weights(), Conditions.of_version(version.record["conditions"]))
     written, failed = [], []
     for name, files in track(scans.items(), len(scans), "predict"):
         path = target if source.is_file() and _is_nifti(target) else target / f"{name}.nii.gz"

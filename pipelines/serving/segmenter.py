@@ -16,6 +16,7 @@ from model.weights import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resample
 from pipelines.scans.volume import Geometry, restore
+from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.work.cores import workers
 
 
@@ -31,12 +32,11 @@ class Segmenter:
     predicted_on_grid: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
 
     @staticmethod
-    def load(path: Path, overlap: float = 0.5) -> "Segmenter":
-        """On the first GPU in float16 if there is one, else in bfloat16 (about 1.5 times as fast as float32 on CPU)."""
+    def load(path: Path, conditions: Conditions) -> "Segmenter":
+        """On the first GPU if there is one. `conditions`: `checked`, where they are of an earlier evaluation."""
         network, card = weights.load(path)
-        cuda = torch.cuda.is_available()
-        device = torch.device("cuda" if cuda else "cpu")
-        return Segmenter(network.to(device), card, overlap, device, torch.float16 if cuda else torch.bfloat16)
+        where = device()
+        return Segmenter(network.to(where), card, conditions.overlap, where, precision_of(where))
 
     @property
     def plan(self) -> Preprocessing:
@@ -73,10 +73,10 @@ def scans_at_a_time() -> int:
 
 
 @lru_cache(maxsize=1)
-def cached_segmenter(weights: Path, overlap: float) -> Segmenter:
+def cached_segmenter(weights: Path, conditions: Conditions) -> Segmenter:
     """One per process, on one thread."""
     torch.set_num_threads(1)
-    return Segmenter.load(weights, overlap)
+    return Segmenter.load(weights, conditions)
 
 
 def most_likely(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from model import weights
 from model.data import casefile
 from model.data.casefile import Case
 from model.metrics import dice, mean
@@ -28,6 +29,7 @@ from pipelines.scans import manifest, scan_files
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
 from pipelines.scans.volume import Geometry, restore
+from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import parallel, project
 from pipelines.work.writing import replacing, write_json
@@ -51,13 +53,14 @@ def main() -> None:
     settings = params.load().evaluate
     rows = {row.case_id: row for row in manifest.read()}
     cases = sorted((project.CASES / TEST).glob("*.safetensors"))
-    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, overlap=settings.overlap)
+    conditions = Conditions.of_here(settings.overlap)
+    work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions)
     results = parallel.each(work, cases, "evaluate", lambda path: path.stem, scans_at_a_time())
     done = [result for result in results if result is not None]
     if not done:
         raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
     scores = [score for own, _ in done for score in own]
-    summary = summarise(scores)
+    summary = {**summarise(scores), **_measured_on(project.TRAINED), "conditions": conditions.to_json()}
     with replacing(project.EVALUATION) as folder:
         folder.mkdir()
         write_json(folder / "metrics.json", summary)
@@ -66,8 +69,13 @@ def main() -> None:
     _report(summary)
 
 
+def _measured_on(trained: Path) -> dict[str, Any]:
+    """What the figures are of."""
+    return {"weights_sha256": weights.digest(trained), "identity": weights.read_card(trained).identity}
+
+
 def evaluate_case(
-    path: Path, rows: dict[str, Row], weights: Path, overlap: float
+    path: Path, rows: dict[str, Row], weights: Path, conditions: Conditions
 ) -> tuple[list[Score], montage.Comparison] | None:
     """Scores and a picture of one held-out case file; None if it carries no label."""
     case = casefile.read(path)
@@ -75,7 +83,7 @@ def evaluate_case(
         raise ValueError(f"{path} is of split {case.record.split!r}, not {TEST}; rerun preprocess")
     if not case.record.annotated:
         return None
-    segmenter = cached_segmenter(weights, overlap)
+    segmenter = cached_segmenter(weights, conditions)
     reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
     scores = list(score_case(case, reference, predicted))
     return scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores]))

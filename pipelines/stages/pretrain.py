@@ -32,10 +32,9 @@ from pipelines import params
 from pipelines.cases import preparation
 from pipelines.pages import reconstruction
 from pipelines.release import run_identity
-from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
-from pipelines.training import certificates, configs, launcher
+from pipelines.training import configs, launcher
 from pipelines.training.history import write_history
 from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
@@ -139,7 +138,7 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
     if ranks.rank != 0:
         weights.export(None, tensors, job.card, ENCODER)
         return {}
-    card = replace(job.card, identity=_identity(settings))
+    card = replace(job.card, identity=run_identity.of_stage("pretrain", settings.model, settings.pretrain))
     with replacing(project.PRETRAINED) as folder:
         folder.mkdir()
         weights.export(folder, tensors, card, ENCODER)
@@ -147,18 +146,6 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
     return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": run_identity.git_commit()}
-
-
-def _identity(settings: params.Params) -> dict[str, str]:
-    """What the encoder came from, in terms of content alone, so that doing it again gives the same file.
-
-    The commit and the run are MLflow's: its run has the tag `encoder_sha256`.
-    """
-    return {
-        "dvc_lock_sha256": run_identity.upstream_lock_sha256("pretrain"),
-        "manifest_sha256": manifest.digest(),
-        "params_sha256": certificates.parameters_sha256(settings.model, settings.pretrain),
-    }
 
 
 def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:

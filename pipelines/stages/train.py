@@ -7,7 +7,7 @@ Run     python -m pipelines train       # MEDSEG_RANKS=2 asks for two ranks; see
 """
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from model.tasks.segmentation import Segmentation
 from model.weights import Card
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.release import run_identity
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
@@ -85,9 +86,10 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
     if ranks.rank != 0:
         weights.export(None, state.final_weights(), job.card)
         return {}
+    card = replace(job.card, identity=run_identity.of_stage("train", settings.model, settings.train))
     with replacing(project.TRAINED) as folder:
         folder.mkdir()
-        weights.export(folder, state.final_weights(), job.card)
+        weights.export(folder, state.final_weights(), card)
         write_history(folder / "history.csv", state.curve)
     log.info("train: weights in %s", project.TRAINED)
-    return {"weights_sha256": weights.digest(project.TRAINED)}
+    return {"weights_sha256": weights.digest(project.TRAINED), "git_commit": run_identity.git_commit()}

@@ -3,8 +3,6 @@
 Certificates lie in `.medseg/certificates`. MEDSEG_UNCERTIFIED=1 starts without one, and that is recorded with the run.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -35,11 +33,6 @@ def digest(model: params.Model, recipe: Optimisation) -> str:
     """What a certificate is bound to: these two blocks, the code that trains, and the code that simulates it."""
     trains, simulates = code.of_stage(recipe.block), code.digest("model.certificate.report", without=())
     return document.digest(_blocks(model, recipe), f"{trains} {simulates}")
-
-
-def parameters_sha256(model: params.Model, recipe: Optimisation) -> str:
-    """Of these two blocks alone."""
-    return hashlib.sha256(json.dumps(_blocks(model, recipe), sort_keys=True).encode()).hexdigest()
 
 
 def _blocks(model: params.Model, recipe: Optimisation) -> dict[str, object]:

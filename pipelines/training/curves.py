@@ -1,84 +1,153 @@
-"""Curves of a training run in MLflow, kept by a thread that never holds up a step."""
+"""Curves of a training run: on disk at once, in MLflow by a thread that never holds up a step.
 
+    .medseg/curves/RUN/points.jsonl      a line a step, written as it happens
+    .medseg/curves/RUN/run.json          what the run is, and how much of it MLflow has
+    .medseg/curves/RUN/end.json          its tags, once it ended, with pictures/ beside
+
+However long MLflow is away, nothing is lost: the thread asks again, for weeks if need be, and what is left when a run
+ends is delivered by `deliver_all`, which every registration calls. A point that is sent twice counts once.
+"""
+
+import json
 import logging
-import queue
+import math
+import shutil
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipelines.release.tracking import EXPERIMENT, configure
+from pipelines.work import project
+from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 5.0
+LONGEST_PAUSE_S = 60.0  # between two attempts while MLflow is away
+PATIENCE_S = 60.0  # of a run that has ended and whose curves are not delivered yet
+BATCH = 1000  # MLflow's bound on one call
+
+
+@dataclass
+class Delivery:
+    """A run's way to MLflow. `bytes`: of points.jsonl that MLflow has."""
+
+    stage: str
+    parameters: dict[str, str]
+    run_id: str | None = None
+    bytes: int = 0
+
+    @staticmethod
+    def read(folder: Path) -> "Delivery":
+        return Delivery(**json.loads((folder / "run.json").read_text()))
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "run.json", asdict(self))
 
 
 class Curves:
-    """A training run's curves. `log` only queues; a thread writes in batches and outlives a slow or absent server.
+    """Of one run; training that goes on after a stop goes on with the same `name`.
 
-    `run_file` keeps the run's id, so that training which goes on after a stop goes on in the same run.
-    A tracking failure is reported once and never stops training: the weights matter more than their curves, and the
-    register stage makes a new run if this one could not be kept.
+    A tracking failure is told once and never stops training: the weights matter more than their curves.
     """
 
-    def __init__(self, stage: str, parameters: dict[str, Any], run_file: Path) -> None:
-        self.stage = stage
-        self.queue: queue.Queue[tuple[int, float, dict[str, float]] | None] = queue.Queue()
-        self.parameters, self.run_file = parameters, run_file
-        self.tags: dict[str, str] = {}
-        self.pictures: Path | None = None
-        self.thread = threading.Thread(target=self._write_all, name="mlflow", daemon=True)
+    def __init__(self, name: str, stage: str, parameters: dict[str, Any]) -> None:
+        self.folder = project.state_folder() / "curves" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "run.json").is_file():
+            Delivery(stage, {key: str(value) for key, value in parameters.items()}).write(self.folder)
+        self.points: TextIO = (self.folder / "points.jsonl").open("a", buffering=1)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
         self.thread.start()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self.queue.put((step, time.time(), values))
+        known = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.points.write(json.dumps({"step": step, "time": time.time(), "values": known}) + "\n")
 
     def finish(self, tags: dict[str, str], pictures: Path | None = None) -> None:
-        """Write what is queued, tag the run, add a folder of pictures and end it; waits at most a minute."""
-        self.tags, self.pictures = tags, pictures
-        self.queue.put(None)
-        self.thread.join(timeout=60)
+        """Note the end, with tags and a folder of pictures; waits at most PATIENCE_S for MLflow to have all of it."""
+        self.points.close()
+        if pictures and pictures.is_dir():  # copied: the stage may make its own again before MLflow is back
+            shutil.copytree(pictures, self.folder / "pictures", dirs_exist_ok=True)
+        write_json(self.folder / "end.json", tags)
+        self.ended.set()
+        self.thread.join(timeout=PATIENCE_S)
+        if self.folder.is_dir():
+            log.warning("MLflow is away: curves wait in %s; `medseg register` delivers them", self.folder)
 
-    def _write_all(self) -> None:
-        try:
-            client, run_id = self._start()
-            while self._write_some(client, run_id):
-                time.sleep(FLUSH_EVERY_S)
-            for name, value in self.tags.items():
-                client.set_tag(run_id, name, value)
-            if self.pictures:
-                client.log_artifacts(run_id, str(self.pictures), self.stage)
-            client.set_terminated(run_id)
-        except Exception as error:  # any store or network error; see the class's docstring
-            log.warning("MLflow: curves are not kept (%s: %s)", type(error).__name__, str(error).splitlines()[0])
+    def _deliver(self) -> None:
+        pause_s = FLUSH_EVERY_S
+        while self.folder.is_dir():
+            try:
+                deliver(self.folder)
+                pause_s = FLUSH_EVERY_S
+            except Exception as error:  # any store or network error; see the class's docstring
+                if pause_s == FLUSH_EVERY_S:
+                    told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                    log.warning("MLflow: curves wait on this disk until it is back (%s)", told)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if self.ended.wait(pause_s):
+                time.sleep(0.1)  # asked again and again while `finish` waits
 
-    def _start(self) -> tuple[Any, str]:
-        mlflow = configure()
-        client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if self.run_file.exists():
-            run_id = self.run_file.read_text()
-            client.update_run(run_id, "RUNNING")
-            return client, run_id
-        run = client.create_run(experiment.experiment_id, tags={"stage": self.stage})
-        for name, value in self.parameters.items():
-            client.log_param(run.info.run_id, name, value)
-        self.run_file.write_text(run.info.run_id)
-        return client, run.info.run_id
 
-    def _write_some(self, client: Any, run_id: str) -> bool:
-        """Write everything queued so far in one call; False once the end was met."""
-        from mlflow.entities import Metric
+def deliver_all() -> None:
+    """Give MLflow what ended runs of this project left. Raises ValueError if MLflow is away."""
+    for end in sorted((project.state_folder() / "curves").glob("*/end.json")):
+        deliver(end.parent)
+        log.info("MLflow: has the curves of %s now", end.parent.name)
 
-        metrics, running = [], True
-        while running and not self.queue.empty():
-            entry = self.queue.get()
-            if entry is None:
-                running = False
-            else:
-                step, when, values = entry
-                metrics += [Metric(name, v, int(when * 1000), step) for name, v in values.items() if v == v]
-        for start in range(0, len(metrics), 1000):  # MLflow's bound on one batch
-            client.log_batch(run_id, metrics=metrics[start : start + 1000])
-        return running
+
+def deliver(folder: Path) -> None:
+    """Give MLflow what it lacks of a run; once it has all of a run that ended, the folder goes."""
+    ended = (folder / "end.json").is_file()  # asked first: points that come after it do not exist
+    client = configure().MlflowClient()
+    state = Delivery.read(folder)
+    if state.run_id is None:
+        state.run_id = _start(client, state)
+        state.write(folder)
+    for lines in _batches(folder / "points.jsonl", state.bytes):
+        _send(client, state.run_id, lines)
+        state.bytes += sum(map(len, lines))
+        state.write(folder)
+    if ended:
+        for name, value in json.loads((folder / "end.json").read_text()).items():
+            client.set_tag(state.run_id, name, value)
+        if (folder / "pictures").is_dir():
+            client.log_artifacts(state.run_id, str(folder / "pictures"), state.stage)
+        client.set_terminated(state.run_id)
+        shutil.rmtree(folder)
+
+
+def _batches(points: Path, start: int) -> Iterator[list[bytes]]:
+    """Whole lines from byte `start` on, BATCH at a time; the last line may be half written yet."""
+    with points.open("rb") as file:
+        file.seek(start)
+        whole = (line for line in file if line.endswith(b"\n"))
+        while lines := list(islice(whole, BATCH)):
+            yield lines
+
+
+def _start(client: Any, state: Delivery) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    run = client.create_run(experiment.experiment_id, tags={"stage": state.stage})
+    for name, value in state.parameters.items():
+        client.log_param(run.info.run_id, name, value)
+    return str(run.info.run_id)
+
+
+def _send(client: Any, run_id: str, lines: list[bytes]) -> None:
+    from mlflow.entities import Metric
+
+    points = [json.loads(line) for line in lines]
+    metrics = [
+        Metric(name, value, int(point["time"] * 1000), point["step"])
+        for point in points
+        for name, value in point["values"].items()
+    ]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])

@@ -100,7 +100,7 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
     watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
     known = {**recorded(stage.name, settings), "certificate": certificate}
-    curves = Curves(stage.name, known, folder / "mlflow-run") if ranks.rank == 0 else None
+    curves = Curves(folder.name, stage.name, known) if ranks.rank == 0 else None
     history = History(curves, job.fit.steps, job.task.decides)
     run = Run(parallel, job.task, job.stream, job.validation, job.fit, ranks, history.report, checkpoints, watch)
     state = fit(run)

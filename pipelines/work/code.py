@@ -38,14 +38,12 @@ WITHOUT_INFLUENCE = (
     "model.engine.watch",
 )
 PICTURES = ("pipelines.pages",)  # of what pretraining learnt: not worth learning it again
-# What a stage runs beside its own module and what that imports.
-ALSO_RUNS = {"register": ("pipelines.serving.pyfunc",)}
 
 
 def of_stage(stage: str) -> str:
     """Digest of the code behind a DVC stage: equal digests give equal outputs from equal inputs and parameters."""
     cut = WITHOUT_INFLUENCE + (PICTURES if stage == "pretrain" else ())
-    return digest(f"pipelines.stages.{stage}", *ALSO_RUNS.get(stage, ()), without=cut)
+    return digest(f"pipelines.stages.{stage}", without=cut)
 
 
 def digest(*roots: str, without: tuple[str, ...] = WITHOUT_INFLUENCE) -> str:

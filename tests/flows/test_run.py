@@ -1,5 +1,6 @@
 """`medseg run` on a toy project: what runs, what does not, and what is left when it is killed."""
 
+import json
 import re
 import resource
 import signal
@@ -56,13 +57,30 @@ def test_missing_output_comes_back_without_running_its_stage_and_a_lost_version_
     done: Project,
 ) -> None:
     (done.root / "models/train/model.safetensors").unlink()
-    mlflow.MlflowClient(f"sqlite:///{done.root}/.medseg/mlflow.db").delete_registered_model("medsegformer")
+    client = mlflow.MlflowClient(f"sqlite:///{done.root}/.medseg/mlflow.db")
+    client.create_model_version("medsegformer", "file:///elsewhere")  # version 2, of something else
+    client.delete_model_version("medsegformer", "1")
     before = done.read("dvc.lock")
     ended = done.medseg("run")
-    assert ran(ended) == ["inventory", "register"]
+    assert ran(ended) == ["inventory"]
     assert (done.root / "models/train/model.safetensors").exists()
-    assert "medsegformer version 1" in ended.stdout
+    assert "medsegformer version 3" in ended.stdout
     assert done.read("dvc.lock") == before
+
+
+def test_a_lost_registry_is_no_reason_to_begin_at_version_1_and_its_copy_brings_all_back(done: Project) -> None:
+    database = done.root / ".medseg/mlflow.db"
+    for damage in (database.unlink, lambda: database.write_bytes(b""), lambda: database.write_bytes(b"\0" * 5000)):
+        damage()
+        for command in (["status"], ["run"], ["register"], ["predict", "a.nii.gz", "b.nii.gz"]):
+            refused = done.medseg(*command)
+            (told,) = [line for line in refused.stderr.splitlines() if line.startswith("medseg: ")]
+            assert refused.returncode == 1
+            assert "the registry of models" in told
+    remedy = told.split("`")[1]
+    assert done.call("sh", "-c", remedy).returncode == 0
+    status = json.loads(done.medseg("status", "--json").stdout)
+    assert (status["registered"]["version"], status["identity_consistent"]) == ("1", True)
 
 
 def test_failing_stage_ends_in_its_own_line(done: Project) -> None:

@@ -1,0 +1,58 @@
+"""What a version is: weights by digest, what made them, how they were evaluated and what came out.
+
+Stage `register` writes it to models/register/model.json; it holds only what is the same wherever the pipeline is
+reproduced. A version in MLflow carries its text and its digest as tags, so the two are bound to each other.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from model import weights
+from pipelines.work import project
+from pipelines.work.digests import sha256_of
+
+FILE = project.REGISTERED / "model.json"
+
+
+def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
+    """The record of the weights in `trained` and the figures in `evaluation`/metrics.json.
+
+    Raises ValueError if the figures are of other weights.
+    """
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    sha256 = weights.digest(trained)
+    if metrics["weights_sha256"] != sha256:
+        raise ValueError(
+            f"{evaluation / 'metrics.json'} is of weights {metrics['weights_sha256'][:12]}..., {trained} holds "
+            f"{sha256[:12]}...; run stage evaluate again"
+        )
+    return {
+        "name": name,
+        "weights_sha256": sha256,
+        "weights_files": {file.name: sha256_of(file) for file in weights.files(trained)},
+        "identity": weights.read_card(trained).identity,
+        "conditions": metrics["conditions"],
+        "mean_dice": metrics["mean_dice"],
+        "dice": metrics["dice"],
+        "cases": metrics["cases"],
+        "metrics_sha256": sha256_of(evaluation / "metrics.json"),
+    }
+
+
+def read() -> dict[str, Any]:
+    """The one that lies in the project. Raises ValueError if there is none."""
+    try:
+        return dict(json.loads((project.root() / FILE).read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{FILE}: no such file; `medseg run` makes it") from None
+
+
+def text(record: dict[str, Any]) -> str:
+    """One spelling for one content."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(text(record).encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""Make the version that models/register/model.json describes, unless MLflow holds it already.
+
+    registration.make_version() -> "7"       the version's number; it has the alias `candidate` then
+
+May be called as often as one likes, after whatever brought the files: a run, `dvc repro`, `dvc exp run`, `dvc pull`.
+A version holds a reference to the weights, the record, and MLflow's description of how to load them: no code.
+"""
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+from pipelines.release import record, run_identity, store, tracking
+from pipelines.work import project
+
+log = logging.getLogger(__name__)
+
+CANDIDATE = "candidate"  # alias of the version whose files lie in the project
+LOADER = "pipelines.serving.pyfunc"
+
+
+def make_version() -> str:
+    """The version's number. Raises ValueError if stage `register` has not run, or MLflow does not answer."""
+    content = record.read()
+    client = tracking.configure().MlflowClient()
+    version = find(client, content)
+    if version is None:
+        version = _make(client, content)
+        log.info("register: %s version %s", content["name"], version.version)
+    if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
+        client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
+        tracking.keep_copy()
+    return str(version.version)
+
+
+def find(client: Any, content: dict[str, Any]) -> Any | None:
+    """The version of this record (MLflow ModelVersion), the newest of several; None if there is none."""
+    wanted = record.digest(content)
+    versions = client.search_model_versions(f"name = '{content['name']}'")
+    own = [version for version in versions if version.tags.get("record_sha256") == wanted]
+    return max(own, key=lambda version: int(version.version), default=None)
+
+
+def _make(client: Any, content: dict[str, Any]) -> Any:
+    """Its tags come with it, so that nobody ever sees a version without them."""
+    mlflow = tracking.configure()
+    store.keep(project.root() / project.TRAINED, content["weights_sha256"])
+    run_id = _run_of(client, content["weights_sha256"])
+    store.publish(client, run_id, content["weights_sha256"])
+    for file in ("metrics.json", "cases.csv", "montage.png"):
+        if (path := project.root() / project.EVALUATION / file).is_file():
+            client.log_artifact(run_id, str(path), "evaluate")
+    for structure, value in {"mean": content["mean_dice"], **content["dice"]}.items():
+        if value is not None:
+            client.log_metric(run_id, f"dice.{structure}", value)
+    with mlflow.start_run(run_id=run_id), _quiet():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module=LOADER,
+            model_config={"name": content["name"], "record_sha256": record.digest(content)},
+            signature=_signature(),
+            pip_requirements=[],  # this package is on no index: under its name there anybody's code could lie
+        )
+        return mlflow.register_model(logged.model_uri, content["name"], tags=_tags(client, run_id, content))
+
+
+def _run_of(client: Any, weights_sha256: str) -> str:
+    """The training run that made these weights; a new one if they came from a cache or an untracked run."""
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment.experiment_id, tags={"weights_sha256": weights_sha256, "restored": "true"})
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
+    """The record whole, and of it what people look at and search for."""
+    commit = client.get_run(run_id).data.tags.get("git_commit")
+    return {
+        "record": record.text(content),
+        "record_sha256": record.digest(content),
+        "weights_sha256": content["weights_sha256"],
+        "dice": record.text(content["dice"]),
+        **({} if content["mean_dice"] is None else {"mean_dice": f"{content['mean_dice']:.6f}"}),
+        "held_out_cases": str(content["cases"]),
+        "git_commit": commit or run_identity.git_commit(),
+        "mlflow_run_id": run_id,
+        **content["identity"],
+    }
+
+
+def _signature() -> Any:
+    """Paths in, label maps of any shape out; `modality` where the model knows several."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema([ParamSpec("modality", DataType.string, "")]),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's remarks on type hints and on its own progress; what fails still raises."""
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,61 @@
+"""A version is served under the conditions of its evaluation, or refused."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.serving import conditions
+from pipelines.serving.conditions import Conditions, precision_of
+from pipelines.serving.segmenter import Segmenter
+from pipelines.work import code
+from tests.pipelines.serving.networks import write_weights
+
+
+def test_conditions_through_json_are_themselves() -> None:
+    here = Conditions.of_here(0.75)
+    assert Conditions.from_json(json.loads(json.dumps(here.to_json()))) == here
+    assert here.checked() == here
+
+
+@pytest.mark.parametrize("record", [{}, {"overlap": "much", "precision": "float16", "code_sha256": ""}, {"overlap": 1}])
+def test_a_record_that_is_none_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="evaluate and register it again"):
+        Conditions.from_json(record)
+
+
+def test_other_code_is_refused_with_the_remedy_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    earlier = replace(Conditions.of_here(0.5), code_sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"evaluated with other code \(000000000000\).*--other-code"):
+        earlier.checked()
+    assert earlier.checked(other_code=True) == earlier
+    assert "its Dice does not hold" in caplog.text
+
+
+def test_another_kind_of_device_is_told_and_not_refused(caplog: pytest.LogCaptureFixture) -> None:
+    here = Conditions.of_here(0.5)
+    with caplog.at_level(logging.WARNING):
+        here.checked()
+        assert not caplog.text
+        replace(here, precision="float32").checked()
+    assert "evaluated in float32" in caplog.text
+
+
+def test_the_digest_is_of_all_between_a_file_and_a_label_map_and_of_nothing_else() -> None:
+    counted = set(code.closure(conditions.ROOT, without=code.WITHOUT_INFLUENCE + conditions.BESIDE))
+    assert counted >= {
+        "model.network.medsegformer", "model.network.layers", "model.tasks.inference", "pipelines.cases.preparation",
+        "pipelines.cases.resampling", "pipelines.scans.nifti", "pipelines.scans.volume", "pipelines.serving.segmenter",
+    }  # fmt: skip
+    assert not counted & {"model.metrics", "model.weights", "pipelines.serving.conditions", "pipelines.stages.evaluate"}
+    assert not any(name.startswith(("model.engine.trainer", "pipelines.release", "flows")) for name in counted)
+
+
+def test_a_segmenter_has_the_overlap_of_the_evaluation_and_the_precision_of_its_device(tmp_path: Path) -> None:
+    segmenter = Segmenter.load(write_weights(tmp_path / "weights"), Conditions.of_here(0.9))
+    assert segmenter.overlap == 0.9
+    assert segmenter.precision == precision_of(segmenter.device)
+    assert precision_of(torch.device("cuda")) == torch.float16
