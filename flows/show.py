@@ -155,9 +155,12 @@ def audit(result: dict[str, Any]) -> None:
         print(f"{result['unread']} raw files could not be read; what they hold was not searched for")
     for place in result["not_covered"]:
         print(f"not searched: {place}")
-    print(
-        "nothing identifying found" if result["ok"] else f"{len(result['found'])} files hold what identifies a patient"
-    )
+    if not result["values"]:
+        print("nothing to search for: no DICOM header or name of a raw file tells of a patient, so this proves nothing")
+    elif result["ok"]:
+        print("nothing identifying found")
+    else:
+        print(f"{len(result['found'])} files hold what identifies a patient")
 
 
 def table(content: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def data_key(
 
 @app.command("whereis")
 def data_whereis(pseudonym: str, json: Json = False) -> None:
-    """Which raw DICOM files a pseudonym stands for: of a patient, study, series, file or case. Needs the key."""
+    """Which raw files a pseudonym stands for: of a case, patient or file; of DICOM also a study or series."""
     enter_project()
     from flows import show
     from pipelines.questions import whereis
@@ -63,7 +63,7 @@ def data_whereis(pseudonym: str, json: Json = False) -> None:
 
 @app.command("audit-phi")
 def data_audit_phi(json: Json = False) -> None:
-    """Search every byte of every output for what identifies a patient in the raw DICOM. Exit code 1 if any is found."""
+    """Search the project for what identifies a patient in the raw scans. Exit code 1 if any is found, or none known."""
     enter_project()
     from flows import show
     from pipelines.questions import phi

@@ -31,7 +31,7 @@ from pipelines.work.writing import replacing
 UNFINISHED = ".unfinished"
 MADE_BY = ("model.data.casefile", "pipelines.cases.preparation")
 # What only names things; label contracts are counted where they apply, so that a new one touches no other source.
-COUNTED_APART = ("pipelines.scans.manifest", "pipelines.scans.structures")
+COUNTED_APART = ("pipelines.scans.manifest", "pipelines.scans.structures", "pipelines.scans.scan_files")
 
 
 @dataclass(frozen=True)

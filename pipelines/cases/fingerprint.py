@@ -9,15 +9,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
 from pipelines.cases.preparation import bounding_box, content_of, moments
+from pipelines.scans import scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import BY_NAME, contract_of
-from pipelines.scans.volume import read
 from pipelines.work import code, project, within_memory
 from pipelines.work.cache import Cache
 from pipelines.work.within_memory import Executor, Load, Lost
@@ -67,13 +66,13 @@ def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, 
 def scan_statistics(row: Row) -> ScanStatistics | str:
     """One scan's statistics, or the reason why it gives none."""
     try:
-        scan = {file.role: read(Path(file.path)) for file in row.images}
+        scan = {file.role: scan_files.read(row, file) for file in row.images}
         content = content_of(scan)
         _, content_shape = bounding_box(content)
         structures: dict[str, int] = {}
         foreground = content
         if row.label:
-            label = contract_of(row.contract).to_structures(read(Path(row.label.path)).array)
+            label = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
             structures = {name: int((label == BY_NAME[name].id).sum()) for name in row.annotated}
             foreground = label > 0
         values = {modality: volume.array[foreground] for modality, volume in scan.items()}

@@ -16,9 +16,10 @@ import numpy as np
 
 from model.data.casefile import Case, CaseRecord
 from pipelines.cases.resampling import resample, resample_label, resampled_shape
+from pipelines.scans import scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import contract_of
-from pipelines.scans.volume import Geometry, Volume, read
+from pipelines.scans.volume import Geometry, Volume
 
 CT_AIR_HU = -500.0  # between lung and soft tissue: the body's outline
 WINDOW, Z_SCORE = "window", "z_score"
@@ -155,7 +156,7 @@ def prepare_case(row: Row, plan: Preprocessing, points: int) -> Case:
     """One manifest row -> one case, in memory; `points`: voxels indexed per structure."""
     source = plan.sources[row.source]
     image, geometry = prepare(
-        {file.role: read(Path(file.path)) for file in row.images}, source.spacing_mm, plan.ct, source.normalisation
+        {file.role: scan_files.read(row, file) for file in row.images}, source.spacing_mm, plan.ct, source.normalisation
     )
     image = image.astype(np.float16)  # as the file holds it; halves what waits for the label
     label = _prepared_label(row, geometry, image.shape[1:])
@@ -174,7 +175,7 @@ def prepare_case(row: Row, plan: Preprocessing, points: int) -> Case:
 def _prepared_label(row: Row, geometry: Geometry, shape: Any) -> np.ndarray:
     if row.label is None:
         return np.zeros(shape, np.uint8)
-    structures = contract_of(row.contract).to_structures(read(Path(row.label.path)).array)
+    structures = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
     return resample_label(structures[geometry_box(geometry)], shape)
 
 

@@ -21,6 +21,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from pipelines.dicom import burned, contours, deface
+from pipelines.dicom.descriptors import technical
 from pipelines.dicom.frames import Frame, frames_of
 from pipelines.dicom.profile import ProfileOptions, deidentified
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
@@ -284,6 +285,8 @@ def _kept(dataset: Dataset) -> tuple[dict[str, Any], int | None]:
     for keyword in KEPT:
         value = dataset.get(keyword)
         if value is not None and value != "":
-            kept[keyword] = [str(each) for each in value] if isinstance(value, MultiValue) else str(value)
+            several = [technical(keyword, str(each)) for each in (value if isinstance(value, MultiValue) else [value])]
+            known = [each for each in several if each]
+            kept[keyword] = known if isinstance(value, MultiValue) else "".join(known)
     day = text(dataset, "StudyDate")
     return kept, date(int(day[:4]), int(day[4:6]), int(day[6:8])).toordinal() if len(day) == 8 else None

@@ -19,8 +19,9 @@ from pipelines.dicom import index, sandbox
 from pipelines.dicom.convert import Conversion, SeriesRecord, SeriesSettings, convert
 from pipelines.dicom.index import DicomFile
 from pipelines.dicom.profile import ProfileOptions
-from pipelines.intake import claims, listing
+from pipelines.intake import listing
 from pipelines.scans import key
+from pipelines.scans.naming import Names
 from pipelines.work import code
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import write_json
@@ -68,7 +69,8 @@ def bring(
 def _candidates(raw: Path, listed: pa.Table, pseudonyms: key.Pseudonyms) -> dict[Path, str]:
     """Files that no other layout claims: path -> sha256. What cannot be opened is ingest's to report."""
     sound = {row["path"]: row["sha256"] for row in listed.to_pylist() if not row["problem"]}
-    named = {path: claims.hidden(path.relative_to(raw).as_posix(), pseudonyms) for path, _ in listing.walk(raw)}
+    names = Names(pseudonyms)
+    named = {path: names.hidden(path.relative_to(raw).as_posix()) for path, _ in listing.walk(raw)}
     return {path: sound[name] for path, name in named.items() if name in sound}
 
 

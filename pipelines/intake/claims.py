@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from pipelines import params
 from pipelines.intake.listing import SCHEMA, take, walk
-from pipelines.scans import key
+from pipelines.scans import key, scan_files
+from pipelines.scans.naming import HIDDEN, LAYOUT, Names
 from pipelines.sources import readers
 from pipelines.work import project
 
@@ -17,34 +18,41 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def current() -> pa.Table:
-    """The project's inventory as it would be written now. Raises ValueError if DICOM is asked for without a key."""
-    raw = project.root() / project.RAW
-    listed = take(raw, project.state_folder() / "digests.sqlite")
-    return hide(listed, raw, params.load(project.root() / "params.yaml").data.sources)
+    """The project's inventory as it would be written now; what its names stand for is remembered on this machine.
 
-
-def hide(listed: pa.Table, folder: Path, requested: Sequence[str]) -> pa.Table:
-    """The inventory without paths that may name a patient, as hospitals' folders do.
-
-    With `dicom` among the sources every path that no other layout claims goes by its keyed pseudonym. Without it, files
-    that look like DICOM go by their content, since no stage reads them.
+    Raises ValueError if DICOM is asked for without a key.
     """
-    rows = listed.to_pylist()
-    if "dicom" in requested:
-        pseudonyms, open_paths = key.load(), claimed([row["path"] for row in rows], folder, requested)
-        for row in rows:
-            if row["path"] not in open_paths:
-                row["path"] = hidden(row["path"], pseudonyms)
-    else:
-        for row in rows:
-            if Path(row["path"]).suffix.lower() in DICOM_SUFFIXES or Path(row["path"]).name == "DICOMDIR":
-                row["path"] = f"hidden/{row['sha256'][:16] or 'unreadable'}"
+    raw = project.root() / project.RAW
+    sources = params.load(project.root() / "params.yaml").data.sources
+    names = Names(key.load() if "dicom" in sources else key.of_project())
+    listed = take(raw, project.state_folder() / "digests.sqlite")
+    shown = calling(listed, raw, sources, names)
+    scan_files.remember({called: path for path, called in shown.items() if called.startswith(f"{LAYOUT}/")})
+    return hide(listed, shown)
+
+
+def calling(listed: pa.Table, folder: Path, requested: Sequence[str], names: Names) -> dict[str, str]:
+    """What the inventory calls each path: as it is if published, else by a pseudonym, as folders may name patients.
+
+    `layout/...` is what a layout among `requested` names. The rest is `hidden/...`, where DICOM is looked for: with
+    `dicom` among them nothing of it is kept as it is, since a label beside a series has any name.
+    """
+    paths = listed["path"].to_pylist()
+    of_layouts = claimed(paths, folder, requested)
+    return {
+        path: names.path(path, LAYOUT)
+        if path in of_layouts
+        else names.hidden(path)
+        if "dicom" in requested
+        else names.path(path, HIDDEN)
+        for path in paths
+    }
+
+
+def hide(listed: pa.Table, shown: dict[str, str]) -> pa.Table:
+    """The inventory with each path called as `shown` says."""
+    rows = [{**row, "path": shown[row["path"]]} for row in listed.to_pylist()]
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
-
-
-def hidden(path: str, pseudonyms: key.Pseudonyms) -> str:
-    """What the inventory calls a path that may name a patient; `medseg data whereis` finds it again."""
-    return f"hidden/{pseudonyms.name('path', path)}"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from pipelines import params
 from pipelines.intake import quality
 from pipelines.intake.quality import Finding
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans import nifti
-from pipelines.scans.manifest import File, Row, pseudonym
+from pipelines.scans import nifti, scan_files
+from pipelines.scans.manifest import File, Row
+from pipelines.scans.naming import hashed
 from pipelines.scans.structures import BY_NAME, contract_of
-from pipelines.scans.volume import Volume, VolumeError, read, same_grid
+from pipelines.scans.volume import Volume, VolumeError, same_grid
 from pipelines.sources import SEPARATE_GRIDS
 from pipelines.work import within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
@@ -42,10 +43,17 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
 
 def load_of(number: int, row: Row) -> Load[tuple[int, Row]]:
     """What `examine_one` will need: all volumes are held, the last is read, turned and checked beside the others."""
-    announced = [nifti.announced_size(Path(file.path)) for file in row.files]
+    announced = [_announced(file) for file in row.files]
     voxels = sum(count for count, _ in announced)
     beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in announced), default=0)
     return Load((number, row), with_overhead(FLOAT * voxels + beside), EXAMINE_S + READ_S * voxels)
+
+
+def _announced(file: File) -> tuple[int, int]:
+    try:
+        return nifti.announced_size(scan_files.where(file.path))
+    except VolumeError:  # said once it is read
+        return 0, 0
 
 
 def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:
@@ -74,7 +82,7 @@ def _with_unique_ids(rows: list[Row]) -> list[Row]:
     result = []
     for row in rows:
         if row.quarantined and row.case_id in taken:
-            row = replace(row, case_id=f"{row.case_id}-{pseudonym('duplicate', row.files[0].path)}")
+            row = replace(row, case_id=f"{row.case_id}-{hashed('duplicate', row.files[0].path)}")
         taken.add(row.case_id)
         result.append(row)
     return result
@@ -82,7 +90,7 @@ def _with_unique_ids(rows: list[Row]) -> list[Row]:
 
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     try:
-        volumes = {file.role: _read(file) for file in row.files}
+        volumes = {file.role: _read(row, file) for file in row.files}
         row = _on_one_grid(row, volumes)
         structures = _structures(row, volumes["label"].array) if row.label else None
         images = {file.role: volumes[file.role] for file in row.images}
@@ -128,9 +136,9 @@ def settings_here() -> params.Params | None:
     return None
 
 
-def _read(file: File) -> Volume:
+def _read(row: Row, file: File) -> Volume:
     try:
-        return read(Path(file.path))
+        return scan_files.read(row, file)
     except VolumeError as error:
         raise VolumeError(f"{file.path}: {error}") from None
 

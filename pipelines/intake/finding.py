@@ -1,5 +1,6 @@
 """From listed files to scans: one row of the manifest each, from names alone; nothing is opened yet."""
 
+import secrets
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,20 +10,28 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.intake import listing
-from pipelines.scans import manifest
+from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import File, Row
+from pipelines.scans.naming import HIDDEN, Names, hashed
 from pipelines.scans.structures import contract_of
 from pipelines.sources import Scan, dicom, readers
 
+_FOR_ONCE = secrets.token_bytes(32)
 
-def find(folder: Path, listed: pa.Table, sources: Iterable[str]) -> list[Row]:
-    """One row a scan below `folder`, from names alone; sorted. Case ids are unique after the examination only."""
+
+def find(folder: Path, listed: pa.Table, sources: Iterable[str], names: Names | None = None) -> list[Row]:
+    """One row a scan below `folder`, from names alone; sorted. Case ids are unique after the examination only.
+
+    `names`: what scans and files are called; without, paths as they are and ids under a key that is thrown away.
+    """
+    names = names or Names(Pseudonyms(_FOR_ONCE), show_paths=True)
     files = {entry["path"]: entry for entry in listed.to_pylist()}
     found = {**readers(), "dicom": dicom.find}
     scans = [scan for name in sources if name in found for scan in found[name](list(files), folder)]
     claimed = {path for scan in scans for path in (*scan.images.values(), scan.label)}
-    rows = [_row(scan, folder, files) for scan in scans]
-    rows += [_unclaimed(entry, folder) for path, entry in files.items() if entry["problem"] and path not in claimed]
+    rows = [_row(scan, folder, files, names) for scan in scans]
+    unread = [entry for path, entry in files.items() if entry["problem"] and path not in claimed]
+    rows += [_unclaimed(entry, folder, names) for entry in unread]
     return sorted(rows, key=lambda row: (row.source, [file.path for file in row.files]))
 
 
@@ -37,19 +46,19 @@ def find_deidentified(folder: Path, digests: Path) -> list[Row]:
     return find(folder, listing.take(folder, digests), ("dicom",))
 
 
-def _row(scan: Scan, folder: Path, files: dict[str, Any]) -> Row:
+def _row(scan: Scan, folder: Path, files: dict[str, Any], names: Names) -> Row:
     roles = [*sorted(scan.images.items()), *([("label", scan.label)] if scan.label else [])]
-    problem, listed = scan.problem, []
+    problem, listed = names.told(scan.problem), []
     for role, path in roles:
         entry = files.get(path, {"sha256": "", "bytes": 0, "problem": ""})
-        listed.append(File(role, (folder / path).as_posix(), entry["sha256"], entry["bytes"]))
+        listed.append(File(role, (folder / names.path(path)).as_posix(), entry["sha256"], entry["bytes"]))
         if entry["problem"]:
-            problem = problem or f"{path}: {entry['problem']}"
+            problem = problem or f"{names.path(path)}: {entry['problem']}"
     known = contract_of(scan.contract).annotated if scan.label and scan.contract else ()
     annotated = list(scan.annotated or known)
     return Row(
-        case_id=f"{scan.source}-{manifest.pseudonym(scan.source, scan.key)}",
-        patient=manifest.pseudonym(scan.source, scan.patient),
+        case_id=f"{scan.source}-{names.identifier(scan.source, scan.key)}",
+        patient=names.identifier(scan.source, scan.patient),
         source=scan.source,
         split="",
         modalities=sorted(scan.images),
@@ -60,10 +69,9 @@ def _row(scan: Scan, folder: Path, files: dict[str, Any]) -> Row:
     )
 
 
-def _unclaimed(entry: dict[str, Any], folder: Path) -> Row:
+def _unclaimed(entry: dict[str, Any], folder: Path, names: Names) -> Row:
     """A file or folder that cannot be read, so that no layout could claim it: it must not vanish silently."""
-    name = manifest.pseudonym("unread", entry["path"])
-    file = File("unread", (folder / entry["path"]).as_posix())
-    return Row(
-        f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{entry['path']}: {entry['problem']}"
-    )
+    path = names.path(entry["path"], HIDDEN)
+    name = hashed("unread", path)
+    file = File("unread", (folder / path).as_posix())
+    return Row(f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{path}: {entry['problem']}")

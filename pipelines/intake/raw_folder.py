@@ -70,7 +70,10 @@ def _differs(listed: Path) -> bool:
 
     from pipelines.intake import claims, listing
 
-    return not pq.read_table(listed, schema=listing.SCHEMA).equals(claims.current())
+    try:
+        return not pq.read_table(listed, schema=listing.SCHEMA).equals(claims.current())
+    except ValueError:  # no key: the inventory will say so
+        return True
 
 
 def _seen(folder: Path) -> str:

@@ -28,9 +28,9 @@ from pipelines.pages.drawing import (
     write_line,
 )
 from pipelines.pages.templates import render
+from pipelines.scans import scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.structures import contract_of
-from pipelines.scans.volume import read
 from pipelines.work import within_memory
 from pipelines.work.memory import GIB, free_bytes
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -87,10 +87,10 @@ def draw(captioned: tuple[Row, list[str]]) -> Image.Image | None:
     """One scan: axial, coronal, sagittal; head or front up. None if it cannot be read."""
     row, findings = captioned
     try:
-        volume = read(Path(row.images[0].path))
+        volume = scan_files.read(row, row.images[0])
         label = None
         if row.label:
-            label = contract_of(row.contract).to_structures(read(Path(row.label.path)).array)
+            label = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
     except (ValueError, MemoryError):
         return None
     picture = Image.new("RGB", (3 * PLANE_PX, PLANE_PX + CAPTION_PX))

@@ -1,18 +1,21 @@
 """What a file holds, as pieces of bytes to search: the bytes as they lie there, and what is packed inside them.
 
-Opened are gzip, bzip2, xz and zip by their magic numbers (also in each other, PACKED_DEPTH deep), SQLite databases row
-by row (a long value lies scattered over pages), Parquet column by column, and zlib streams in PDF and PNG. A packed
-file that is damaged is searched as it lies there. Nothing is unpacked to disk.
+Opened are gzip, bzip2, xz and zip by their magic numbers (also in each other, PACKED_DEPTH deep; gzip also behind other
+bytes), SQLite databases row by row (a long value lies scattered over pages) with what is packed in a value, Parquet
+column by column, zlib streams in PDF and PNG, and what git keeps packed. A packed file that is damaged is searched as
+it lies there. Nothing is unpacked to disk.
 """
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import sqlite3
+import subprocess
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +25,8 @@ from pyarrow import ArrowException
 
 PIECE = 1 << 24
 PACKED_DEPTH = 3
+MAX_INSIDE = 1 << 26  # bytes of a stream inside another file
+MAX_KEYWORD = 300  # bytes before the text in a PNG: its keyword, 79 at most, language, translated keyword
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -58,8 +63,12 @@ def _stream(file: IO[bytes], overlap: int, depth: int) -> Iterator[bytes]:
     file.seek(0)
     kept = b""
     whole = b""
+    inside = 0
     while piece := file.read(PIECE):
         yield kept + piece
+        if depth < PACKED_DEPTH:
+            yield from _behind_others(piece, 1 if inside == 0 else 0)
+        inside += len(piece)
         kept = (kept + piece)[-overlap:] if overlap else b""
         whole = whole + piece if start[:4] in (b"%PDF", b"\x89PNG") else b""
     if depth >= PACKED_DEPTH:
@@ -74,6 +83,13 @@ def _stream(file: IO[bytes], overlap: int, depth: int) -> Iterator[bytes]:
     yield from _deflated(whole)
 
 
+def _behind_others(piece: bytes, start: int) -> Iterator[bytes]:
+    """gzip streams that begin at `start` or later; at most MAX_INSIDE bytes of each."""
+    for match in re.finditer(rb"\x1f\x8b\x08", piece[start:]):
+        with suppress(zlib.error):
+            yield zlib.decompressobj(31).decompress(piece[start + match.start() :], MAX_INSIDE)
+
+
 def _members(file: IO[bytes], overlap: int, depth: int) -> Iterator[bytes]:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -83,10 +99,12 @@ def _members(file: IO[bytes], overlap: int, depth: int) -> Iterator[bytes]:
 
 
 def _deflated(content: bytes) -> Iterator[bytes]:
-    """zlib streams inside a PDF or PNG; at most 64 MiB of each."""
-    for match in re.finditer(rb"stream\r?\n|IDAT|zTXt|iTXt", content):
-        with suppress(zlib.error):
-            yield zlib.decompressobj().decompress(content[match.end() :], 1 << 26)
+    """zlib streams inside a PDF or PNG; at most MAX_INSIDE bytes of each. PNG's texts have a keyword before theirs."""
+    for match in re.finditer(rb"stream\r?\n|IDAT|zTXt|iTXt|iCCP", content):
+        keyword = 0 if match[0] == b"IDAT" or match[0].startswith(b"stream") else MAX_KEYWORD
+        for begin in re.finditer(rb"x[\x01\x5e\x9c\xda]", content[match.end() : match.end() + keyword + 2]):
+            with suppress(zlib.error):
+                yield zlib.decompressobj().decompress(content[match.end() + begin.start() :], MAX_INSIDE)
 
 
 def _rows(path: Path) -> Iterator[bytes]:
@@ -97,7 +115,21 @@ def _rows(path: Path) -> Iterator[bytes]:
             with suppress(sqlite3.Error):  # a virtual table whose module is not loaded
                 quoted = name.replace('"', '""')
                 for row in database.execute(f'SELECT * FROM "{quoted}"'):
-                    yield b"\x00".join(value if isinstance(value, bytes) else str(value).encode() for value in row)
+                    values = [value if isinstance(value, bytes) else str(value).encode() for value in row]
+                    yield b"\x00".join(values)
+                    for value in values:
+                        yield from _value(value)
+
+
+def _value(value: bytes) -> Iterator[bytes]:
+    """What is packed in a value of a database: a file of any kind, or a bare zlib stream."""
+    if value.startswith((b"PK\x03\x04", b"%PDF", b"\x89PNG", *(magic for magic, _ in _UNPACKERS))):
+        yield from _stream(io.BytesIO(value), 0, 1)
+    elif value[:1] == b"x":
+        with suppress(zlib.error):
+            yield zlib.decompressobj().decompress(value, MAX_INSIDE)
+    elif b"\x1f\x8b\x08" in value:
+        yield from _behind_others(value, 1)
 
 
 def _columns(path: Path) -> Iterator[bytes]:
@@ -105,3 +137,30 @@ def _columns(path: Path) -> Iterator[bytes]:
     yield str(file.schema_arrow.metadata or "").encode()
     for batch in file.iter_batches(1024):
         yield str(batch.to_pylist()).encode("utf-8", "surrogateescape")
+
+
+def in_git(root: Path, without: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Every object that the repository at `root` keeps, as (its name, content). None where there is no repository.
+
+    `without`: folders at its top whose files are left out. Raises OSError if git cannot be asked.
+    """
+    if not (root / ".git").exists():
+        return
+    ask = ["git", "-C", str(root)]
+    told = subprocess.run([*ask, "rev-list", "--objects", "--all"], capture_output=True, check=False)
+    named = (line.partition(b" ") for line in told.stdout.splitlines())
+    left_out = {name for name, _, path in named if path.decode(errors="replace").partition("/")[0] in without}
+    command = [*ask, "cat-file", "--batch-all-objects", "--batch", "--unordered"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as git:
+        assert git.stdout is not None
+        while header := git.stdout.readline().split():
+            content = git.stdout.read(int(header[2]) + 1)
+            if header[0] not in left_out:
+                yield header[0].decode(), content
+    if git.returncode:
+        raise OSError(f"git cat-file ended with {git.returncode}")
+
+
+def packed(content: bytes) -> Iterator[bytes]:
+    """`content` and what is packed in it."""
+    yield from _stream(io.BytesIO(content), 0, 0)

@@ -1,8 +1,8 @@
 """`medseg data check DIR`: what a folder holds in any layout, DICOM included, and what would be quarantined, and why.
 
-Nothing is written but in a temporary folder. DICOM goes through the same code as in stage `deidentify`, with the
-project's parameters where there is one, and under the key if there is one, so that `medseg data whereis` finds what is
-shown here. Without a key one is made and thrown away.
+Nothing is written but in a temporary folder, so the answer may name files. DICOM goes through the same code as in stage
+`deidentify`, with the project's parameters where there is one, and under the key if there is one, so that `medseg data
+whereis` finds what is shown here. Without a key one is made and thrown away.
 """
 
 import secrets
@@ -10,8 +10,6 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from pipelines import params
 from pipelines.dicom import series
@@ -21,6 +19,7 @@ from pipelines.intake.finding import find, find_deidentified
 from pipelines.scans import key
 from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
+from pipelines.scans.naming import Names
 from pipelines.sources import readers
 from pipelines.work import project
 
@@ -48,7 +47,7 @@ def _open_layouts(folder: Path) -> list[Row]:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
     settings = settings_here()
     memory_gib = None if settings is None else settings.preprocess.memory_gib
-    return examine(find(folder, listed, tuple(readers())), bounds_here(), memory_gib)
+    return examine(find(folder, listed, tuple(readers()), Names(_key(), show_paths=True)), bounds_here(), memory_gib)
 
 
 def _dicom(folder: Path) -> list[Row]:
@@ -57,18 +56,18 @@ def _dicom(folder: Path) -> list[Row]:
         out, memory = Path(scratch) / "deidentified", Path(scratch) / "dicom.sqlite"
         listed = listing.take(folder, Path(scratch) / "digests.sqlite")
         open_paths = claims.claimed(listed["path"].to_pylist(), folder)
-        rows = [row for row in listed.to_pylist() if row["path"] not in open_paths]
-        for row in rows:
-            row["path"] = claims.hidden(row["path"], pseudonyms)
-        table = pa.Table.from_pylist(rows, listing.SCHEMA)
+        rest = listed.filter([path not in open_paths for path in listed["path"].to_pylist()])
+        names = Names(pseudonyms)
+        table = claims.hide(rest, {path: names.hidden(path) for path in rest["path"].to_pylist()})
         series.bring(folder, table, out, pseudonyms, _settings(), memory)
         found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
 
 def _key() -> Pseudonyms:
+    """The project's, but none is made for it: a key to be thrown away, where there is none."""
     try:
-        return key.load()
+        return key.known()
     except ValueError:
         return Pseudonyms(secrets.token_bytes(32))
 

@@ -2,14 +2,16 @@
 
     audit() -> dict      keys ok, found, files, bytes, values, left_out, unread, not_covered
 
-Collects every identifying value from the DICOM files below data/raw and searches every byte of every output for it:
-data/ but raw, models, reports, .medseg with its databases, DVC's cache and lock, MLflow's and Prefect's files. It
-reports the file and the kind of value, never the value. What it cannot see is in the result, too.
+Collects every identifying value from the DICOM files below data/raw, and from the names of all files and folders there,
+and searches every byte of everything else in the project for it: outputs, state, databases, documents, git's history;
+but not the program and its environment. It reports the file and the kind of value, never the value. Where it knows no
+value it proves nothing, and says so. What it cannot see is in the result, too.
 """
 
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,66 +19,73 @@ from typing import Any
 from pipelines import params
 from pipelines.dicom import identity
 from pipelines.dicom.needles import Needles
-from pipelines.questions import file_contents
+from pipelines.questions import file_contents, raw_names
 from pipelines.work import project
 from pipelines.work.progress import track
 
-PLACES = (
-    "data",
-    "models",
-    "reports",
-    ".medseg",
-    ".dvc",
-    "mlruns",
-    "mlartifacts",
-    "logs",
-    "dvc.lock",
-    "dvc.yaml",
-    "params.yaml",
-)
+# The program itself, its environment, and caches of its tools. A version may look like a date.
+PROGRAM = frozenset({"flows", "pipelines", "model", "tests", "benchmarks"})
+NOT_SEARCHED = PROGRAM | {
+    ".venv", ".bench", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", "__pycache__",
+    "requirements.lock", "requirements-gpu.lock",
+}  # fmt: skip
+ON_PURPOSE = (".medseg/raw-files.json",)  # what pseudonyms stand for: with the raw files, for their owner alone
 
 
 def audit() -> dict[str, Any]:
-    """Search the project. `ok`: nothing found. `found`: one entry a file, with the kinds of value in it."""
+    """Search the project. `ok`: something to search for, and nothing found. `found`: one entry a file, with kinds."""
     root = project.root()
     settings = params.load(root / "params.yaml").deidentify
-    return search_project(root, identity.collect(root / project.RAW, settings.retain_device))
+    known = identity.collect(root / project.RAW, settings.retain_device)
+    return search_project(root, replace(known, values=known.values | raw_names.collect(root / project.RAW)))
 
 
 def search_project(root: Path, known: identity.Identity) -> dict[str, Any]:
     """Search a project for what is known to identify."""
     files = sorted(_artefacts(root))
     needles = Needles(known.values, _ordinary_words(), _first_day(files))
-    found = [entry for path in track(files, len(files), "audit-phi") if (entry := _search(path, root, needles))]
+    found, not_covered = [], _not_covered()
+    if values := needles.kinds():
+        found = [entry for path in track(files, len(files), "audit-phi") if (entry := _search(path, root, needles))]
+        try:
+            found += _search_git(root, needles)
+        except OSError as error:
+            not_covered.append(f"git's history ({error})")
     return {
-        "ok": not found,
+        "ok": bool(values) and not found,
         "found": found,
         "files": len(files),
         "bytes": sum(path.lstat().st_size for path in files if path.exists()),
         "dicom_files": known.files,
-        "values": needles.kinds(),
+        "values": values,
         "left_out": dict(needles.left_out),
         "unread": known.unread,
-        "not_covered": _not_covered(),
+        "not_covered": not_covered,
     }
 
 
 def _artefacts(root: Path) -> Iterator[Path]:
-    """Every file that the project wrote; data/raw is what it must not have passed on."""
-    raw = root / project.RAW
-    for name in PLACES:
-        place = root / name
-        if place.is_file():
-            yield place
-        seen = set()
-        for here, folders, files in os.walk(place, followlinks=True):  # models may lie on another disk
-            status = Path(here).stat()
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            folders[:] = [folder for folder in folders if Path(here) / folder != raw]
-            yield from (Path(here) / file for file in files)
+    """Every file of the project but the program; data/raw is what it must not have passed on."""
+    left_out = {root / project.RAW, *(root / name for name in NOT_SEARCHED | set(ON_PURPOSE))}
+    seen = set()
+    for here, folders, files in os.walk(root, followlinks=True):  # models may lie on another disk
+        status = Path(here).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        kept = [folder for folder in folders if Path(here) / folder not in left_out and folder != "__pycache__"]
+        folders[:] = [folder for folder in kept if not (folder == "objects" and Path(here).name == ".git")]
+        yield from (path for path in (Path(here) / file for file in files) if path not in left_out)
+
+
+def _search_git(root: Path, needles: Needles) -> list[dict[str, Any]]:
+    """One entry an object of git's history in which something was found."""
+    found = []
+    for name, content in file_contents.in_git(root, PROGRAM):
+        if kinds := {kind for piece in file_contents.packed(content) for kind in needles.found_in(piece)}:
+            found.append({"file": f".git (object {name[:12]})", "kinds": sorted(kinds), "in_name": False})
+    return found
 
 
 def _search(path: Path, root: Path, needles: Needles) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 Compares size and sha256 of every file with the manifest and with the index of case files. A file whose size, time and
 inode are those of its last reading is not read again (`.medseg/digests.sqlite`): 15,000 scans take seconds. `reread`
-reads every byte. Problems name cases and roles, never files: those are in the manifest.
+reads every byte. Problems name cases and roles, never files: `medseg data whereis CASE` tells those.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +13,9 @@ from typing import Any
 
 from pipelines.cases import case_folder
 from pipelines.cases.case_folder import Entry
-from pipelines.scans import manifest
+from pipelines.scans import manifest, scan_files
 from pipelines.scans.manifest import SPLITS, Row
+from pipelines.scans.volume import VolumeError
 from pipelines.work import project
 from pipelines.work.digests import Digests, remembered
 from pipelines.work.progress import track
@@ -47,9 +48,9 @@ def verify(reread: bool = False) -> dict[str, Any]:
     }
 
 
-def _problems(row: Row, entry: Entry | None, look: Callable[[Path, int, str], str]) -> Iterator[Problem]:
+def _problems(row: Row, entry: Entry | None, look: Callable[[Path | str, int, str], str]) -> Iterator[Problem]:
     for file in row.files:
-        if difference := look(Path(file.path), file.bytes, file.sha256):
+        if difference := look(file.path, file.bytes, file.sha256):
             yield Problem(row.case_id, f"its {file.role} file {difference}; restore it, or `medseg run` takes it anew")
     if entry is None:
         yield Problem(row.case_id, "has no case file yet; `medseg run` makes it")
@@ -57,15 +58,18 @@ def _problems(row: Row, entry: Entry | None, look: Callable[[Path, int, str], st
         yield Problem(row.case_id, f"its case file {difference}; `medseg run` makes it again")
 
 
-def _difference(path: Path, size: int, sha256: str, digests: Digests, reread: bool) -> str:
-    """Empty if the file is as told, else the difference in words."""
+def _difference(path: Path | str, size: int, sha256: str, digests: Digests, reread: bool) -> str:
+    """Empty if the file is as told, else the difference in words. `path`: a case file, or as the manifest has it."""
     try:
+        path = scan_files.where(path) if isinstance(path, str) else path
         status = path.stat()
         if status.st_size != size:
             return f"has {status.st_size} bytes where {size} are due"
         found = digests.of(path, status, reread)
     except FileNotFoundError:
         return "is missing"
+    except VolumeError:
+        return "is not known on this machine (`dvc repro inventory` looks for it)"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return "" if found == sha256 else "has other content than it had"

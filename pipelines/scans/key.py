@@ -1,6 +1,7 @@
 """The project's secret key, and the pseudonyms made with it.
 
     key.load()                       from the file $MEDSEG_KEY_FILE names; refused if absent, open to others or weak
+    key.of_project()                 that, or where none is named the project's own, made once in `.medseg`
     key.create(path)                 a new one, readable by its owner alone
     Pseudonyms(key).name(kind, id)   16 hex digits, the same for the same id, of no use without the key
 
@@ -17,6 +18,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from pipelines.work import environment, project
 
 VARIABLE = "MEDSEG_KEY_FILE"
 REMEDY = f"`medseg data key NEWFILE` makes one outside the project; then export {VARIABLE}=NEWFILE"
+OWN = "key"  # below .medseg
 MIN_LENGTH = 32  # characters
 MIN_BITS = 128.0
 MAX_SHIFT_DAYS = 3650  # dates move up to ten years back
@@ -64,19 +67,46 @@ def load() -> Pseudonyms:
         raise ValueError(f"DICOM scans need a secret key for pseudonyms, and {VARIABLE} is not set; {REMEDY}")
     path = named.expanduser()
     _refuse_inside_project(path)
+    return Pseudonyms(_read(path, VARIABLE))
+
+
+def of_project() -> Pseudonyms:
+    """Under the named key; where none is named, under the project's own: made once, never tracked or pushed.
+
+    It need not be secret from who can read `.medseg`, as raw scans and their names lie beside. Raises ValueError.
+    """
+    path = project.state_folder() / OWN
+    if environment.read().key_file is None and not path.exists():
+        made = path.with_name(f".{os.getpid()}.{OWN}")
+        made.unlink(missing_ok=True)
+        _write(made)
+        with suppress(FileExistsError):  # another process was faster
+            path.hardlink_to(made)
+        made.unlink()
+    return known()
+
+
+def known() -> Pseudonyms:
+    """The project's, but none is made: raises ValueError where there is none."""
+    if environment.read().key_file is not None:
+        return load()
+    return Pseudonyms(_read(project.root() / ".medseg" / OWN, "the project's key"))
+
+
+def _read(path: Path, called: str) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{VARIABLE}: {path} is not a regular file; {REMEDY}")
+            raise ValueError(f"{called}: {path} is not a regular file; {REMEDY}")
         if status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
-            raise ValueError(f"{VARIABLE}: {path} has mode {mode:o}, others can reach it; `chmod 600 {path}`")
+            raise ValueError(f"{called}: {path} has mode {mode:o}, others can reach it; `chmod 600 {path}`")
         key = path.read_bytes().strip()
     except OSError as error:
-        raise ValueError(f"{VARIABLE}: {path}: {error.strerror}; {REMEDY}") from None
+        raise ValueError(f"{called}: {path}: {error.strerror}; {REMEDY}") from None
     if weakness := weakness_of(key):
-        raise ValueError(f"{VARIABLE}: the key in {path} is weak: {weakness}; {REMEDY}")
-    return Pseudonyms(key)
+        raise ValueError(f"{called}: the key in {path} is weak: {weakness}; {REMEDY}")
+    return key
 
 
 def create(path: Path) -> Path:
@@ -85,14 +115,17 @@ def create(path: Path) -> Path:
     _refuse_inside_project(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        _write(path)
     except FileExistsError:
         raise ValueError(
             f"{path} exists; a key is never overwritten, since pseudonyms made with it would be lost"
         ) from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
     return path
+
+
+def _write(path: Path) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
 
 
 def weakness_of(key: bytes) -> str:

@@ -31,12 +31,14 @@ SCHEMA = pa.schema(
         ("drawn", pa.list_(pa.string())),
     ]
 )
+_KEY = b"medseg.key"
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a scan. `role`: a modality name, or `label`. `path` from the project's root, POSIX."""
+    """One file of a scan. `role`: a modality name, or `label`. `path` from the project's root, POSIX, under its
+    pseudonym where it may name somebody; pipelines/scans/scan_files.py finds and reads it."""
 
     role: str
     path: str
@@ -76,9 +78,17 @@ class Row:
         return next((file for file in self.files if file.role == "label"), None)
 
 
-def write(path: Path, rows: list[Row]) -> None:
+def write(path: Path, rows: list[Row], key: str = "") -> None:
+    """`key`: fingerprint of the key that names in it were made with; empty if it decided none."""
+    schema = SCHEMA.with_metadata({_KEY: key}) if key else SCHEMA
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), temporary)
+
+
+def key_of(path: Path = project.MANIFEST) -> str:
+    """Fingerprint of the key behind the manifest's names; empty if there is no manifest, or no key decided any."""
+    metadata = pq.read_schema(path).metadata if path.is_file() else None
+    return (metadata or {}).get(_KEY, b"").decode()
 
 
 def read(path: Path = project.MANIFEST) -> list[Row]:
@@ -103,11 +113,6 @@ def usable(rows: list[Row]) -> list[Row]:
 def as_records(path: Path | None = None) -> list[dict[str, Any]]:
     """The manifest as plain records, for `medseg data ls`."""
     return [asdict(row) for row in read(path or project.root() / project.MANIFEST)]
-
-
-def pseudonym(source: str, patient: str) -> str:
-    """A patient's stable name inside the system. `patient`: the layout's own id, which goes no further."""
-    return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
 
 
 def split_of(patient: str, seed: int, test_fraction: float, validation_fraction: float) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.scans.naming import at
+
 SEPARATE_GRIDS = ("bids",)  # layouts whose images of one session need not be registered
 MAX_INDEX_BYTES = 2**26  # of an index file: 15,000 scans take about 3 MB
 
@@ -21,7 +23,8 @@ class Scan:
 
     `patient`, `key`: the layout's own ids of patient and scan; they end in ingest, as pseudonyms.
     `images`: modality -> path relative to the raw folder, POSIX. `label`: likewise, or None if unlabelled.
-    `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell.
+    `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell; paths and ids
+    in it are marked by `naming.at`.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of the contract.
     """
 
@@ -66,7 +69,7 @@ def ambiguous(roles: dict[str, list[str]]) -> str:
     """The problem when one role has two files (x.nii beside x.nii.gz: readers differ in which they take)."""
     for paths in roles.values():
         if len(paths) > 1:
-            return f"{paths[0]} and {Path(paths[1]).name} both lie there; keep one"
+            return f"{at(paths[0])} and {at(paths[1])} both lie there; keep one"
     return ""
 
 
@@ -88,5 +91,7 @@ def beside(index: str, name: str) -> tuple[str, str]:
     """The path that an index file means by `name`, below the raw folder, and the problem if it leads out of that."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(index), name))
     if posixpath.isabs(name) or path.startswith("../"):
-        return posixpath.basename(name), f"{index}: names a file out of the folder; an index may only name files in it"
+        return posixpath.basename(
+            name
+        ), f"{at(index)}: names a file out of the folder; an index may only name files in it"
     return path, ""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans.naming import at
 from pipelines.sources import Scan, ambiguous, group
 
 _PATTERN = r"(?P<case>(?:.*/)?(?P<name>patient\d+)/(?P=name)_frame\d+)(?P<role>_gt|)(?i:\.nii(?:\.gz)?)$"
@@ -13,5 +14,5 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         key = PurePosixPath(case).name
         label = roles.get("_gt", [None])[0]
         images = {"CINE": roles[""][0]} if "" in roles else {}
-        problem = ambiguous(roles) if images else f"{label}: a ground truth without its frame"
+        problem = ambiguous(roles) if images else f"{at(label or case)}: a ground truth without its frame"
         yield Scan("acdc", key.partition("_")[0], key, images, label, "acdc", problem)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans.naming import at
 from pipelines.scans.structure_names import contract_by_name
 from pipelines.sources import Scan, read_index
 
@@ -62,7 +63,7 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         yield _scan(session, _best(own), names[session.top], tables, root)
     for top, subject in sorted(labels):
         if orphans := [path for path in labels[top, subject] if path not in claimed and not _elsewhere(path)]:
-            problem = f"{orphans[0]}: a label without an image of its name"
+            problem = f"{at(orphans[0])}: a label without an image of its name"
             yield Scan("bids", _key(names, top, subject), orphans[0], {}, orphans[0], "", problem)
 
 
@@ -133,14 +134,14 @@ def _scan(session: _Session, labels: list[str], dataset: str, tables: list[str],
     problem, contract = "", ""
     for paths in session.images.values():
         if len(paths) > 1:
-            problem = f"{paths[0]} and {PurePosixPath(paths[1]).name}: one contrast twice in one session; keep one"
+            problem = f"{at(paths[0])} and {at(paths[1])}: one contrast twice in one session; keep one"
     if len(labels) > 1:
-        problem = problem or f"{labels[0]} and {len(labels) - 1} more: several labels for one scan; keep one _dseg"
+        problem = problem or f"{at(labels[0])} and {len(labels) - 1} more: several labels for one scan; keep one _dseg"
     elif labels:
         try:
             contract = _contract(labels[0], dataset, tables, root)
         except ValueError as error:
-            problem = problem or f"{labels[0]}: {error}"
+            problem = problem or f"{at(labels[0])}: {error}"
     images = {modality: paths[0] for modality, paths in session.images.items()}
     names = {session.top: dataset}
     patient = _key(names, session.top, session.subject)
@@ -161,12 +162,15 @@ def _contract(label: str, dataset: str, tables: list[str], root: Path) -> str:
     if table := _table_of(label, tables):
         return contract_by_name(_table(root / table), dataset).spelled()
     if match := re.search(r"_label-([A-Za-z0-9]+)_", PurePosixPath(label).name):
-        return contract_by_name({match[1]: 1}, dataset).spelled()
+        try:
+            return contract_by_name({match[1]: 1}, dataset).spelled()
+        except ValueError as error:
+            raise ValueError(str(error).replace(match[1], at(match[1]))) from None
     try:
         return contract_by_name({dataset: 1}, "").spelled()
     except ValueError:
         raise ValueError(
-            f"nothing says what its values mean; put {_stem(label)}.tsv beside it (columns index, name), or a dseg.tsv "
+            "nothing says what its values mean; put a .tsv of its name beside it (columns index, name), or a dseg.tsv "
             "above"
         ) from None
 
@@ -185,13 +189,13 @@ def _table(path: Path) -> dict[str, int | list[int]]:
     """A BIDS look-up table, columns index and name. Raises ValueError with the reason."""
     try:
         if path.stat().st_size > _MAX_TABLE_BYTES:
-            raise ValueError(f"{path.name} is larger than {_MAX_TABLE_BYTES} bytes")
+            raise ValueError(f"its .tsv is larger than {_MAX_TABLE_BYTES} bytes")
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t"))
         named = {row["name"]: int(row["index"]) for row in rows if int(row["index"]) != 0}
     except (OSError, UnicodeDecodeError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path.name} is no table of columns index and name ({type(error).__name__})") from None
+        raise ValueError(f"its .tsv is no table of columns index and name ({type(error).__name__})") from None
     if len(named) != sum(int(row["index"]) != 0 for row in rows):
-        raise ValueError(f"{path.name} gives one name twice")
+        raise ValueError("its .tsv gives one name twice")
     return dict(named)
 
 

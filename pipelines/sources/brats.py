@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans.naming import at
 from pipelines.sources import Scan, ambiguous, group
 
 _PATTERN = r"(?P<case>(?:.*/)?(?P<name>[^/]+))/(?P=name)_(?P<role>flair|t1|t1ce|t2|seg)(?i:\.nii(?:\.gz)?)$"
@@ -15,5 +16,5 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         images = {role.upper(): paths[0] for role, paths in roles.items()}
         problem = ambiguous({**roles, "seg": label or []})
         if not images:
-            problem = f"{folder}: a segmentation without any of flair, t1, t1ce, t2"
+            problem = f"{at(folder)}: a segmentation without any of flair, t1, t1ce, t2"
         yield Scan("brats", name, name, images, label[0] if label else None, "brats", problem)

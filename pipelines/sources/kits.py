@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans.naming import at
 from pipelines.sources import Scan, ambiguous, group
 
 _PATTERN = r"(?P<case>(?:.*/)?case_\d+)/(?P<role>imaging|segmentation)(?i:\.nii(?:\.gz)?)$"
@@ -14,6 +15,8 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
         label = roles.get("segmentation", [None])[0]
         images = {"CT": roles["imaging"][0]} if "imaging" in roles else {}
         problem = (
-            ambiguous(roles) if images else f"{folder}: imaging.nii.gz is missing; KiTS ships images apart from labels"
+            ambiguous(roles)
+            if images
+            else f"{at(folder)}: imaging.nii.gz is missing; KiTS ships images apart from labels"
         )
         yield Scan("kits", name, name, images, label, "kits", problem)

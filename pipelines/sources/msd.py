@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.scans.naming import at
 from pipelines.scans.structure_names import contract_by_name
 from pipelines.scans.structures import CONTRACTS
 from pipelines.sources import Scan, beside, read_index
@@ -41,7 +42,7 @@ def _task(index: str, present: set[str], root: Path) -> Iterator[Scan]:
         entries = [_pair(entry) for entry in [*content["training"], *content.get("test", [])]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
-        yield Scan("msd", index, index, {}, None, "", f"{index}: not a readable MSD index ({reason})")
+        yield Scan("msd", index, index, {}, None, "", f"{at(index)}: not a readable MSD index ({reason})")
         return
     task = _Task(index, name, modality, *_contract(index, name, content.get("labels")))
     for image, label in entries:
@@ -55,7 +56,10 @@ def _contract(index: str, name: str, labels: Any) -> tuple[str, str]:
     try:
         return contract_by_name({str(named): int(value) for value, named in labels.items()}, name).spelled(), ""
     except (ValueError, TypeError, AttributeError) as error:
-        return "", f"{index}: task {name!r} has no label contract; add one to pipelines/scans/structures.py ({error})"
+        return (
+            "",
+            f"{at(index)}: task '{at(name)}' has no label contract; add one to pipelines/scans/structures.py ({error})",
+        )
 
 
 def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan:
@@ -63,7 +67,7 @@ def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan
     problem = task.problem
     for path, outside in paths:
         if outside or path not in present:
-            problem = outside or f"{path}: listed in dataset.json but missing"
+            problem = outside or f"{at(path)}: listed in dataset.json but missing"
     key = f"{task.name}/{PurePosixPath(image).name.partition('.')[0]}"
     images = {task.modality: paths[0][0]}
     return Scan("msd", key, key, images, paths[1][0] if label else None, task.contract, problem)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.network.config import MODALITIES
+from pipelines.scans.naming import at
 from pipelines.scans.structure_names import contract_by_name
 from pipelines.sources import Scan, beside, read_index
 
@@ -33,7 +34,7 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
                 raise ValueError("is no mapping with channel_names")
         except ValueError as error:
             if claimed:  # else it is another layout's
-                yield Scan("nnunet", index, index, {}, None, "", f"{index}: not a readable nnU-Net index ({error})")
+                yield Scan("nnunet", index, index, {}, None, "", f"{at(index)}: not a readable nnU-Net index ({error})")
 
 
 def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) -> Iterator[Scan]:
@@ -46,7 +47,7 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) 
         raise ValueError(problem or f"no scan in imagesTr ends in {ending}")
     present = set(files)
     for case, (images, label, own) in cases.items():
-        found = f"{index}: {problem}" if problem else own or _missing(case, images, label, channels, present)
+        found = f"{at(index)}: {problem}" if problem else own or _missing(case, images, label, channels, present)
         modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
         patient = _OCCASION.sub(r"\1", case)
         yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, found)
@@ -104,10 +105,10 @@ def _from_names(index: str, files: list[str], ending: str) -> dict[str, Case]:
             case = match["case"] if match else stem
             images, _, problem = cases.get(case, ({}, None, ""))
             if match is None:
-                problem = f"{path}: its name does not end in a channel like _0000"
+                problem = f"{at(path)}: its name does not end in a channel like _0000"
             cases[case] = ({**images, int(match["channel"]) if match else 0: path}, None, problem)
     for stem, path in labels.items():
-        images, _, problem = cases.get(stem, ({}, None, f"{path}: a label without its images"))
+        images, _, problem = cases.get(stem, ({}, None, f"{at(path)}: a label without its images"))
         cases[stem] = (images, path, problem)
     return cases
 
@@ -119,7 +120,7 @@ def _listed(index: str, entries: dict[str, Any]) -> dict[str, Case]:
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
         if not isinstance(images, list) or not all(isinstance(name, str) for name in [*images, label or ""]):
-            cases[case] = ({}, None, f"{index}: entry {case!r} must give images (a list) and label (a path)")
+            cases[case] = ({}, None, f"{at(index)}: entry {at(case)} must give images (a list) and label (a path)")
             continue
         paths = [beside(index, name) for name in [*images, *([label] if label else [])]]
         problem = next((found for _, found in paths if found), "")
@@ -131,9 +132,9 @@ def _listed(index: str, entries: dict[str, Any]) -> dict[str, Case]:
 def _missing(case: str, images: dict[int, str], label: str | None, channels: dict[int, str], present: set[str]) -> str:
     for path in (*images.values(), label):
         if path and path not in present:
-            return f"{path}: listed in dataset.json but missing"
+            return f"{at(path)}: listed in dataset.json but missing"
     if absent := sorted(set(channels) - set(images)):
-        return f"{next(iter(images.values()), case)}: channel {absent[0]:04d} ({channels[absent[0]]}) is missing"
+        return f"{at(next(iter(images.values()), case))}: channel {absent[0]:04d} ({channels[absent[0]]}) is missing"
     if extra := sorted(set(images) - set(channels)):
-        return f"{images[extra[0]]}: channel {extra[0]:04d} is not in channel_names of dataset.json"
+        return f"{at(images[extra[0]])}: channel {extra[0]:04d} is not in channel_names of dataset.json"
     return ""

@@ -29,10 +29,10 @@ from model.metrics import dice, mean
 from pipelines import params
 from pipelines.intake import sufficiency
 from pipelines.pages import montage
-from pipelines.scans import manifest
+from pipelines.scans import manifest, scan_files
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
-from pipelines.scans.volume import Geometry, read, restore
+from pipelines.scans.volume import Geometry, restore
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
@@ -151,7 +151,7 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     )
     assert row.label is not None
     try:
-        label = read(Path(row.label.path))
+        label = scan_files.read(row, row.label)
         reference = restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label))
     except ValueError as error:
         raise ValueError(f"its label: {error}") from None

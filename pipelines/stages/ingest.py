@@ -6,15 +6,16 @@ Writes  data/manifest.parquet, reports/ingest/: index.html and a picture a sourc
         among the sources)
 Run     python -m pipelines ingest       # 208 hippocampus scans on 2 cores: about 3 s
 
-Every scan is opened and checked. One that cannot be used stays in the manifest with file and reason, and the rest goes
-on; above `ingest.max_quarantined_fraction` the stage stops with the list. The layouts' own ids end here: a case goes by
-a pseudonym from now on, and only the manifest knows the file.
+Every scan is opened and checked. One that cannot be used stays in the manifest with the reason, and the rest goes on;
+above `ingest.max_quarantined_fraction` the stage stops with the list. The layouts' own ids and the files' names end
+here: patient, case and file go by pseudonyms in all that is written or told; `medseg data whereis CASE` finds them.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import params
@@ -23,8 +24,9 @@ from pipelines.intake.examination import examine
 from pipelines.intake.finding import find, find_deidentified, find_phantoms
 from pipelines.intake.splits import assign_splits
 from pipelines.pages import contact_sheet
-from pipelines.scans import manifest
+from pipelines.scans import key, manifest, scan_files
 from pipelines.scans.manifest import Row
+from pipelines.scans.naming import Names
 from pipelines.sources import phantom
 from pipelines.work import project
 from pipelines.work.wording import by_reason, listed
@@ -43,9 +45,11 @@ def main() -> None:
             cohort = settings.ingest.phantom
             phantom.write(folder, cohort.cases_per_layout, cohort.size, cohort.seed)
     layouts = [name for name in settings.data.sources if name != "dicom"]  # DICOM has its own folder by now
-    inventory = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
-    unread = claims.unread(inventory["path"].to_pylist(), project.RAW, settings.data.sources)
-    rows = find(project.RAW, inventory, layouts)
+    listed_files = _listed()
+    unread = claims.unread(listed_files["path"].to_pylist(), project.RAW, settings.data.sources)
+    pseudonyms = key.of_project()
+    names = Names(pseudonyms)
+    rows = find(project.RAW, listed_files, layouts, names)
     rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:
         rows += find_phantoms(project.PHANTOM)
@@ -57,7 +61,8 @@ def main() -> None:
             + "link a folder with `medseg run --data DIR`, or fetch one with `medseg data fetch hippocampus`"
         )
     rows = assign_splits(examine(rows, settings.ingest.quality, settings.preprocess.memory_gib), settings.data)
-    manifest.write(project.MANIFEST, rows)
+    keyed = names.keyed or "dicom" in settings.data.sources
+    manifest.write(project.MANIFEST, rows, pseudonyms.fingerprint() if keyed else "")
     contact_sheet.write(project.INGESTED, rows, settings.ingest.contact_sheet_cases, settings.preprocess.memory_gib)
     _report(rows)
     _stop_above(rows, settings.ingest.max_quarantined_fraction)
@@ -73,6 +78,13 @@ def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:
     if unread.unclaimed:
         told = "ingest: %d NIfTI files are in no layout that is read; `medseg data check %s` names the first"
         log.warning(told, len(unread.unclaimed), project.RAW)
+
+
+def _listed() -> pa.Table:
+    """The inventory with the paths that its names stand for on this machine."""
+    listed = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
+    paths = scan_files.paths(listed["path"].to_pylist())
+    return listed.set_column(0, "path", pa.array(paths, pa.string()))
 
 
 def _report(rows: list[Row]) -> None:

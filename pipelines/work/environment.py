@@ -50,7 +50,9 @@ class Environment(BaseSettings):
     linked: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_folders)] = Field(
         default=(), description="folders outside that links inside data/raw may lead to, separated by colons"
     )
-    key_file: Path | None = _unset("no DICOM", "file of the secret key that patients' pseudonyms are made with")
+    key_file: Path | None = _unset(
+        "the project's own key, and no DICOM", "file of the secret key that patients' pseudonyms are made with"
+    )
     ranks: int | None = _unset(
         "all GPUs, else as many cores as share the batch evenly", "training processes (torchrun)", ge=1, le=65_536
     )

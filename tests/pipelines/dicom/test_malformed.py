@@ -18,7 +18,8 @@ from pydicom import FileDataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from pipelines.intake import claims, finding, listing
+from pipelines.intake import finding, listing
+from pipelines.scans.naming import Names
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_series import KEY, brought
 
@@ -414,7 +415,7 @@ def reasons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         if path.parent.name == "refused":
             told[stem] = json.loads(path.read_text())["quarantined"]
     listed = listing.take(raw, raw.parent / "digests.sqlite")
-    rows = [{**row, "path": claims.hidden(row["path"], KEY)} for row in listed.to_pylist()]
+    rows = [{**row, "path": Names(KEY).hidden(row["path"])} for row in listed.to_pylist()]
     for row in finding.find(raw, type(listed).from_pylist(rows, listing.SCHEMA), ()):
         told[row.files[0].path.rpartition("/")[2]] = row.quarantined
     found = {}

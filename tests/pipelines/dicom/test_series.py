@@ -15,9 +15,10 @@ from pydicom import FileDataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from pipelines.dicom import series
-from pipelines.intake import claims, listing
+from pipelines.intake import listing
 from pipelines.params import profiles
 from pipelines.scans.key import Pseudonyms
+from pipelines.scans.naming import Names
 from tests.pipelines.dicom import dicom_files as files
 
 KEY = Pseudonyms(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH")
@@ -28,7 +29,7 @@ def brought(raw: Path, **changed: Any) -> list[dict[str, Any]]:
     """The records of all series below `raw`, through the stage."""
     out = raw.parent / "deidentified"
     listed = listing.take(raw, raw.parent / "digests.sqlite")
-    rows = [{**row, "path": claims.hidden(row["path"], KEY)} for row in listed.to_pylist()]
+    rows = [{**row, "path": Names(KEY).hidden(row["path"])} for row in listed.to_pylist()]
     settings = SETTINGS.model_copy(update=changed)
     table = type(listed).from_pylist(rows, listing.SCHEMA)
     series.bring(raw, table, out, KEY, settings, raw.parent / "dicom.sqlite")

@@ -15,6 +15,7 @@ from pipelines.pages import contact_sheet
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import Volume
+from pipelines.work.digests import sha256_of
 from tests.conftest import save
 
 
@@ -105,7 +106,8 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _row(image: Path, label: Path | None) -> Row:
-    files = [File("CINE", image.as_posix()), *([File("label", label.as_posix())] if label else [])]
+    paths = {"CINE": image, **({"label": label} if label else {})}
+    files = [File(role, path.as_posix(), sha256_of(path), path.stat().st_size) for role, path in paths.items()]
     return Row("acdc-1", "1", "acdc", "train", ["CINE"], files, "acdc", ["left_ventricle"], shape=[20, 20, 20])
 
 
