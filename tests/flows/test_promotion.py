@@ -141,7 +141,9 @@ def test_unknown_version_is_refused_with_the_known_ones(api: SyncPrefectClient, 
 
 def test_promotion_that_no_worker_takes_is_cancelled(api: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approval, "PICKUP_TIMEOUT_S", 1)
-    run = api.create_flow_run(promotion, {"version": 1}, state=Scheduled())  # of no deployment, so for no worker
+    run = api.create_flow_run(
+        promotion, parameters={"version": 1}, state=Scheduled()
+    )  # of no deployment, so for no worker
     with pytest.raises(ValueError, match=r"no worker took promotion .* it is cancelled, and nothing moved"):
         approval._wait(api, run.id)
     assert api.read_flow_run(run.id).state.is_cancelled()
