@@ -88,10 +88,11 @@ def announced_size(path: Path) -> tuple[int, int]:
     """(voxels, bytes a voxel) by the header alone; (0, 0) if `load` refuses the file for its header."""
     try:
         with path.open("rb") as file:
-            raw = _raw_header(
-                _Stream(file, path.name.lower().endswith(".gz"), HEADER_BYTES).read(Nifti2Header.sizeof_hdr)
-            )
-        return int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
+            stream = _Stream(file, path.name.lower().endswith(".gz"), HEADER_BYTES)
+            raw = _raw_header(stream.read(Nifti2Header.sizeof_hdr))
+        voxels, voxel_bytes = int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
+        _checked_offset(raw, voxels * voxel_bytes, path.stat().st_size, stream.compressed)
+        return voxels, voxel_bytes
     except (OSError, ValueError, zlib.error):
         return 0, 0
 

@@ -24,7 +24,6 @@ ROOT = "pipelines.serving.segmenter"
 # What it imports beside its way from file to label map: records, names and tables, loading of weights that a checksum
 # covers, and this file.
 BESIDE = ("model.data", "model.weights", "pipelines.scans.manifest", "pipelines.scans.structures", __name__)
-UNRECORDED = 0.5  # the overlap of predictions before versions recorded it
 PRECISIONS = {"cuda": torch.float16, "cpu": torch.bfloat16}  # bfloat16: on CPU about 1.5 times as fast as float32
 _DEVICES = {"float16": "a GPU", "bfloat16": "a CPU"}
 
@@ -55,14 +54,6 @@ class Conditions:
         if not 0 <= found.overlap < 1:
             raise ValueError(f"the version's overlap {found.overlap:g} is outside [0, 1); evaluate and register again")
         return found
-
-    @staticmethod
-    def of_version(record: Mapping[str, Any] | None, other_code: bool = False) -> "Conditions":
-        """Those to serve a version under. `record`: what it holds of them; None in versions that hold nothing."""
-        if record is not None:
-            return Conditions.from_json(record).checked(other_code)
-        log.warning("this version does not say how it was evaluated; its windows overlap by %g here", UNRECORDED)
-        return Conditions.of_here(UNRECORDED)
 
     def checked(self, other_code: bool = False) -> "Conditions":
         """These, if the code here is that of the evaluation. Raises ValueError otherwise, unless `other_code`.

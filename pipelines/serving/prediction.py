@@ -81,7 +81,7 @@ def predict(
         contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
     asked = requests(source, target)
     version = registry.find(model)
-    folder, conditions = version.weights(), Conditions.of_version(version.record["conditions"], other_code)
+    folder, conditions = version.weights(), Conditions.from_json(version.record["conditions"]).checked(other_code)
     job = Job(folder, conditions, labels_of, modality, examination.bounds_here())
     marks = {request.target: _mark(request, job, version.record["weights_sha256"]) for request in asked}
     due = asked if overwrite else [request for request in asked if not _is_there(request, marks[request.target])]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 class MedSegModel:
     def __init__(self, version: registry.RegisteredModel, other_code: bool) -> None:
-        conditions = Conditions.of_version(version.record["conditions"], other_code)
+        conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         self.segmenter = Segmenter.load(version.weights(), conditions)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[np.ndarray]:

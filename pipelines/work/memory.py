@@ -21,6 +21,8 @@ def bound_this_process(more_bytes: int) -> None:
     status = Path("/proc/self/statm")
     if status.exists():
         allowed = int(status.read_text().split()[0]) * resource.getpagesize() + more_bytes
+        now = resource.getrlimit(resource.RLIMIT_AS)[1]  # a batch system's own bound, say, which nobody may raise
+        allowed = allowed if now == resource.RLIM_INFINITY else min(allowed, now)
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
 

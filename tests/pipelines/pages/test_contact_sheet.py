@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
+from pipelines.scans import scan_files
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import Volume
@@ -114,14 +115,14 @@ def _row(image: Path, label: Path | None) -> Row:
 def test_a_picture_that_does_not_fit_or_whose_worker_is_killed_is_left_out(
     rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    read = contact_sheet.read
+    read = scan_files.read
 
-    def killed_at(path: Path) -> Volume:
-        if "patient003" in path.name:
+    def killed_at(row: Row, file: File) -> Volume:
+        if "patient003" in file.path:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(path)
+        return read(row, file)
 
-    monkeypatch.setattr(contact_sheet, "read", killed_at)
+    monkeypatch.setattr(scan_files, "read", killed_at)
     large = [replace(row, shape=[4096, 4096, 64]) if "patient005" in row.files[0].path else row for row in rows]
     contact_sheet.write(tmp_path / "sheet", large, 24, memory_gib=1.0)
     assert "7 drawn" in (tmp_path / "sheet/index.html").read_text()

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from model import weights
 from pipelines import params
 from pipelines.cases.preparation import SourceRecord
-from pipelines.release import registry
+from pipelines.release import registry, store
 from pipelines.scans.volume import Volume, VolumeError
 from pipelines.serving import footprint, prediction
+from pipelines.serving.conditions import Conditions
 from pipelines.serving.from_files import nearest_source
 from pipelines.serving.prediction import predict
 from pipelines.serving.segmenter import Segmenter
@@ -77,7 +79,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scans(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two scans of a body in air, in a folder; the version is the small network's; the bounds are the profiles'."""
-    monkeypatch.setattr(registry, "weights_of", lambda _: network)
+    content = {"weights_sha256": weights.digest(network), "conditions": Conditions.of_here(0.5).to_json()}
+    monkeypatch.setattr(store, "find", lambda sha256, run_id: network)
+    monkeypatch.setattr(registry, "find", lambda _: registry.RegisteredModel("m", 1, content, "run"))
     bounds = params.load(REPOSITORY / "params.yaml").ingest.quality
     monkeypatch.setattr(prediction.examination, "bounds_here", lambda: bounds)
     monkeypatch.setenv("MEDSEG_WORKERS", "1")

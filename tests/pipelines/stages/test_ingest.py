@@ -308,11 +308,11 @@ def test_a_scan_that_does_not_fit_is_named_before_it_is_unpacked_and_the_rest_go
     assert len(usable(rows)) == 9
 
 
-def killed_at(part: str) -> Callable[[File], Volume]:
-    def read(file: File) -> Volume:
+def killed_at(part: str) -> Callable[[Row, File], Volume]:
+    def read(row: Row, file: File) -> Volume:
         if part in file.path:
             os.kill(os.getpid(), signal.SIGKILL)  # what the system does for want of memory
-        return examination_read(file)
+        return examination_read(row, file)
 
     examination_read = examination._read
     return read
