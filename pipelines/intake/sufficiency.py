@@ -15,18 +15,14 @@ def check(rows: list[Row]) -> list[str]:
     """What is weak, a sentence each. Raises ValueError if training or evaluation could not be done at all."""
     labelled = [row for row in usable(rows) if row.annotated]
     patients = {row.patient for row in labelled}
+    if not labelled:
+        return ["no usable scan has a label: an encoder can be pretrained on them, and no more"]
     if not {TRAIN, TEST} <= {row.split for row in labelled}:
         raise ValueError(
             f"{len(labelled)} usable scans of {len(patients)} patients have a label, {_in(labelled, TRAIN)} of them to "
             f"train on and {_in(labelled, TEST)} held out: a run needs a patient for each, and some 20 before its Dice "
             "says much; add scans, or mend the quarantined ones"
         )
-    for source in _sources(labelled):
-        if (held_out := _in(labelled, TEST, source)) and not _in(labelled, TRAIN, source):
-            raise ValueError(
-                f"source {source} has {held_out} held-out scans with a label and none to train on, so that they could "
-                "not be evaluated; add scans of it, or leave it out of data.sources"
-            )
     return [*_few(labelled), *_never_seen(labelled)]
 
 
@@ -42,7 +38,9 @@ def _few(labelled: list[Row]) -> Iterator[str]:
     for source in _sources(labelled):
         patients = {row.patient for row in labelled if row.source == source}
         held_out = {row.patient for row in labelled if row.source == source and row.split == TEST}
-        if not held_out:
+        if not _in(labelled, TRAIN, source):
+            yield f"{source}: {len(patients)} patients with a label, none to train on: evaluation will leave them out"
+        elif not held_out:
             yield f"{source}: {len(patients)} patients with a label and none held out: it will have no Dice"
         elif len(patients) < FEW_PATIENTS:
             yield f"{source}: {len(patients)} patients with a label, {len(held_out)} held out: too few for its Dice"

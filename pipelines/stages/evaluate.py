@@ -150,11 +150,11 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
         np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
     assert row.label is not None
+    label = scan_files.read(row, row.label)
     try:
-        label = scan_files.read(row, row.label)
         reference = restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label))
     except ValueError as error:
-        raise ValueError(f"its label: {error}") from None
+        raise ValueError(f"label: {error}") from None
     if reference.shape != predicted.shape:
         raise ValueError(f"its label has shape {reference.shape}, the scan {predicted.shape}; rerun ingest")
     return reference, predicted

@@ -20,13 +20,15 @@ from pipelines.cases.forecast import case_bytes, fingerprint_bytes
 from pipelines import params
 from pipelines.intake import examination
 from pipelines.scans.manifest import File, Row
+from pipelines.work.digests import sha256_of
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
 
 told = json.loads(sys.argv[1])
-files = [File(name, f"{name}.nii.gz") for name in told["files"]]
+paths = {name: Path(f"{name}.nii.gz") for name in told["files"]}
+files = [File(name, path.name, sha256_of(path), path.stat().st_size) for name, path in paths.items()]
 modalities = [name for name in told["files"] if name != "label"]
 row = Row("case", "patient", "source", "train", modalities, files, "msd-hippocampus",
           ["hippocampus_anterior", "hippocampus_posterior"], told["spacing_mm"], told["shape"])
@@ -39,7 +41,7 @@ if told["step"] == "case":
     predicted = case_bytes(row, tuple(told["target_mm"]))
 elif told["step"] == "examine":
     examined = examination.examine_one(row, bounds)
-    assert examined.shape, examined.quarantined
+    assert examined.orientation, examined.quarantined
     predicted = examination.load_of(0, row).memory_bytes
 else:
     fingerprint.scan_statistics(row)

@@ -1,5 +1,7 @@
 """What a cohort cannot do is told when it is taken in, not after a training."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipelines.intake import sufficiency
@@ -25,16 +27,18 @@ def test_a_sound_cohort_is_not_remarked_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", [[], cohort(1), [row(0, TRAIN, DECLARED)], [*cohort(1), row(1, TRAIN, [], quarantined="a label is empty")]]
+    "rows", [cohort(1), [row(0, TRAIN, DECLARED)], [*cohort(1), row(1, TRAIN, [], quarantined="a label is empty")]]
 )
 def test_without_a_patient_to_train_on_and_one_held_out_the_stage_stops(rows: list[Row]) -> None:
     with pytest.raises(ValueError, match=r"have a label, . of them to train on and . held out: a run needs a patient"):
         sufficiency.check(rows)
 
 
-def test_a_source_that_is_held_out_only_stops_the_stage() -> None:
-    with pytest.raises(ValueError, match="source kits has 1 held-out scans with a label and none to train on"):
-        sufficiency.check([*cohort(), row(0, TEST, ["spleen"], "kits")])
+def test_a_source_that_is_held_out_only_and_a_cohort_without_labels_are_told() -> None:
+    told = sufficiency.check([*cohort(), row(0, TEST, ["spleen"], "kits")])
+    assert "kits: 1 patients with a label, none to train on: evaluation will leave them out" in told
+    (told,) = sufficiency.check([replace(each, annotated=[], drawn=[]) for each in cohort()])
+    assert told.startswith("no usable scan has a label")
 
 
 def test_few_patients_are_told() -> None:

@@ -19,11 +19,13 @@ from model.network.medsegformer import MedSegFormer
 from model.weights import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 from pipelines.params import profiles
-from pipelines.scans import manifest
+from pipelines.scans import manifest, scan_files
 from pipelines.scans.manifest import TEST, File, Row
 from pipelines.scans.structures import BY_NAME
+from pipelines.serving.conditions import Conditions
 from pipelines.stages import evaluate
 from pipelines.work import project
+from pipelines.work.digests import sha256_of
 from tests.conftest import save
 
 HIPPOCAMPUS = ("hippocampus_anterior", "hippocampus_posterior")
@@ -57,10 +59,11 @@ def _case(folder: Path, number: int, source: str = "msd", size: int = 20) -> Row
     label = np.zeros((size, size, size), np.uint8)
     label[4:8, 4:16, 4:16], label[8:12, 4:16, 4:16] = 1, 2
     scan = (label * 50 + rng.integers(1, 30, label.shape)).astype(np.int16)
-    files = [
-        File("T1", save(folder / f"raw/{number}.nii.gz", scan).as_posix()),
-        File("label", save(folder / f"raw/{number}-label.nii.gz", label).as_posix()),
-    ]
+    saved = {
+        "T1": save(folder / f"raw/{number}.nii.gz", scan),
+        "label": save(folder / f"raw/{number}-label.nii.gz", label),
+    }
+    files = [File(role, path.as_posix(), sha256_of(path), path.stat().st_size) for role, path in saved.items()]
     row = Row(
         f"{source}-{number}", f"{number}", source, TEST, ["T1"], files, "msd-hippocampus", list(HIPPOCAMPUS),
         [1.0, 1.0, 1.0], [size, size, size], "RAS",
@@ -76,19 +79,19 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
 ) -> None:
     Path(held_out[1].files[1].path).unlink()
     manifest.write(project.MANIFEST, [*held_out, _case(tmp_path, 7, "unseen")])
-    read = evaluate.read
+    read = scan_files.read
 
-    def killed_at_3(path: Path) -> object:
-        if path.name == "3-label.nii.gz":
+    def killed_at_3(row: Row, file: File) -> object:
+        if file.path.endswith("3-label.nii.gz"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(path)
+        return read(row, file)
 
-    monkeypatch.setattr(evaluate, "read", killed_at_3)
+    monkeypatch.setattr(scan_files, "read", killed_at_3)
     evaluate.main()
     found = json.loads((project.EVALUATION / "metrics.json").read_text())
     assert found["cases"] == 3
     assert list(found["left_out"]) == ["msd-1", "msd-3", "unseen-7"]
-    assert found["left_out"]["msd-1"] == "its label: file is missing"
+    assert found["left_out"]["msd-1"] == "msd-1: its label file cannot be read (No such file or directory)"
     assert "was killed" in found["left_out"]["msd-3"]
     assert found["left_out"]["unseen-7"] == "the network was trained on no scan of its source, unseen"
 
@@ -102,7 +105,7 @@ def test_more_left_out_than_the_bound_stops_and_names_them(held_out: list[Row]) 
 
 
 def test_a_case_that_needs_more_memory_than_there_is_is_named_before_it_is_tried(held_out: list[Row]) -> None:
-    measured, left_out = evaluate.measure(0.5, 1 << 20)
+    measured, left_out = evaluate.measure(Conditions.of_here(0.5), 1 << 20)
     assert not measured
     assert len(left_out) == 5
     assert all("above preprocess.memory_gib" in reason for reason in left_out.values())
@@ -112,8 +115,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from model.data import casefile
-from pipelines.scans import manifest
+from pipelines.scans import manifest, scan_files
 from pipelines.serving.segmentation_forecast import segmentation_bytes
+from pipelines.serving.conditions import Conditions
 from pipelines.stages import evaluate
 
 def kilobytes(name):
@@ -121,9 +125,9 @@ def kilobytes(name):
 
 rows = {row.case_id: row for row in manifest.read()}
 small, large = (Path(f"data/cases/test/{name}.safetensors") for name in ("msd-0", "large-9"))
-evaluate.evaluate_case(small, rows, Path("models/train"), 0.0)  # imports, kernels
+evaluate.evaluate_case(small, rows, Path("models/train"), Conditions.of_here(0.0))  # imports, kernels
 before = kilobytes("VmRSS")
-measured = evaluate.evaluate_case(large, rows, Path("models/train"), 0.0)
+measured = evaluate.evaluate_case(large, rows, Path("models/train"), Conditions.of_here(0.0))
 assert isinstance(measured, evaluate.Measured), measured
 predicted = segmentation_bytes(casefile.read(large), Path("models/train"))
 print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
