@@ -16,14 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import data as data_commands
+from flows.commands import settings
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
-params_app = group("params.yaml: validate and explain it.")
-profile_app = group("Profiles: what a kind of run has otherwise; list them, put one in place of params.yaml.")
 model_app = group("The network.")
-app.add_typer(params_app, name="params")
-app.add_typer(profile_app, name="profile")
+app.add_typer(settings.params_app, name="params")
+app.add_typer(settings.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(model_app, name="model")
 
@@ -199,29 +198,6 @@ def ui() -> None:
     server.serve(lambda addresses: print(_addresses(addresses), flush=True))
 
 
-@params_app.command("check")
-def params_check() -> None:
-    """Validate params.yaml."""
-    enter_project()
-    from pipelines import params
-
-    params.load()
-    print("params.yaml is valid")
-
-
-@params_app.command("show")
-def params_show(
-    key: Annotated[str, typer.Argument(help="a block or a setting, such as train or train.steps; all")] = "",
-    json: Json = False,
-) -> None:
-    """What each setting is, where its value comes from, its bounds and why."""
-    enter_project()
-    from flows import show
-    from pipelines.params import explanation
-
-    (show.as_json if json else show.settings)(explanation.explain(key))
-
-
 @app.command()
 def env(json: Json = False) -> None:
     """The variables that say where and how a run happens, with their values now."""
@@ -230,32 +206,6 @@ def env(json: Json = False) -> None:
 
     variables = {"variables": environment.rows(), "unknown": environment.unknown()}
     (show.as_json if json else show.variables)(variables)
-
-
-@profile_app.command("use")
-def profile_use(name: str) -> None:
-    """Put a profile in place of params.yaml."""
-    enter_project()
-    from flows import lock
-    from pipelines.params import profiles
-
-    with lock.held(doing="profile"):
-        kept = profiles.use(name)
-    print(f"params.yaml is now profile {name}" + (f"; your own is kept in {kept}" if kept else ""))
-
-
-@profile_app.command("ls")
-def profile_ls(json: Json = False) -> None:
-    """The profiles; the one in use has a star."""
-    enter_project()
-    from flows import show
-    from pipelines.params import profiles
-
-    names, used = profiles.names(), profiles.in_use()
-    if json:
-        show.as_json({"profiles": names, "in_use": used})
-    else:
-        print("\n".join(f"{'*' if name == used else ' '} {name}" for name in names))
 
 
 @model_app.command("summary")
