@@ -109,8 +109,10 @@ def serve(announce: Callable[[dict[str, str]], None]) -> None:
         own_prefect = not os.environ.get("PREFECT_API_URL")
         if own_prefect:
             alive["server"], ready = stack.enter_context(_prefect(alone, 4200, {}))
+        else:
+            _expect(os.environ["PREFECT_API_URL"])
         mlflow_ui = _mlflow_for(stack, alive)  # starts beside it
-        api = ready() if own_prefect else _expect(os.environ["PREFECT_API_URL"])
+        api = ready() if own_prefect else os.environ["PREFECT_API_URL"]
         addresses = {"prefect_api": api, "prefect": api.removesuffix("/api"), "mlflow": mlflow_ui}
         alive["worker"] = stack.enter_context(work_pool.worker())
         programs.wait_until_it_answers(f"{mlflow_ui}/health", "mlflow", alive.get("mlflow"))

@@ -24,6 +24,7 @@ from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
 
 SHARD_BYTES = 4 * 2**30
+HEADER_BYTES = 100_000_000  # the safetensors format's own bound
 MODEL, ENCODER = "model", "encoder"  # how the files' names begin
 PRETRAINED = ("embedding.", "encoder.")  # the tensors that fine-tuning starts from
 _KEY = "medsegformer"
@@ -94,10 +95,21 @@ def files(folder: Path, stem: str = MODEL) -> list[Path]:
     if not (index := folder / _index(stem)).exists():
         names = [f"{stem}.safetensors"]
     else:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = _listed_in(index)
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(f"{folder} holds no {missing[0]}; run stage {folder.name} again, or fetch it")
     return [folder / name for name in names]
+
+
+def _listed_in(index: Path) -> list[str]:
+    """Names of shards, in the index's own folder only."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if all(Path(name).name == name for name in names):
+            return names
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{index} is no index of weights files beside it; fetch the folder again")
 
 
 def digest(folder: Path, stem: str = MODEL) -> str:
@@ -152,15 +164,19 @@ def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: C
 
 def read_card(folder: Path) -> Card:
     """The card alone, without reading a tensor. Raises ValueError if there is none."""
-    record = _record(files(folder)[0])
-    patches = {source: tuple(patch) for source, patch in record["patch_size"].items()}
-    return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
+    path = files(folder)[0]
+    record = _record(path)
+    try:
+        patches = {source: tuple(patch) for source, patch in record["patch_size"].items()}
+        return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its card is not of this version of MedSegFormer ({error}); train again") from None
 
 
 def _record(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(_read_header(path)[0]["__metadata__"][_KEY]))
-    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
+    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a MedSegFormer weights file ({type(error).__name__})") from None
 
 
@@ -224,7 +240,8 @@ def _tensors(folder: Path, stem: str = MODEL) -> Iterator[tuple[str, Tensor]]:
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON header, and where the tensors' bytes start."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        if (length := int.from_bytes(file.read(8), "little")) > HEADER_BYTES:
+            raise ValueError(f"its header would take {length} bytes, more than {HEADER_BYTES}")
         return json.loads(file.read(length)), 8 + length
 
 

@@ -52,10 +52,11 @@ class Checkpoints:
         self.finishing: threading.Thread | None = None
         self.last = time.monotonic()
         if ranks.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in folder.glob(".*.partial"):
                 shutil.rmtree(left)
         wait_for_ranks(self.ranks)
+        _refuse_if_others_write(folder)
 
     def due(self) -> bool:
         """By this rank's clock; the ranks then agree on it."""
@@ -186,6 +187,16 @@ class Checkpoints:
             wrong = [_reason(error)]
         damages = [text for texts in gather_from_ranks(wrong, self.ranks) for text in texts]
         return damages[0] if damages else ""
+
+
+def _refuse_if_others_write(folder: Path) -> None:
+    """A checkpoint's index is a pickle, which runs what it says: raise ValueError if others could have put it there."""
+    status = folder.stat()
+    if status.st_mode & 0o022 or status.st_uid not in (os.geteuid(), 0):
+        raise ValueError(
+            f"{folder}: other users can write there (mode {status.st_mode & 0o777:o}, owner {status.st_uid}), and what "
+            f"lies there is run; `chmod go-w {folder}`, or name another place by MEDSEG_CHECKPOINTS"
+        )
 
 
 def _reason(error: BaseException) -> str:

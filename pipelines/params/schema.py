@@ -12,7 +12,7 @@ from pipelines.params.block import Block, Fraction
 from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
-from pipelines.scans.structures import BY_NAME
+from pipelines.scans.structures import BY_NAME, REGIONS
 from pipelines.work.wording import did_you_mean
 
 
@@ -161,9 +161,10 @@ class Promote(Block):
     def _known_structures(self) -> "Promote":
         if "default" not in self.floors:
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
+        known = (*BY_NAME, *REGIONS)
         for name in self.floors:
-            if name != "default" and name not in BY_NAME:
-                raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, BY_NAME)}")
+            if name != "default" and name not in known:
+                raise ValueError(f"promote.floors: unknown structure or region {name!r}{did_you_mean(name, known)}")
         return self
 
 

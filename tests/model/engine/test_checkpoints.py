@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import ParallelConfig
 from tests.model.engine.ranks import CONFIG, STRUCTURE_VOXELS, Job, meet, results, run, same_training, train
-from tests.model.engine.test_trainer import FIT
+from tests.model.engine.test_trainer import ALONE, FIT
 from tests.model.engine.test_trainer import train as train_alone
 from tests.tolerances import dice_of
 
@@ -108,6 +109,16 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path:
     assert not list(kept.glob(".*"))
     rest = run(Job(tmp_path / "rest", 2, 2, SHARDED, LONGER, checkpoints=kept))
     assert results(rest)["numbers"]["step"] == 6
+
+
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    """What lies there is unpickled."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(ValueError, match=r"other users can write there .mode 777"):
+        Checkpoints(tmp_path / "run", ALONE)
+    Checkpoints(tmp_path / "new", ALONE)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
