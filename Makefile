@@ -2,6 +2,7 @@
 # make test    checks and tests                     make test-slow   the long ones as well
 # make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
 # make drills  kill training at 20 random moments, preprocessing at 10, and compare the results
+# make attacks   the attacks and faults that were tried on the product: each must be held
 # make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules    make format      put format and imports in order
@@ -22,7 +23,7 @@ CPU_BUILD = grep --after-context=1 ^torch== requirements.lock
 LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --requirement /dev/stdin 2> /dev/null && \
     echo requirements.lock || echo requirements-gpu.lock)
 
-.PHONY: run test test-quick test-slow drills bench scale check format lock clean
+.PHONY: run test test-quick test-slow drills attacks bench scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
 	@echo "To type medseg as it is printed: source $(BIN)/activate"
@@ -40,6 +41,9 @@ test-slow: .venv/ready
 drills: .venv/ready
 	$(BIN)/python -m benchmarks.drills
 	$(BIN)/python -m benchmarks.preprocess_drills
+
+attacks: .venv/ready
+	$(BIN)/python -m benchmarks.attacks
 
 scale: .venv/ready
 	$(BIN)/python -m benchmarks.scale

@@ -1,13 +1,8 @@
 """An MLflow server over HTTP: versions from one machine to another, and nothing lost while it is away."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,37 +14,10 @@ from pipelines.release import registration, registry, store, tracking
 from pipelines.training import curves
 from pipelines.training.curves import Curves
 from pipelines.work.writing import write_json
+from tests.pipelines.release.mlflow_server import Server
 from tests.pipelines.serving.networks import write_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
-
-
-class Server:
-    """`mlflow server` on a port of its own, which can be killed and come back."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                return
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
