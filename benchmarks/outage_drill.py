@@ -57,9 +57,7 @@ def drill(project: Path, server: Server, away_min: float) -> int:
             slowest = max(slowest, seconds)
             print(f"  medseg {' '.join(command):<24} {seconds:5.1f} s: {line}", flush=True)
         watch(project, logged, away_min * 60 - (time.monotonic() - gone))
-        print(
-            f"it comes back after {(time.monotonic() - gone) / 60:.1f} min, {len(logged)} points are logged", flush=True
-        )
+        print(f"it comes back after {(time.monotonic() - gone) / 60:.1f} min, {len(logged)} points", flush=True)
         server.start()
         while process.poll() is None:
             time.sleep(0.05)
@@ -71,7 +69,7 @@ def drill(project: Path, server: Server, away_min: float) -> int:
     told_of = {(point["step"], name, value) for point in points for name, value in point["values"].items()}
     missing = told_of - in_mlflow(project, placed)
     print(
-        f"{len(points)} points, {len(told_of)} figures logged, {len(missing)} missing in MLflow; slowest {slowest:.1f} s"
+        f"{len(points)} points, {len(told_of)} figures, {len(missing)} missing in MLflow; slowest answer {slowest:.1f} s"
     )
     return 1 if missing or slowest > BOUND_S else 0
 
