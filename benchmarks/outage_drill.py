@@ -69,7 +69,7 @@ def drill(project: Path, server: Server, away_min: float) -> int:
     told_of = {(point["step"], name, value) for point in points for name, value in point["values"].items()}
     missing = told_of - in_mlflow(project, placed)
     print(
-        f"{len(points)} points, {len(told_of)} figures, {len(missing)} missing in MLflow; slowest answer {slowest:.1f} s"
+        f"{len(points)} points, {len(told_of)} figures, {len(missing)} missing; slowest answer {slowest:.1f} s"
     )
     return 1 if missing or slowest > BOUND_S else 0
 
