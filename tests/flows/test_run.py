@@ -122,9 +122,13 @@ def test_bad_parameters_are_refused_before_anything_starts(done: Project) -> Non
 
 def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
     scans = done.root.parent / "scans"
-    scans.mkdir()
-    (scans / "b").write_text("2")
-    refused = done.medseg("run", "--data", str(scans))
+    (scans / "patient001").mkdir(parents=True)
+    (scans / "patient001/patient001_frame01.nii.gz").write_text("2")
+    ignored = done.medseg("run", "--data", str(scans))
+    assert (ignored.returncode, len(ignored.stderr.splitlines())) == (1, 1)
+    assert "--data would be ignored: data.sources [phantom] reads nothing of it" in ignored.stderr
+    given = ("--set", "data.sources=[acdc]", "--data", str(scans))
+    refused = done.medseg("run", *given)
     assert refused.returncode == 1
     own = [line for line in refused.stderr.splitlines() if line.startswith("medseg: ")]  # Prefect may log after it
     assert len(own) == 1
@@ -132,10 +136,11 @@ def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
     (done.root / "data/raw").rename(done.root / "elsewhere")
     smoke = done.read("params.yaml")
     done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
-    ended = done.medseg("run", "--profile", "smoke", "--set", "train.seed=1", "--data", str(scans))
+    ended = done.medseg("run", "--profile", "smoke", "--set", "train.seed=1", *given)
     assert "train" in ran(ended)
     assert (done.root / "data/raw").readlink() == scans
-    assert done.read("params.yaml") == smoke.replace("\ntrain:\n  seed: 0", "\ntrain:\n  seed: 1")
+    expected = smoke.replace("\ntrain:\n  seed: 0", "\ntrain:\n  seed: 1").replace("- phantom", "- acdc")
+    assert done.read("params.yaml") == expected
     assert len(list((done.root / ".medseg").glob("params-*.yaml"))) == 1  # what was overwritten is kept
 
 
