@@ -68,9 +68,7 @@ def drill(project: Path, server: Server, away_min: float) -> int:
     points = [json.loads(line) for line in logged]
     told_of = {(point["step"], name, value) for point in points for name, value in point["values"].items()}
     missing = told_of - in_mlflow(project, placed)
-    print(
-        f"{len(points)} points, {len(told_of)} figures, {len(missing)} missing; slowest answer {slowest:.1f} s"
-    )
+    print(f"{len(points)} points, {len(told_of)} figures, {len(missing)} missing; slowest answer {slowest:.1f} s")
     return 1 if missing or slowest > BOUND_S else 0
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 from prefect.states import Failed, State
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -98,7 +99,9 @@ def _failure(name: str, force: bool = False) -> State[Any] | None:
     """None if the stage came through. A training that was preempted goes on in a deployment's run, a bounded number of
     times; who started one by hand is told to start it again."""
     state: State[Any] = stage_task.bring_up_to_date(name, force, return_state=True)
-    for _ in range(RESUMES if deployment.id else 0):
+    run = FlowRunContext.get()  # not prefect.runtime.deployment: it asks the server, which may have gone
+    of_deployment = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
+    for _ in range(RESUMES if of_deployment else 0):
         if state.name == stage_task.PREEMPTED:
             get_run_logger().warning("%s; it does in %d s", state.message, RESUME_AFTER_S)
             time.sleep(RESUME_AFTER_S)

@@ -374,7 +374,7 @@ def test_the_same_weights_registered_again_lie_once_and_both_versions_load_where
 def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what_they_are(project: Path) -> None:
     before = status(project)["registered"]["version"]
     call(project, "dvc", "exp", "run", "--name", "short", "-S", "train.steps=4", "-S", "train.validate_every=4")
-    assert "short" in call(project, "dvc", "exp", "show", "--no-pager").stdout
+    assert "short" in call(project, "dvc", "exp", "show", "--csv").stdout
     assert "mean_dice" in call(project, "dvc", "metrics", "diff", "--all").stdout
     call(project, "medseg", "register")
     assert int(status(project)["registered"]["version"]) > int(before)

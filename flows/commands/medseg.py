@@ -15,14 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands import configuration
 from flows.commands import data as data_commands
-from flows.commands import settings
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
 model_app = group("The network.")
-app.add_typer(settings.params_app, name="params")
-app.add_typer(settings.profile_app, name="profile")
+app.add_typer(configuration.params_app, name="params")
+app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(model_app, name="model")
 

@@ -157,6 +157,7 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
         "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
         "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
     }
+    project.write("preempt", "")  # the night's run is asked to stop, and goes on by itself
     ui = project.start(MEDSEG, "ui")
     eventually(lambda: "Ctrl-C" in project.read("out") or ui.poll() is not None, 180, "medseg ui is up")
     assert ui.poll() is None, project.read("out")

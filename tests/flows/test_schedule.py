@@ -25,7 +25,6 @@ def client(served: Project) -> Iterator[SyncPrefectClient]:
 def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_the_table(
     served: Project, client: SyncPrefectClient
 ) -> None:
-    served.write("preempt", "")
     nightly = client.read_deployment_by_name("training/nightly")
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[nightly.id]))
 

@@ -60,6 +60,8 @@ def test_a_clone_pulls_from_s3_runs_nothing_anew_and_registers(done: Project, s3
     other = Project(tmp_path / "other", done.environment)
     (other.root / "data/raw").mkdir(parents=True)
     other.write("data/raw/a", done.read("data/raw/a"))
+    (other.root / ".medseg").mkdir()
+    other.write(".medseg/key", done.read(".medseg/key"))  # raw files have the same names under the same key only
     pulled = other.call(*dvc, "pull")
     assert pulled.returncode == 0, pulled.stderr
     reproduced = other.call(*dvc, "repro")

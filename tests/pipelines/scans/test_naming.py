@@ -60,7 +60,10 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save(raw / "HOFFMANNSTHAL/case_00001/segmentation.nii.gz", np.pad(LABEL, 1))
     save(raw / "case_71234/segmentation.nii.gz", LABEL)
     save(raw / "ABERNATHY/ABERNATHY_seg.nii.gz", LABEL)
-    image(raw / "patient007/patient007_frame01.nii.gz", 5)
+    for number in range(7, 12):  # enough to train on and to hold out
+        frame = np.random.default_rng(number).integers(1, 50, LABEL.shape) + 100 * LABEL
+        save(raw / f"patient{number:03d}/patient{number:03d}_frame01.nii.gz", frame.astype(np.int16))
+        save(raw / f"patient{number:03d}/patient{number:03d}_frame01_gt.nii.gz", LABEL)
     (raw / "MONTGOMERY").mkdir()
     (raw / "MONTGOMERY/dataset.json").write_text('{"name": "VANDERBILT", "modality": {"0": "CT"}, "training": 5}')
     (raw / "MONTGOMERY/letter.txt").write_text("about VANDERBILT")
