@@ -62,7 +62,7 @@ def test_a_rank_that_hangs_ends_the_run_and_every_rank_s_stack_is_kept(project: 
     MLflow is away, so that its thread sleeps: stacks that change while they are written may be cut off.
     """
     away = "http://127.0.0.1:9"
-    with training(project, MEDSEG_HANG_S="4", MEDSEG_RESTARTS="0", MLFLOW_TRACKING_URI=away) as process:
+    with training(project, MEDSEG_HANG_S="10", MEDSEG_RESTARTS="0", MLFLOW_TRACKING_URI=away) as process:
         wait_for_step(project, 3)
         hung = rank_pids(process.pid)[1]
         os.kill(hung, signal.SIGSTOP)
