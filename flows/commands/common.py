@@ -42,12 +42,19 @@ def group(help_text: str, **settings: Any) -> typer.Typer:
     )
 
 
-def enter_project() -> None:
-    """Stages and their helpers use paths relative to the root; arguments were made absolute before."""
+def enter_project(needs_mlflow: bool = False) -> None:
+    """Stages and their helpers use paths relative to the root; arguments were made absolute before.
+
+    `needs_mlflow`: raise ValueError at once if it does not answer, before anything slow is imported.
+    """
     from pipelines.work import environment, project
 
     environment.warn_of_unknown()
     os.chdir(project.root())
+    if needs_mlflow:
+        from pipelines.release import tracking
+
+        tracking.require_answer()
 
 
 def log_to_terminal() -> None:

@@ -60,7 +60,7 @@ def run_pipeline(
     ] = False,
 ) -> None:
     """The main job: every stale stage, from raw scans to a registered version."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     if uncertified:
         os.environ["MEDSEG_UNCERTIFIED"] = "1"
     from flows import run as job
@@ -72,7 +72,7 @@ def run_pipeline(
 @app.command("status")
 def show_status(json: Json = False) -> None:
     """Which stages are fresh, what is registered, what to do next."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     from flows import show
     from flows import status as state
 
@@ -82,7 +82,7 @@ def show_status(json: Json = False) -> None:
 @app.command("register")
 def register_version(json: Json = False) -> None:
     """Make a version in MLflow of what lies here, after `dvc repro`, `dvc exp run` or `dvc pull`."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     log_to_terminal()
     from flows import lock, results, show
     from pipelines.release import registration
@@ -110,7 +110,7 @@ def predict(
     ] = False,
 ) -> None:
     """Segment scans with a registered version, on their own grid. What is there already is left as it is."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     log_to_terminal()
     from pipelines import params
     from pipelines.serving.prediction import predict as segment
@@ -130,7 +130,7 @@ def promote(
 ) -> None:
     """Gate, a named person's signature, alias."""
     signature = _signature(reviewer, reason, reject) if reviewer or reason or reject else None
-    enter_project()
+    enter_project(needs_mlflow=True)
     from flows import approval
 
     outcome = approval.promote(version, to, signature)
@@ -156,7 +156,7 @@ def approve(
     except ValueError:
         raise typer.BadParameter(f"{promotion!r} is not a run; `medseg promote` prints it", param_hint="RUN") from None
     signature = _signature(reviewer, reason, reject)
-    enter_project()
+    enter_project(needs_mlflow=True)
     from flows import approval
 
     print(approval.approve(run_id, signature).message)
