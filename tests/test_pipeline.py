@@ -391,7 +391,7 @@ def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what
     told = call(project, "dvc", "repro").stdout
     assert "Running stage 'train'" not in told  # its outputs come from the cache
     call(project, "medseg", "register")
-    assert holder(project) == before
+    assert holder(project) == "1"  # the version that the first run made of the same
 
 
 def test_a_second_machine_pulls_runs_nothing_anew_and_registers(project: Path, tmp_path: Path) -> None:
