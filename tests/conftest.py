@@ -32,6 +32,7 @@ LONGEST = (
     "tests/model/engine/test_checkpoints.py",
     "tests/model/certificate/test_certificate.py",
     "tests/model/certificate/test_on_ranks.py",
+    "tests/pipelines/release/test_on_a_server.py",
     "tests/pipelines/dicom",
     "tests/pipelines/stages/test_stages.py",
     "tests/model/tasks/test_masked_on_ranks.py",
@@ -39,6 +40,8 @@ LONGEST = (
     "tests/model/tasks/test_inference.py",
     "tests/pipelines/cases/test_forecast.py",
     "tests/pipelines/work/test_dask_executor.py",
+    "tests/pipelines/serving/test_footprint.py",
+    "tests/pipelines/stages/test_held_out.py",
     "tests/model/test_metrics.py",
 )
 
