@@ -40,7 +40,9 @@ LONGEST = (
     "tests/model/tasks/test_inference.py",
     "tests/pipelines/cases/test_forecast.py",
     "tests/pipelines/work/test_dask_executor.py",
+    "tests/pipelines/questions/test_spellings.py",
     "tests/pipelines/serving/test_footprint.py",
+    "tests/pipelines/serving/test_prediction.py",
     "tests/pipelines/stages/test_held_out.py",
     "tests/model/test_metrics.py",
 )
