@@ -97,14 +97,14 @@ def downstream(stages: list[DvcStage], changed: set[str]) -> set[str]:
         found |= more
 
 
-def reproduce(stage: str, on_line: Callable[[str], None], force: bool = False) -> None:
-    """`dvc repro --single-item`, every line to `on_line`; `force`: even if DVC finds nothing to do.
+def reproduce(stage: str, on_line: Callable[[str], None]) -> None:
+    """`dvc repro --single-item`, every line to `on_line`.
 
     Raises StageFailedError with the stage's last error line.
     """
     with lock.held() as held:
         held.say(stage=stage)
-        _dvc(["repro", "--single-item", *(["--force"] if force else []), stage], held, on_line, on_line, stage)
+        _dvc(["repro", "--single-item", stage], held, on_line, on_line, stage)
 
 
 def output_hashes(stage: str) -> dict[str, str]:

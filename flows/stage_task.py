@@ -25,11 +25,11 @@ logging.getLogger("prefect.task_runs").addFilter(_without_empty_trace)
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def bring_up_to_date(stage: str, force: bool = False) -> dict[str, str] | State[Any]:
+def bring_up_to_date(stage: str) -> dict[str, str] | State[Any]:
     """Run `stage`, or fetch its outputs from DVC's cache where its inputs are known. Returns each output's hash."""
     preemption.forget()
     try:
-        dvc.reproduce(stage, get_run_logger().info, force)
+        dvc.reproduce(stage, get_run_logger().info)
         return dvc.output_hashes(stage)
     except Exception as error:
         if preemption.noted(stage):

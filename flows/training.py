@@ -95,15 +95,15 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     return result
 
 
-def _failure(name: str, force: bool = False) -> State[Any] | None:
+def _failure(name: str) -> State[Any] | None:
     """None if the stage came through. A training that was preempted goes on in a deployment's run, a bounded number of
     times; who started one by hand is told to start it again."""
-    state: State[Any] = stage_task.bring_up_to_date(name, force, return_state=True)
+    state: State[Any] = stage_task.bring_up_to_date(name, return_state=True)
     run = FlowRunContext.get()  # not prefect.runtime.deployment: it asks the server, which may have gone
     of_deployment = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
     for _ in range(RESUMES if of_deployment else 0):
         if state.name == stage_task.PREEMPTED:
             get_run_logger().warning("%s; it does in %d s", state.message, RESUME_AFTER_S)
             time.sleep(RESUME_AFTER_S)
-            state = stage_task.bring_up_to_date(name, force, return_state=True)
+            state = stage_task.bring_up_to_date(name, return_state=True)
     return None if state.is_completed() else Failed(name=state.name, message=state.message)

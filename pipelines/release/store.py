@@ -35,6 +35,7 @@ def keep(folder: Path, sha256: str) -> None:
         temporary.mkdir()
         for file in [*weights.files(folder), *folder.glob("*.index.json")]:
             _link(file, temporary / file.name)
+        verified(temporary, sha256)  # what lies there may be of a later training than the record
 
 
 def find(sha256: str, run_id: str) -> Path:
@@ -57,7 +58,10 @@ def find(sha256: str, run_id: str) -> Path:
 
 def publish(client: Any, run_id: str, sha256: str) -> None:
     """Give the weights to the server's artifact store, once a run."""
-    if not tracking.is_embedded() and not client.list_artifacts(run_id, ARTIFACT):
+    if tracking.is_embedded():
+        return
+    there = {Path(each.path).name for each in client.list_artifacts(run_id, ARTIFACT)}
+    if not there >= {file.name for file in place(sha256).iterdir()}:  # none, or a part before it was interrupted
         client.log_artifacts(run_id, str(place(sha256)), ARTIFACT)
 
 

@@ -61,13 +61,20 @@ class Curves:
         if not (self.folder / "run.json").is_file():
             Delivery(stage, {key: str(value) for key, value in parameters.items()}).write(self.folder)
         self.points: TextIO = (self.folder / "points.jsonl").open("a", buffering=1)
+        self._write("\n")  # ends a line that a killed run began
         self.ended, self.abandoned = threading.Event(), False
         self.thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
         self.thread.start()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         known = {name: value for name, value in values.items() if math.isfinite(value)}
-        self.points.write(json.dumps({"step": step, "time": time.time(), "values": known}) + "\n")
+        self._write(json.dumps({"step": step, "time": time.time(), "values": known}) + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.points.write(text)
+        except OSError as error:  # a full disk, say
+            log.warning("a point of the curves is lost (%s: %s)", self.folder, error.strerror)
 
     def finish(self, tags: dict[str, str], pictures: Path | None = None) -> None:
         """Note the end, with tags and a folder of pictures; waits at most PATIENCE_S for MLflow to have all of it."""
@@ -144,7 +151,7 @@ def _start(client: Any, state: Delivery) -> str:
 def _send(client: Any, run_id: str, lines: list[bytes]) -> None:
     from mlflow.entities import Metric
 
-    points = [json.loads(line) for line in lines]
+    points = [point for line in lines if (point := _read(line))]
     metrics = [
         Metric(name, value, int(point["time"] * 1000), point["step"])
         for point in points
@@ -152,3 +159,11 @@ def _send(client: Any, run_id: str, lines: list[bytes]) -> None:
     ]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """A point; empty for a line that a killed run, or a full disk, cut off."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}

@@ -69,6 +69,9 @@ def test_a_version_goes_from_one_machine_to_another_and_a_changed_artifact_is_re
     with pytest.raises(ValueError, match="is not the registered"):
         registry.find("models:/m/1").weights()
     assert not list((third / ".medseg/weights").iterdir())
+    trained(third, 0.1)  # later than the record
+    with pytest.raises(ValueError, match="is not the registered"):
+        store.keep(third / "models/train", "0" * 64)
     machine("other")
     assert store.find(str(content["weights_sha256"]), run_id="not asked")  # what was fetched before stays
 
@@ -110,6 +113,10 @@ def test_no_point_is_lost_while_the_server_is_away_nor_if_it_is_away_when_the_ru
     folder = machine("one")
     curve = Curves("train-1", "train", {"train.steps": 3000})
     logged = log_losses(curve, range(1000))
+    curve.points.write('{"step": 5, "ti')  # a run is killed here, and goes on
+    curve.points.close()
+    curve.abandoned = True
+    curve = Curves("train-1", "train", {})
     server.kill()
     logged += log_losses(curve, range(1000, 2000))
     time.sleep(2)  # several attempts
