@@ -10,7 +10,7 @@ A tensor at a time is whole in memory, and only on rank 0: 6.7 billion parameter
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,7 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
+    `vocabulary`: what they are, with the parts of unions (pipelines/scans/structure.py); empty in weights older than it.
     `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: digests of what
     made them.
     """
@@ -48,6 +49,7 @@ class Card:
     patch_size: dict[str, tuple[int, int, int]]
     preprocessing: dict[str, Any]
     identity: dict[str, str]
+    vocabulary: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.certificate.flops import flops
 from model.engine.dtensors import local_part, plain_name
 
 GRANULE = 512  # bytes; PyTorch's CUDA allocator rounds every request up to a multiple of it
-ANSWER = 1  # to every question about a value: some class is unannotated (the dearer branch), the norm is finite
+ANSWER = 1  # to every question about a value: the norm is finite
 OUTSIDE = "outside"
 QUESTION = torch.ops.aten._local_scalar_dense.default
 IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel, no allocation; its fake version would make whole copies

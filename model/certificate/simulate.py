@@ -25,6 +25,7 @@ from model.certificate.launch_plan import LaunchPlan
 from model.certificate.record import Recorder, StepRecord
 from model.data.dataset import Batch, SampleStream, StreamConfig
 from model.data.draws import AugmentConfig
+from model.data.targets import Targets
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, wrap_and_shard
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
@@ -121,7 +122,7 @@ def made_up_batch(plan: LaunchPlan) -> Batch:
         image=torch.zeros(count, plan.channels, *size),
         modality=torch.ones(count, plan.channels, dtype=torch.long),
         target=torch.zeros(count, *size, dtype=torch.long),
-        annotated=torch.tensor([[True] * (plan.classes - 1) + [False]] * count),
+        targets=(Targets(((0, plan.classes - 1), *((index,) for index in range(1, plan.classes - 1))), ()),) * count,
         spacing_mm=plan.spacing_mm,
         cases=("",) * count,
     )

@@ -26,7 +26,7 @@ from model.data.intensity import change_intensity
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a case that a patch of `shape` needs: `image` (C, D, H, W) float32, `label` (D, H, W) uint8.
+    """The part of a case that a patch of `shape` needs: `image` (C, D, H, W) float32, `label` (D, H, W) uint8 or int16.
 
     `corner`: where the region's first voxel lies, in voxels from the patch's centre voxel.
     """
@@ -45,7 +45,7 @@ class Region:
         return replace(self, image=self.image.pin_memory(), label=self.label.pin_memory())
 
     def augmented(self) -> tuple[Tensor, Tensor]:
-        """Image (C, d, h, w) float32, linearly interpolated; label (d, h, w) uint8, each class interpolated linearly
+        """Image (C, d, h, w) float32, linearly interpolated; label (d, h, w), each structure interpolated linearly
         and the largest kept."""
         if self.draw.is_crop:
             flipped = [axis - 3 for axis in range(3) if self.draw.matrix[axis, axis] < 0]
@@ -72,7 +72,7 @@ def sample_patch(
 
 
 def read_region(image: Any, label: Any, centre_vox: Sequence[float], patch_shape: Sequence[int], draw: Draw) -> Region:
-    """`image` (C, D, H, W) floating, `label` (D, H, W) uint8: arrays or anything that slices into them.
+    """`image` (C, D, H, W) floating, `label` (D, H, W) uint8 or int16: arrays or anything that slices into them.
 
     The voxel at index `centre_vox` (rounded down) comes to lie at index `patch_shape // 2`. Outside the case the image
     is 0 (the mean after normalisation by standard score) and the label is 0 (background): padding counts as annotated
@@ -90,7 +90,7 @@ def read_region(image: Any, label: Any, centre_vox: Sequence[float], patch_shape
         last = min(max(centre[axis] + int(np.floor(high)) + 2, first + 1), label.shape[axis])
         source.append(slice(first, last))
     region = np.array(image[(slice(None), *source)], dtype=np.float32, order="C")
-    mask = np.array(label[tuple(source)], dtype=np.uint8, order="C")
+    mask = np.array(label[tuple(source)], dtype=label.dtype, order="C")
     corner = [part.start for part in source]
     return Region(torch.from_numpy(region), torch.from_numpy(mask), _triple(corner, centre), shape, draw)
 
@@ -116,7 +116,7 @@ def _crop(image: Any, label: Any, corner: Sequence[int], shape: tuple[int, ...])
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
     patch = np.zeros((image.shape[0], *shape), dtype=np.float32)
-    mask = np.zeros(shape, dtype=np.uint8)
+    mask = np.zeros(shape, dtype=label.dtype)
     patch[(slice(None), *target)] = image[(slice(None), *source)]
     mask[tuple(target)] = label[tuple(source)]
     return torch.from_numpy(patch), torch.from_numpy(mask)

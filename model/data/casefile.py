@@ -4,6 +4,7 @@ A safetensors file with a JSON record in its header and
 
     image.*     (C, D, H, W) real numbers, normalised, on the common spacing, in bricks (model/data/bricks.py)
     label.*     (D, H, W) structure ids of the system, in bricks; all zero if unlabelled
+    label_high.*            their high bytes, where an id is above 255 or voxels are marked as undecided
     foreground  (n, 4) int32, sampled voxels of every structure present: id, d, h, w
 
 It is memory-mapped, so that a patch costs the bricks it touches and nothing else. The same case gives the same bytes.
@@ -28,7 +29,8 @@ class CaseRecord:
     """What a case file says about its scan.
 
     `spacing_mm`: (D, H, W) of image and label. `annotated`: structures its source annotated; the others are unknown in
-    it. `geometry`: the way back to the scan's own grid, as pipelines.scans.volume.Geometry writes it.
+    it. `geometry`: the way back to the scan's own grid, as pipelines.scans.volume.Geometry writes it. `undecided`: does
+    the label hold voxels that nobody decided on (model/data/targets.py, IGNORED)?
     """
 
     case_id: str
@@ -38,6 +40,7 @@ class CaseRecord:
     annotated: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
     geometry: dict[str, Any]
+    undecided: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,28 @@ class Case:
 
     record: CaseRecord
     image: np.ndarray | Bricks
-    label: np.ndarray | Bricks
+    label: "np.ndarray | Bricks | WideLabel"
     foreground: np.ndarray
+
+
+class WideLabel:
+    """Label bricks whose ids take two bytes: int16 wherever it is sliced."""
+
+    def __init__(self, low: Bricks, high: Bricks) -> None:
+        self.low, self.high, self.shape, self.dtype = low, high, low.shape, np.dtype(np.int16)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.low[key] + self.high[key].astype(np.int16) * 256
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[...].astype(dtype or self.dtype, copy=False)
 
 
 def write(path: Path, case: Case) -> None:
     """Write to `path`; the caller chooses a temporary name and renames. Raises ValueError if a voxel is not finite."""
     tensors = {"foreground": np.ascontiguousarray(case.foreground, dtype=np.int32)}
-    for name, voxels, dtype in (("image", case.image, np.float32), ("label", case.label, np.uint8)):
-        tensors |= {f"{name}.{part}": array for part, array in encode(np.asarray(voxels), dtype).items()}
+    for name, voxels, dtype in (("image", np.asarray(case.image), np.float32), *_planes(np.asarray(case.label))):
+        tensors |= {f"{name}.{part}": array for part, array in encode(voxels, dtype).items()}
     shape = list(case.image.shape)
     save_file(tensors, path, metadata={"case": json.dumps({**asdict(case.record), "shape": shape})})
 
@@ -69,12 +85,14 @@ def read(path: Path) -> Case:
         record = json.loads(header.pop("__metadata__")["case"])
         arrays = {name: _array(mapped, start, entry) for name, entry in header.items()}
         shape = tuple(record.pop("shape"))
-        image, label = (
-            Bricks(size, **{part: arrays[f"{name}.{part}"] for part in PARTS}, file=mapped)
-            for name, size in (("image", shape), ("label", shape[1:]))
-        )
+        planes = {
+            name: Bricks(size, **{part: arrays[f"{name}.{part}"] for part in PARTS}, file=mapped)
+            for name, size in (("image", shape), ("label", shape[1:]), ("label_high", shape[1:]))
+            if f"{name}.index" in arrays or name != "label_high"
+        }
+        label = WideLabel(planes["label"], planes["label_high"]) if "label_high" in planes else planes["label"]
         lists = {name: tuple(record[name]) for name in ("modalities", "annotated", "spacing_mm")}
-        return Case(CaseRecord(**{**record, **lists}), image, label, arrays["foreground"])
+        return Case(CaseRecord(**{**record, **lists}), planes["image"], label, arrays["foreground"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a case file ({type(error).__name__}); rerun preprocess") from None
 
@@ -86,6 +104,15 @@ def open_cases(folder: Path, split: str, labelled: bool = True) -> list[Case]:
         if case.record.split != split:
             raise ValueError(f"{folder} holds {case.record.case_id} of split {case.record.split!r}; rerun preprocess")
     return [case for case in cases if case.record.annotated or not labelled]
+
+
+def _planes(label: np.ndarray) -> list[tuple[str, np.ndarray, type]]:
+    """By bytes: what lies above 255 is kept apart, so that most files need one."""
+    if label.dtype == np.uint8:
+        return [("label", label, np.uint8)]
+    high = (label >> 8).astype(np.uint8)
+    low = ("label", (label & 255).astype(np.uint8), np.uint8)
+    return [low, ("label_high", high, np.uint8)] if high.any() else [low]
 
 
 def _array(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:

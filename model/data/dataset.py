@@ -10,7 +10,7 @@ rank augments them there.
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,7 @@ from model.data import shared_memory
 from model.data.augment import Region, read_region
 from model.data.casefile import Case, CaseRecord
 from model.data.draws import PLAIN_CROP, AugmentConfig, draw
+from model.data.targets import Meaning, Targets, meaning
 from model.network.config import MODALITIES
 
 CPU = torch.device("cpu")
@@ -31,23 +32,23 @@ SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch
 
 @dataclass(frozen=True)
 class Batch:
-    """B patches of one source. `image` (B, C, D, H, W) float32, `modality` (B, C), `target` (B, D, H, W) class index,
-    `annotated` (B, K) bool, class 0 always True. `spacing_mm` (D, H, W). `cases`: their ids; `index`: of the first
-    sample in the stream."""
+    """B patches of one source. `image` (B, C, D, H, W) float32, `modality` (B, C), `target` (B, D, H, W) long, whose
+    values `targets` explains, a sample each. `spacing_mm` (D, H, W). `cases`: their ids; `index`: of the first sample
+    in the stream."""
 
     image: Tensor
     modality: Tensor
     target: Tensor
-    annotated: Tensor
+    targets: tuple[Targets, ...]
     spacing_mm: tuple[float, float, float]
     cases: tuple[str, ...]
     index: int = 0
 
     def to(self, device: torch.device) -> "Batch":
-        image, modality, target, annotated = (
-            tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target, self.annotated)
+        image, modality, target = (
+            tensor.to(device, non_blocking=True) for tensor in (self.image, self.modality, self.target)
         )
-        return replace(self, image=image, modality=modality, target=target, annotated=annotated)
+        return replace(self, image=image, modality=modality, target=target)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class RawBatch:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """`classes`: structure id of every class but background, in the network's order. `patch_size` by source."""
+    """`classes`: structure of every class but background, in the network's order. `structures`: id of every structure
+    that a case annotates; `covers`: the classes (from 1 on) of those that are no class. `regions`: trained as a whole,
+    too. `patch_size` by source."""
 
-    classes: tuple[int, ...]
+    classes: tuple[str, ...]
     structures: Mapping[str, int]
     patch_size: Mapping[str, tuple[int, int, int]]
     micro_batch: int
@@ -78,6 +81,20 @@ class StreamConfig:
     foreground_fraction: float
     source_balance: float
     augment: AugmentConfig
+    covers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    regions: tuple[str, ...] = ()
+    _known: dict[tuple[Any, ...], Meaning] = field(default_factory=dict, repr=False, compare=False)
+
+    def meaning(self, record: CaseRecord) -> Meaning:
+        """What the label of a case means to the network. Raises ValueError as `targets.meaning`."""
+        key = (record.annotated, record.undecided)
+        if key not in self._known:
+            own = {name: (index,) for index, name in enumerate(self.classes, start=1)}
+            regions = {name: self.covers[name] for name in self.regions}
+            covers = {**own, **self.covers}
+            found = meaning(record.annotated, self.structures, covers, regions, len(self.classes) + 1)
+            self._known[key] = replace(found, targets=replace(found.targets, undecided=record.undecided))
+        return self._known[key]
 
 
 class SampleStream(Dataset[Batch]):
@@ -155,18 +172,15 @@ def collate(
     channels = max(len(record.modalities) for record in records)
     image = torch.zeros(len(records), channels, *patches[0][1].shape, device=device)
     modality = torch.zeros(len(records), channels, dtype=torch.long)
-    annotated = torch.zeros(len(records), len(config.classes) + 1, dtype=torch.bool)
-    annotated[:, 0] = True
-    for row, (record, (patch, _)) in enumerate(zip(records, patches, strict=True)):
+    target = torch.zeros(len(records), *patches[0][1].shape, dtype=torch.long, device=device)
+    meant = [config.meaning(record) for record in records]
+    for row, (record, (patch, label)) in enumerate(zip(records, patches, strict=True)):
         image[row, : len(patch)] = patch
         modality[row, : len(patch)] = torch.tensor([MODALITIES.index(name) for name in record.modalities])
-        for name in (name for name in record.annotated if name in config.structures):
-            annotated[row, config.classes.index(config.structures[name]) + 1] = True
-    table = torch.zeros(256, dtype=torch.long)
-    table[list(config.classes)] = torch.arange(1, len(config.classes) + 1)
-    target = table.to(device)[torch.stack([label for _, label in patches]).long()]
+        target[row] = torch.from_numpy(meant[row].values).to(device)[label.long()]
     ids = tuple(record.case_id for record in records)
-    return Batch(image, modality.to(device), target, annotated.to(device), records[0].spacing_mm, ids, index)
+    targets = tuple(each.targets for each in meant)
+    return Batch(image, modality.to(device), target, targets, records[0].spacing_mm, ids, index)
 
 
 def _centre(

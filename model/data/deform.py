@@ -23,7 +23,7 @@ def resample(
     matrix: np.ndarray,
     control: np.ndarray | None,
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, d, h, w) by linear interpolation; label (d, h, w) uint8, the class whose interpolation is largest.
+    """Image (C, d, h, w) by linear interpolation; label (d, h, w), the structure whose interpolation is largest.
 
     The patch's voxel at offset `o` from its middle samples the region at `matrix @ o + displacement - corner`, in
     voxels. Outside the region the image and the label are 0.
@@ -77,7 +77,7 @@ def sample_label(label_DHW: Tensor, grid: Tensor) -> Tensor:
             winner.masked_fill_(share > best, value)
             best, total = torch.maximum(best, share), total + share
     nearest.view(-1)[undecided] = winner.masked_fill_(best <= 1 - total, 0)
-    return nearest.to(torch.uint8)
+    return nearest.to(label_DHW.dtype)
 
 
 def _linear(volume_CDHW: Tensor, grid: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.tasks.losses import merge_unannotated
+from model.tasks.losses import merge
 
 
 @torch.inference_mode()
@@ -17,14 +17,14 @@ def sliding_window(
     image_CDHW: Tensor,
     modality_C: Tensor,
     spacing_mm: tuple[float, float, float],
-    known_K: Tensor,
+    groups: Sequence[Sequence[int]],
     window: Sequence[int],
     overlap: float = 0.5,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Class probabilities (K, D, H, W), float32.
+    """Probabilities (G, D, H, W), float32, of each of `groups` of classes; the first holds background.
 
-    `known_K`: bool; classes outside it are merged into background. Windows overlap by `overlap` of their size and are
+    Windows overlap by `overlap` of their size and are
     blended with a Gaussian of an eighth of the window (Isensee et al. 2021). A scan smaller than the window is padded
     with zeros, as in training. `precision`: bfloat16 or float16 run under autocast.
     """
@@ -34,13 +34,13 @@ def sliding_window(
     flat = [x for pad, low in zip(reversed(padding), reversed(before), strict=True) for x in (low, pad - low)]
     image = F.pad(image_CDHW, flat)
     weight = gaussian(window).to(image.device)
-    total = torch.zeros(len(known_K), *image.shape[1:], device=image.device)
+    total = torch.zeros(len(groups), *image.shape[1:], device=image.device)
     weights = torch.zeros(image.shape[1:], device=image.device)
     for corner in corners(image.shape[1:], window, overlap):
         box = tuple(slice(at, at + n) for at, n in zip(corner, window, strict=True))
         with torch.autocast(image.device.type, precision, enabled=precision != torch.float32):
             logits = network(image[(slice(None), *box)][None], modality_C[None], spacing_mm)
-        probability = merge_unannotated(logits.float(), known_K[None]).softmax(1)[0]
+        probability = merge(logits.float(), groups).softmax(1)[0]
         total[(slice(None), *box)] += probability * weight
         weights[box] += weight
     inside = tuple(slice(low, low + n) for low, n in zip(before, size, strict=True))

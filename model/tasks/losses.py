@@ -1,10 +1,11 @@
 """Dice + cross-entropy for partially labelled samples.
 
-A source annotates some structures; in its scans every other structure is unknown, not absent. The classes that a sample
-does not annotate are merged into background as one event: its probability is the sum of theirs, its logit their
-logsumexp (marginal loss, Shi et al. 2021). The sample then says nothing about which of them a background voxel shows.
+A source annotates some structures; in its scans every other structure is unknown, not absent. The classes that a value
+of a sample's target stands for (model/data/targets.py) are merged into one event: its probability is the sum of theirs,
+its logit their logsumexp (marginal loss, Shi et al. 2021). So the sample says nothing about which of the unknown
+structures a background voxel shows, nor on which side a kidney lies that was only called a kidney.
 
-B batch, K classes (0 is background), D H W voxels.
+B batch, K classes (0 is background), G values of the target, D H W voxels.
 """
 
 from __future__ import annotations
@@ -15,66 +16,83 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.data.targets import UNDECIDED, Targets
+
 DICE_SMOOTHING = 1e-5  # relative to the number of voxels, so that an empty structure in a patch has a bounded gradient
 
 
 def dice_cross_entropy(
     logits_BKDHW: Tensor,
     target_BDHW: Tensor,
-    annotated_BK: Tensor,
+    targets: Sequence[Targets],
     dice_weight: float = 1.0,
     cross_entropy_weight: float = 1.0,
 ) -> Tensor:
     """One loss per sample, (B,), float32: its mean over samples is exact under any grouping into batches and ranks.
 
-    `target_BDHW`: class index, any integer type; a class that the sample does not annotate counts as background.
-    `annotated_BK`: bool; background counts as annotated always. The Dice term is the mean over annotated structures, 0
-    for a sample that annotates none; each is computed over the one sample, never over the batch.
+    `target_BDHW`: values, any integer type; UNDECIDED voxels count nowhere. `targets`: what they mean, a sample each.
+    The Dice term is the mean over annotated structures and trained regions, 0 for a sample that annotates none; each is
+    computed over the one sample, never over the batch.
     """
+    if len(set(targets)) > 1:
+        weights = (dice_weight, cross_entropy_weight)
+        each = zip(logits_BKDHW.split(1), target_BDHW.split(1), targets, strict=True)
+        return torch.cat([dice_cross_entropy(logits, target, [one], *weights) for logits, target, one in each])
     with torch.autocast(logits_BKDHW.device.type, enabled=False):
-        logits = merge_unannotated(logits_BKDHW.float(), annotated_BK)
         target = target_BDHW.long()
-        target = torch.where(annotated_BK.gather(1, target.flatten(1)).view_as(target), target, 0)
-        log_probability = logits.log_softmax(dim=1)
-        cross_entropy = F.nll_loss(log_probability, target, reduction="none").flatten(1).mean(dim=1)
-        dice = soft_dice(log_probability.exp(), target, annotated_BK)
+        log_probability = merge(logits_BKDHW.float(), targets[0].groups).log_softmax(dim=1)
+        lost = F.nll_loss(log_probability, target, ignore_index=UNDECIDED, reduction="none").flatten(1)
+        probability = log_probability.exp()
+        if targets[0].undecided:
+            decided = target != UNDECIDED
+            probability = probability * decided.unsqueeze(1)
+            cross_entropy = lost.sum(dim=1) / decided.flatten(1).sum(dim=1).clamp(min=1)
+        else:
+            cross_entropy = lost.mean(dim=1)
+        dice = soft_dice(probability, target, targets[0].regions)
         return cross_entropy_weight * cross_entropy + dice_weight * (1 - dice)
 
 
-def merge_unannotated(logits_BKDHW: Tensor, annotated_BK: Tensor) -> Tensor:
-    """Logits in which class 0 stands for background and all unannotated classes together, and these are -inf-like."""
-    unknown = ~annotated_BK
-    unknown = torch.cat([torch.zeros_like(unknown[:, :1]), unknown[:, 1:]], dim=1)
-    if not unknown.any():
+def merge(logits_BKDHW: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of the values of a target, (B, G, D, H, W): of each group of classes the logsumexp."""
+    if [list(group) for group in groups] == [[index] for index in range(logits_BKDHW.shape[1])]:
         return logits_BKDHW
-    lowest = torch.finfo(logits_BKDHW.dtype).min / 4
-    unknown = unknown[:, :, None, None, None]
-    known = logits_BKDHW.masked_fill(unknown, lowest)
-    merged = torch.cat([logits_BKDHW[:, :1], logits_BKDHW[:, 1:].masked_fill(~unknown[:, 1:], lowest)], dim=1)
-    return torch.cat([merged.logsumexp(dim=1, keepdim=True), known[:, 1:]], dim=1)
+    return torch.cat(
+        [
+            logits_BKDHW[:, group[0] : group[0] + 1]
+            if len(group) == 1
+            else logits_BKDHW[:, list(group)].logsumexp(dim=1, keepdim=True)
+            for group in groups
+        ],
+        dim=1,
+    )
 
 
-def soft_dice(probability_BKDHW: Tensor, target_BDHW: Tensor, annotated_BK: Tensor) -> Tensor:
-    """Mean soft Dice over each sample's annotated structures, (B,); 1 where it annotates none.
+def soft_dice(probability_BGDHW: Tensor, target_BDHW: Tensor, regions: Sequence[Sequence[int]] = ()) -> Tensor:
+    """Mean soft Dice over each sample's annotated structures and `regions` (values each), (B,); 1 where there are none.
 
-    A structure absent from the patch scores near 1 if little is predicted; the smoothing bounds its gradient.
+    Undecided voxels have probability 0. A structure absent from the patch scores near 1 if little is predicted; the
+    smoothing bounds its gradient.
     """
-    classes = probability_BKDHW.shape[1]
-    one_hot = torch.stack([(target_BDHW == index) for index in range(1, classes)], dim=1).to(probability_BKDHW.dtype)
-    probability = probability_BKDHW[:, 1:].flatten(2)
-    one_hot = one_hot.flatten(2)
+    values = [(value,) for value in range(1, probability_BGDHW.shape[1])]
+    if not values:
+        return probability_BGDHW.new_ones(len(probability_BGDHW))
+    one_hot = torch.stack([target_BDHW == value for (value,) in values], dim=1).to(probability_BGDHW.dtype).flatten(2)
+    probability = probability_BGDHW[:, 1:].flatten(2)
+    if regions:
+        rows = [[value - 1 for value in region] for region in regions]
+        probability = torch.cat([probability, *(probability[:, row].sum(1, keepdim=True) for row in rows)], dim=1)
+        one_hot = torch.cat([one_hot, *(one_hot[:, row].sum(1, keepdim=True) for row in rows)], dim=1)
     smoothing = DICE_SMOOTHING * probability.shape[2] + 1e-3
     overlap = (probability * one_hot).sum(2)
     total = probability.sum(2) + one_hot.sum(2)
-    dice = (2 * overlap + smoothing) / (total + smoothing)
-    weight = annotated_BK[:, 1:].to(dice.dtype)
-    return torch.where(weight.any(1), (dice * weight).sum(1) / weight.sum(1).clamp(min=1), 1.0)
+    return ((2 * overlap + smoothing) / (total + smoothing)).mean(1)
 
 
 def deep_supervision(
     logits: Sequence[Tensor],
     target_BDHW: Tensor,
-    annotated_BK: Tensor,
+    targets: Sequence[Targets],
     scale_weight: float = 0.5,
     dice_weight: float = 1.0,
     cross_entropy_weight: float = 1.0,
@@ -87,7 +105,7 @@ def deep_supervision(
     weights = [scale_weight**index for index in range(len(logits))]
     for weight, output in zip(weights, logits, strict=True):
         target = _nearest(target_BDHW, output.shape[2:])
-        total = total + weight * dice_cross_entropy(output, target, annotated_BK, dice_weight, cross_entropy_weight)
+        total = total + weight * dice_cross_entropy(output, target, targets, dice_weight, cross_entropy_weight)
     return total / sum(weights)
 
 

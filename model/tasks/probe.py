@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.data.targets import UNDECIDED
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks, share_of_rank, sum_over_ranks
 from model.network.config import strides
@@ -59,6 +60,7 @@ class Probe:
             classes = _at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten()
             chosen = torch.linspace(0, len(classes) - 1, min(len(classes), TOKENS)).long()
             rows = _with_one(tokens_BDHWE.flatten(0, 3)[chosen.to(tokens_BDHWE.device)].double().cpu())
+            rows, chosen = rows[classes[chosen] >= 0], chosen[classes[chosen] >= 0]
             classes = F.one_hot(classes[chosen], len(self.stream.classes) + 1)
             product = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
             product = product if number < len(cases) else torch.zeros_like(product)
@@ -75,7 +77,8 @@ class Probe:
         whole = [n * step for n, step in zip(size, _token_stride(batch), strict=True)]
         voxels = F.interpolate(scores_BKDHW, size=whole, mode="trilinear", align_corners=False)
         d, h, w = batch.target.shape[1:]
-        return dice_by_structure("probe_dice", voxels[:, :, :d, :h, :w].argmax(1), batch, self.stream)
+        values = torch.tensor(batch.targets[0].values(len(self.stream.classes) + 1))
+        return dice_by_structure("probe_dice", values[voxels[:, :, :d, :h, :w].argmax(1)], batch)
 
 
 def discriminant(products: Tensor) -> Tensor:
@@ -105,8 +108,9 @@ def _features(
 
 
 def _at_tokens(batch: Batch, size: Sequence[int]) -> Tensor:
-    """The class of the voxel in the middle of each token."""
-    target_BDHW = batch.target.cpu()
+    """The class of the voxel in the middle of each token; UNDECIDED where nobody decided."""
+    classes = torch.tensor([*batch.targets[0].classes, UNDECIDED])  # the value -1 is the last
+    target_BDHW = classes[batch.target.cpu()]
     for axis, (count, step) in enumerate(zip(size, _token_stride(batch), strict=True)):
         middle = (torch.arange(count) * step + step // 2).clamp(max=target_BDHW.shape[1 + axis] - 1)
         target_BDHW = target_BDHW.index_select(1 + axis, middle)

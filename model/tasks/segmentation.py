@@ -15,7 +15,7 @@ from model.data.dataset import Batch, StreamConfig, validation_batch
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks
 from model.network.sizes import forward_flops
-from model.tasks.losses import deep_supervision
+from model.tasks.losses import deep_supervision, merge
 from model.tasks.scores import dice_by_structure
 
 
@@ -31,7 +31,7 @@ class Segmentation:
         return network(batch.image, batch.modality, batch.spacing_mm, auxiliary=True)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        return deep_supervision(outputs, batch.target, batch.annotated)
+        return deep_supervision(outputs, batch.target, batch.targets)
 
     def forward_flops(self, network: nn.Module, batch: Batch) -> int:
         size, channels = tuple(batch.target.shape[1:]), batch.modality.shape[1]
@@ -46,6 +46,5 @@ class Segmentation:
         batch = validation_batch(case, self.stream).to(device)
         with autocast(device, precision):
             logits = network(batch.image, batch.modality, batch.spacing_mm)
-        allowed = batch.annotated[:, :, None, None, None]
-        predicted = logits.float().masked_fill(~allowed, float("-inf")).argmax(1)
-        return dice_by_structure("validation_dice", predicted, batch, self.stream)
+        predicted = merge(logits.float(), batch.targets[0].groups).argmax(1)
+        return dice_by_structure("validation_dice", predicted, batch)

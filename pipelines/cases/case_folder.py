@@ -22,8 +22,9 @@ from model.data import casefile
 from model.data.casefile import Case
 from pipelines.cases import preparation
 from pipelines.cases.preparation import Preprocessing
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import contract_of
 from pipelines.scans.manifest import SPLITS, Row
-from pipelines.scans.structures import BY_NAME, contract_of
 from pipelines.work import code
 from pipelines.work.digests import Digests, sha256_of
 from pipelines.work.writing import replacing
@@ -31,7 +32,13 @@ from pipelines.work.writing import replacing
 UNFINISHED = ".unfinished"
 MADE_BY = ("model.data.casefile", "pipelines.cases.preparation")
 # What only names things; label contracts are counted where they apply, so that a new one touches no other source.
-COUNTED_APART = ("pipelines.scans.manifest", "pipelines.scans.structures", "pipelines.scans.scan_files")
+COUNTED_APART = (
+    "pipelines.scans.manifest",
+    "pipelines.scans.contracts",
+    "pipelines.scans.structure",
+    "pipelines.scans.vocabulary",
+    "pipelines.scans.scan_files",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,9 @@ def read_index(folder: Path) -> list[Entry]:
 
 def keys(rows: Sequence[Row], plan: Preprocessing, points: int) -> dict[str, str]:
     """Case id -> digest of all its case file depends on: its scan, what applies to its source, the code."""
-    made_by, contracts = code_digest(), {name: _contract_digest(name) for name in {row.contract for row in rows}}
-    return {row.case_id: _key(row, plan, points, [made_by, contracts[row.contract]]) for row in rows}
+    made_by = code_digest()
+    meant = {name: _contract_digest(name) for name in {file.contract for row in rows for file in row.labels}}
+    return {row.case_id: _key(row, plan, points, [made_by, *(meant[f.contract] for f in row.labels)]) for row in rows}
 
 
 def code_digest() -> str:
@@ -125,14 +133,15 @@ def code_digest() -> str:
 
 def _contract_digest(name: str) -> str:
     """A contract's values and the ids of its structures, so that a new contract touches no other source."""
-    values = contract_of(name).values if name else {}
-    return json.dumps([[value, BY_NAME[structure].id] for value, structure in values.items()])
+    contract, words = contract_of(name), vocabulary.here()
+    values = [[value, words[structure].id] for value, structure in contract.values.items()]
+    return json.dumps([values, contract.ignore, contract.background])
 
 
 def _key(row: Row, plan: Preprocessing, points: int, made_by: list[str]) -> str:
     source = plan.sources[row.source]
     windowed = "CT" in row.modalities and source.normalisation == preparation.WINDOW
-    scan = [row.case_id, row.source, row.split, row.modalities, row.annotated, row.contract]
+    scan = [row.case_id, row.source, row.split, row.modalities, row.annotated]
     applied = [source.spacing_mm, source.normalisation, asdict(plan.ct) if windowed else None, points]
     files = [(file.role, file.sha256) for file in row.files]
     return hashlib.sha256(json.dumps([scan, files, applied, made_by]).encode()).hexdigest()

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
 from pipelines.cases.preparation import bounding_box, content_of, moments
-from pipelines.scans import scan_files
+from pipelines.scans import labels, scan_files, vocabulary
 from pipelines.scans.manifest import Row
-from pipelines.scans.structures import BY_NAME, contract_of
+from pipelines.scans.structure import IGNORED
 from pipelines.work import code, project, within_memory
 from pipelines.work.cache import Cache
 from pipelines.work.within_memory import Executor, Load, Lost
@@ -71,14 +71,15 @@ def scan_statistics(row: Row) -> ScanStatistics | str:
         _, content_shape = bounding_box(content)
         structures: dict[str, int] = {}
         foreground = content
-        if row.label:
-            label = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
-            structures = {name: int((label == BY_NAME[name].id).sum()) for name in row.annotated}
-            foreground = label > 0
+        if row.labels:
+            label = labels.read(row)
+            words = vocabulary.here()
+            structures = {name: int((label == words[name].id).sum()) for name in row.annotated}
+            foreground = (label > 0) & (label != IGNORED)
         values = {modality: volume.array[foreground] for modality, volume in scan.items()}
     except (ValueError, MemoryError) as error:
         return str(error) or "does not fit in memory"
-    samples = values["CT"] if "CT" in values and row.label else np.zeros(0, np.float32)
+    samples = values["CT"] if "CT" in values and row.labels else np.zeros(0, np.float32)
     return ScanStatistics(
         content_shape=content_shape,
         filled=float(content.mean()),
@@ -102,8 +103,8 @@ def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
 
 
 def _key(row: Row, made_by: str) -> str:
-    files = [(file.role, file.sha256) for file in row.files]
-    return hashlib.sha256(json.dumps([files, row.contract, row.annotated, made_by]).encode()).hexdigest()
+    files = [(file.role, file.sha256, file.contract) for file in row.files]
+    return hashlib.sha256(json.dumps([files, row.annotated, made_by]).encode()).hexdigest()
 
 
 def _recall(memory: Cache, key: str) -> ScanStatistics | None:

@@ -28,12 +28,12 @@ def case_bytes(row: Row, spacing_mm: Spacing) -> int:
     image = FLOAT * (scan + case) * channels + max((FLOAT + BYTE) * scan, FLOAT * scan + resampling)
     halved = (FLOAT + HALF) * case * channels
     label = HALF * case * channels + max(READ * scan, (FLOAT + 3 * BYTE) * scan)
-    if row.label and case != scan:
+    if row.labels and case != scan:
         shares = (2 * BYTE + FLOAT) * scan + (FLOAT + BYTE) * case + max(resampling, (FLOAT + BYTE) * case)
         label = max(label, HALF * case * channels + shares)
     finish = (HALF * channels + BYTE) * case + max((HALF * channels + BYTE) * case, 3 * BYTE * case)
     read = FLOAT * scan * (channels - 1) + READ * scan
-    return with_overhead(max(read, image, halved, label if row.label else 0, finish))
+    return with_overhead(max(read, image, halved, label if row.labels else 0, finish))
 
 
 def case_seconds(row: Row, spacing_mm: Spacing) -> float:
@@ -46,10 +46,10 @@ def fingerprint_bytes(row: Row) -> int:
     """Predicted peak of one scan's statistics: its values are copied once, and once more for the percentiles."""
     scan = _product(row.shape)
     channels = len(row.images)
-    share = LABELLED if row.label else 1.0
+    share = LABELLED if row.labels else 1.0
     label = (FLOAT * channels + BYTE + READ) * scan
     values = (FLOAT * channels + 3 * BYTE + share * (FLOAT * channels + FLOAT)) * scan
-    return with_overhead(int(max(label if row.label else 0, values)))
+    return with_overhead(int(max(label if row.labels else 0, values)))
 
 
 def fingerprint_seconds(row: Row) -> float:

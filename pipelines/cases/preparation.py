@@ -16,9 +16,9 @@ import numpy as np
 
 from model.data.casefile import Case, CaseRecord
 from pipelines.cases.resampling import resample, resample_label, resampled_shape
-from pipelines.scans import scan_files
+from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
-from pipelines.scans.structures import contract_of
+from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Geometry, Volume
 
 CT_AIR_HU = -500.0  # between lung and soft tissue: the body's outline
@@ -168,22 +168,22 @@ def prepare_case(row: Row, plan: Preprocessing, points: int) -> Case:
         annotated=tuple(row.annotated),
         spacing_mm=source.spacing_mm,
         geometry=geometry.to_json(),
+        undecided=bool((label == IGNORED).any()),
     )
     return Case(record, image, label, _foreground(label, points, row.case_id))
 
 
 def _prepared_label(row: Row, geometry: Geometry, shape: Any) -> np.ndarray:
-    if row.label is None:
+    if not row.labels:
         return np.zeros(shape, np.uint8)
-    structures = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
-    return resample_label(structures[geometry_box(geometry)], shape)
+    return resample_label(labels.read(row)[geometry_box(geometry)], shape)
 
 
 def _foreground(label: np.ndarray, points: int, case_id: str) -> np.ndarray:
     """Up to `points` voxels of each structure, (n, 4): id, d, h, w. The draw depends on the case alone."""
     rng = np.random.default_rng(int(hashlib.sha256(case_id.encode()).hexdigest()[:16], 16))
     found = []
-    for value in (value for value in np.unique(label) if value):
+    for value in (value for value in np.unique(label) if value not in (0, IGNORED)):
         voxels = np.flatnonzero(label == value)
         chosen = voxels[np.sort(rng.choice(len(voxels), min(points, len(voxels)), replace=False))]
         found.append(np.column_stack([np.full(len(chosen), value), *np.unravel_index(chosen, label.shape)]))

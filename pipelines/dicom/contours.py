@@ -2,7 +2,7 @@
 
     read(kind, dataset, stack) -> Drawing     masks (n, rows, columns) on the stack's slices as they were drawn on
 
-A structure is found by its code or name in pipelines/scans/structures.py. One the system does not know is left out,
+A structure is found by its code or name in the vocabulary (pipelines/scans/vocabulary.py). One it does not know is left out,
 with a note that counts but never quotes it: segment names are typed by people.
 """
 
@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pipelines.dicom.frames import Frame, frames_of
 from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text
 from pipelines.dicom.stack import Stack
-from pipelines.scans.structure_names import PAIRED, side_of, structure_of
+from pipelines.scans.label_names import structure_of
 
 ON_GRID_VOXELS = 0.1  # a label's voxel centres may lie this far off the image's
 MAX_POINTS = 20_000_000
@@ -24,7 +24,7 @@ MAX_POINTS = 20_000_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """`structure`: a name of pipelines.scans.structures. `mask`: bool, (n, rows, columns)."""
+    """`structure`: of the vocabulary. `mask`: bool, (n, rows, columns)."""
 
     structure: str
     mask: np.ndarray
@@ -32,13 +32,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Drawing:
-    """All that one object drew; `unknown`: how many of its segments are no structure of the system; `sides`: the sides
-    that the names of a structure's segments say, an empty one for both."""
+    """All that one object drew; `unknown`: how many of its segments are no structure of the vocabulary."""
 
     drawn: list[Drawn]
     unknown: int
     notes: list[str]
-    sides: dict[str, set[str]]
 
 
 def bitmaps(dataset: Dataset, stack: Stack) -> Drawing:
@@ -65,7 +63,7 @@ def bitmaps(dataset: Dataset, stack: Stack) -> Drawing:
             if (name := names[segment]) is not None:
                 masks.setdefault(name, np.zeros(shape, dtype=bool))[where] |= inside
     unknown = sum(name is None for name in names.values())
-    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, notes, _sides(names, called))
+    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, notes)
 
 
 def _segments_in(kind: str, groups: list[Dataset], image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -132,7 +130,7 @@ def structure_set(dataset: Dataset, stack: Stack) -> Drawing:
                 _fill(contour, stack, drawn)
         mask |= drawn
     unknown = sum(name is None for name in names.values())
-    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, [], _sides(names, called))
+    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, [])
 
 
 def _fill(contour: Dataset, stack: Stack, drawn: np.ndarray) -> None:
@@ -165,14 +163,6 @@ def _called(item: Dataset) -> tuple[str, str]:
     return _code(items(item, "SegmentedPropertyTypeCodeSequence")), text(item, "SegmentLabel")
 
 
-def _sides(names: dict[int, str | None], called: dict[int, tuple[str, str]]) -> dict[str, set[str]]:
-    sides: dict[str, set[str]] = {}
-    for number_of, name in names.items():
-        if name is not None:
-            sides.setdefault(name, set()).add(side_of(called[number_of][1]))
-    return sides
-
-
 def _code(found: list[Dataset]) -> str:
     """The SNOMED CT code, or nothing."""
     for item in found:
@@ -182,20 +172,14 @@ def _code(found: list[Dataset]) -> str:
 
 
 def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """One mask a structure over several objects, and notes. Raises DicomError if one organ of a pair is missing."""
-    for name in PAIRED:
-        sides = set().union(*(drawing.sides.get(name, set()) for drawing in drawings))
-        if sides in ({"left"}, {"right"}):
-            raise DicomError(f"{name} is drawn on the {sides.pop()} only; the other side would count as background")
+    """One mask a structure over several objects, and notes."""
     masks: dict[str, np.ndarray] = {}
     notes = [note for drawing in drawings for note in drawing.notes]
     for drawing in drawings:
         for drawn in drawing.drawn:
             masks[drawn.structure] = masks[drawn.structure] | drawn.mask if drawn.structure in masks else drawn.mask
     if unknown := sum(drawing.unknown for drawing in drawings):
-        notes.append(
-            f"{unknown} segments are no structure of the system (pipelines/scans/structures.py) and were left out"
-        )
+        notes.append(f"{unknown} segments are no structure of the vocabulary (structures.yaml) and were left out")
     return masks, notes
 
 

@@ -27,9 +27,10 @@ from pipelines.dicom.profile import ProfileOptions, deidentified
 from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
 from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import smallest_type
 from pipelines.scans.key import Pseudonyms
-from pipelines.scans.structure_names import structure_of
-from pipelines.scans.structures import BY_NAME
+from pipelines.scans.label_names import structure_of
 from pipelines.scans.volume import VolumeError, read
 from pipelines.work.writing import replacing
 
@@ -160,7 +161,8 @@ def _volume(name: str, frames: list[Frame], headers: list[Dataset], conversion: 
         if masks:
             label = _voxels(_label_map(masks, stack, volume))
             volume.label = _write(conversion.folder / f"{name}-label.nii.gz", label, stack.affine)
-            volume.annotated = sorted(masks, key=lambda structure: BY_NAME[structure].id)
+            words = vocabulary.here()
+            volume.annotated = sorted(masks, key=lambda structure: words[structure].id)
     except DAMAGE as error:
         volume.quarantined = str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
         volume.image = volume.label = ""
@@ -256,10 +258,11 @@ def _label_map(masks: dict[str, np.ndarray], stack: Stack, volume: SeriesVolume)
     """One value a voxel: where structures overlap the smaller one wins: the part of a whole."""
     if not any(mask.any() for mask in masks.values()):
         raise DicomError("the label is empty")
-    label = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    ids = {name: vocabulary.here()[name].id for name in masks}
+    label = np.zeros(next(iter(masks.values())).shape, smallest_type(max(ids.values())))
     overlapping = np.sum(list(masks.values()), axis=0) > 1
     for name in sorted(masks, key=lambda name: int(masks[name].sum()), reverse=True):
-        label[masks[name]] = BY_NAME[name].id
+        label[masks[name]] = ids[name]
     if overlapping.any():
         volume.notes.append(f"structures overlap in {int(overlapping.sum())} voxels: the smaller one was taken there")
     return stack.correct(label, 0, 0)

@@ -75,7 +75,7 @@ def unread(paths: Sequence[str], folder: Path, requested: Sequence[str]) -> Unre
     taken: set[str] = set()
     scans: dict[str, int] = {}
     for name, find in sorted(readers().items(), key=lambda each: each[0] not in requested):
-        own = [{path for path in (*scan.images.values(), scan.label) if path} for scan in find(paths, folder)]
+        own = [set(scan.paths) for scan in find(paths, folder, {})]
         new = [files for files in own if files and not files <= taken]
         taken.update(*new)
         if new and name not in requested:
@@ -93,8 +93,8 @@ def unread_below(folder: Path, requested: Sequence[str]) -> Unread:
 def claimed(paths: list[str], folder: Path, requested: Sequence[str] | None = None) -> set[str]:
     """Paths that a layout other than DICOM names (of those `requested`), and the index files that its reader opens."""
     chosen = [find for name, find in readers().items() if requested is None or name in requested]
-    scans = [scan for find in chosen for scan in find(paths, folder)]
-    named = {path for scan in scans for path in (*scan.images.values(), scan.label, scan.key) if path}
+    scans = [scan for find in chosen for scan in find(paths, folder, {})]
+    named = {path for scan in scans for path in (*scan.paths, scan.key) if path}
     above = {parent.as_posix() for path in named for parent in PurePosixPath(path).parents}
     indices = {path for path in paths if PurePosixPath(path).suffix in (".json", ".tsv", ".cfg")}
     return named | {path for path in indices if PurePosixPath(path).parent.as_posix() in above}

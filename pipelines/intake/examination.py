@@ -11,12 +11,14 @@ from pipelines import params
 from pipelines.intake import quality
 from pipelines.intake.quality import Finding
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans import nifti, scan_files
+from pipelines.scans import labels, nifti, scan_files, vocabulary
+from pipelines.scans.contracts import contract_of
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import hashed
-from pipelines.scans.structures import BY_NAME, contract_of
+from pipelines.scans.structure import IGNORED
+from pipelines.scans.vocabulary import Vocabulary
 from pipelines.scans.volume import Volume, VolumeError, same_grid
-from pipelines.sources import SEPARATE_GRIDS
+from pipelines.sources import SEPARATE_GRIDS, layout_of
 from pipelines.work import within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -90,14 +92,14 @@ def _with_unique_ids(rows: list[Row]) -> list[Row]:
 
 def examine_one(row: Row, bounds: Quality | None = None) -> Row:
     try:
-        volumes = {file.role: _read(row, file) for file in row.files}
-        row = _on_one_grid(row, volumes)
-        structures = _structures(row, volumes["label"].array) if row.label else None
+        volumes = {file.role: _read(row, file) for file in row.images}
+        row, structures = _labelled(row, volumes)
         images = {file.role: volumes[file.role] for file in row.images}
-        found = findings(images, structures, bounds, _nominal_frame(row))
+        found = findings(images, structures, bounds, labels.nominal_frame(row))
     except (VolumeError, MemoryError) as error:
         return replace(row, quarantined=str(error) or "does not fit in memory")
     reference = next(iter(images.values()))
+    words = vocabulary.here()
     return replace(
         row,
         shape=list(reference.array.shape),
@@ -105,8 +107,13 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
         orientation=reference.orientation,
         quarantined="; ".join(f"{row.images[0].path}: {finding.text}" for finding in found if finding.refused),
         notes=row.notes + [finding.text for finding in found if not finding.refused],
-        drawn=[] if structures is None else [name for name in row.annotated if (structures == BY_NAME[name].id).any()],
+        drawn=[] if structures is None else _drawn(row.annotated, np.unique(structures).tolist(), words),
     )
+
+
+def _drawn(annotated: list[str], ids: list[int], words: Vocabulary) -> list[str]:
+    """Those that the label has a voxel of; a structure drawn as part of a region counts for the region, too."""
+    return [name for name in annotated if set(words.covered_ids(name)) & set(ids)]
 
 
 def findings(
@@ -143,37 +150,49 @@ def _read(row: Row, file: File) -> Volume:
         raise VolumeError(f"{file.path}: {error}") from None
 
 
-def _on_one_grid(row: Row, volumes: dict[str, Volume]) -> Row:
-    """The row with the images that lie on the label's grid, or the first image's. Raises VolumeError if one does not.
+def _labelled(row: Row, volumes: dict[str, Volume]) -> tuple[Row, np.ndarray | None]:
+    """The row with the images that lie on the label's grid, or the first image's; and its structures, if it has any.
 
-    In a layout whose images need not be registered, those on other grids are left out with a note instead.
+    Raises VolumeError if a file does not lie there. In a layout whose images need not be registered, images on other
+    grids are left out with a note instead. Masks are read one at a time.
     """
-    reference = row.label if row.label and row.source in SEPARATE_GRIDS else row.images[0]
+    pile, drawn, reference = labels.Pile(), None, (row.images[0], volumes[row.images[0].role])
+    for number, file in enumerate(row.labels):
+        drawn = _read(row, file)
+        if number == 0 and layout_of(row.source) in SEPARATE_GRIDS:
+            reference = file, drawn
+        elif difference := same_grid(drawn, reference[1]):
+            raise VolumeError(f"{file.path}: {difference} of {reference[0].path}; register or re-export")
+        pile.add(_structures(file, drawn.array))
     kept, notes = [], []
-    for file in row.files:
-        difference = same_grid(volumes[file.role], volumes[reference.role])
+    for file in row.images:
+        difference = same_grid(volumes[file.role], reference[1])
         if not difference:
             kept.append(file)
-        elif row.source in SEPARATE_GRIDS and file is not reference:
+        elif layout_of(row.source) in SEPARATE_GRIDS:
             notes.append(f"channels: {file.role} lies on another grid and is left out; register it")
         else:
-            raise VolumeError(f"{file.path}: {difference} of {reference.path}; register or re-export")
-    if not (images := [file.role for file in kept if file.role != "label"]):
-        difference = same_grid(volumes["label"], volumes[row.images[0].role])
-        raise VolumeError(f"{reference.path}: {difference} of {row.images[0].path}; register or re-export")
-    return replace(row, files=kept, modalities=sorted(images), notes=row.notes + notes)
+            raise VolumeError(f"{file.path}: {difference} of {reference[0].path}; register or re-export")
+    if not kept:
+        difference = same_grid(reference[1], volumes[row.images[0].role])
+        raise VolumeError(f"{reference[0].path}: {difference} of {row.images[0].path}; register or re-export")
+    if pile.disputed:
+        notes.append(
+            f"label: {pile.disputed} voxels lie in two masks, neither within the other; the later one has them"
+        )
+    row = replace(
+        row, files=[*kept, *row.labels], modalities=sorted(file.role for file in kept), notes=row.notes + notes
+    )
+    if drawn is None:
+        return row, None
+    structures = pile.whole()
+    if not ((structures > 0) & (structures != IGNORED)).any():
+        raise VolumeError(f"{row.labels[0].path}: label is empty")
+    return row, structures
 
 
-def _nominal_frame(row: Row) -> bool:
-    return bool(row.contract) and contract_of(row.contract).nominal_frame
-
-
-def _structures(row: Row, label: np.ndarray) -> np.ndarray:
-    assert row.label is not None
+def _structures(file: File, label: np.ndarray) -> np.ndarray:
     try:
-        structures = contract_of(row.contract).to_structures(label)
+        return contract_of(file.contract).to_structures(label)
     except ValueError as error:
-        raise VolumeError(f"{row.label.path}: {error}") from None
-    if not structures.any():
-        raise VolumeError(f"{row.label.path}: label is empty")
-    return structures
+        raise VolumeError(f"{file.path}: {error}") from None

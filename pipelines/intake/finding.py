@@ -10,25 +10,33 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.intake import listing
+from pipelines.scans.contracts import contract_of
 from pipelines.scans.key import Pseudonyms
+from pipelines.scans.label_names import Meanings
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import HIDDEN, Names, hashed
-from pipelines.scans.structures import contract_of
 from pipelines.sources import Scan, dicom, readers
 
 _FOR_ONCE = secrets.token_bytes(32)
 
 
-def find(folder: Path, listed: pa.Table, sources: Iterable[str], names: Names | None = None) -> list[Row]:
+def find(
+    folder: Path,
+    listed: pa.Table,
+    sources: Iterable[str],
+    names: Names | None = None,
+    meanings: Meanings | None = None,
+) -> list[Row]:
     """One row a scan below `folder`, from names alone; sorted. Case ids are unique after the examination only.
 
     `names`: what scans and files are called; without, paths as they are and ids under a key that is thrown away.
+    `meanings`: what labels mean whose names do not tell it.
     """
     names = names or Names(Pseudonyms(_FOR_ONCE), show_paths=True)
     files = {entry["path"]: entry for entry in listed.to_pylist()}
     found = {**readers(), "dicom": dicom.find}
-    scans = [scan for name in sources if name in found for scan in found[name](list(files), folder)]
-    claimed = {path for scan in scans for path in (*scan.images.values(), scan.label)}
+    scans = [scan for name in sources if name in found for scan in found[name](list(files), folder, meanings or {})]
+    claimed = {path for scan in scans for path in scan.paths}
     rows = [_row(scan, folder, files, names) for scan in scans]
     unread = [entry for path, entry in files.items() if entry["problem"] and path not in claimed]
     rows += [_unclaimed(entry, folder, names) for entry in unread]
@@ -47,23 +55,23 @@ def find_deidentified(folder: Path, digests: Path) -> list[Row]:
 
 
 def _row(scan: Scan, folder: Path, files: dict[str, Any], names: Names) -> Row:
-    roles = [*sorted(scan.images.items()), *([("label", scan.label)] if scan.label else [])]
+    roles = [(role, path, "") for role, path in sorted(scan.images.items())]
+    roles += [("label", path, contract) for path, contract in scan.labels.items()]
     problem, listed = names.told(scan.problem), []
-    for role, path in roles:
+    for role, path, contract in roles:
         entry = files.get(path, {"sha256": "", "bytes": 0, "problem": ""})
-        listed.append(File(role, (folder / names.path(path)).as_posix(), entry["sha256"], entry["bytes"]))
+        listed.append(File(role, (folder / names.path(path)).as_posix(), entry["sha256"], entry["bytes"], contract))
         if entry["problem"]:
             problem = problem or f"{names.path(path)}: {entry['problem']}"
-    known = contract_of(scan.contract).annotated if scan.label and scan.contract else ()
-    annotated = list(scan.annotated or known)
+    known = [name for contract in scan.labels.values() if contract for name in contract_of(contract).annotated]
+    annotated = list(scan.annotated or dict.fromkeys(known))
     return Row(
         case_id=f"{scan.source}-{names.identifier(scan.source, scan.key)}",
         patient=names.identifier(scan.source, scan.patient),
-        source=scan.source,
+        source="-".join([scan.source, *([scan.dataset] if scan.dataset else [])]),
         split="",
         modalities=sorted(scan.images),
         files=listed,
-        contract=scan.contract,
         annotated=annotated,
         quarantined=problem,
     )
@@ -74,4 +82,4 @@ def _unclaimed(entry: dict[str, Any], folder: Path, names: Names) -> Row:
     path = names.path(entry["path"], HIDDEN)
     name = hashed("unread", path)
     file = File("unread", (folder / path).as_posix())
-    return Row(f"unread-{name}", name, "unread", "", [], [file], "", [], quarantined=f"{path}: {entry['problem']}")
+    return Row(f"unread-{name}", name, "unread", "", [], [file], [], quarantined=f"{path}: {entry['problem']}")

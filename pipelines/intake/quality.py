@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.structures import BY_NAME, STRUCTURES
+from pipelines.scans import vocabulary
+from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Volume
 
 HEAD, FRONT, RIGHT = range(3)
@@ -26,6 +27,9 @@ RELATIONS = (
     ("stomach", LEFT_, "liver"),
     ("spleen", LEFT_, "gallbladder"),
     ("kidney", HEAD, "urinary_bladder"),
+    ("kidney_left", LEFT_, "kidney_right"),
+    ("lung_left", LEFT_, "lung_right"),
+    ("adrenal_gland_left", LEFT_, "adrenal_gland_right"),
     ("liver", HEAD, "urinary_bladder"),
     ("lung", HEAD, "liver"),
 )
@@ -168,17 +172,18 @@ def label(
 ) -> Iterator[Finding]:
     """Volume of each structure, and where the label lies. `air`: below is no tissue. `blank`: empty slices of axis."""
     box = _box(structures)
-    within = structures[box]
-    counts = np.bincount(within.ravel(), minlength=256)
+    within = np.where(structures[box] == IGNORED, 0, structures[box])
+    counts = np.bincount(within.ravel())
     voxel_mm3 = float(np.prod(image.spacing_mm))
     whole_mm3 = float(counts[1:].sum()) * voxel_mm3
     if whole_mm3 < (least := bounds.tiny_mm3["default"]):
         yield Finding(f"label: {whole_mm3:.3g} mm3 in all, below {least:g}", refused=True)
     else:
-        for structure in STRUCTURES:
-            volume_mm3 = float(counts[structure.id]) * voxel_mm3
-            if 0 < volume_mm3 < (least := bounds.tiny_mm3.get(structure.name, bounds.tiny_mm3["default"])):
-                yield Finding(f"label: {structure.name} has {volume_mm3:.3g} mm3, below {least:g}")
+        by_id = vocabulary.here().by_id
+        for value in (np.flatnonzero(counts[1:]) + 1).tolist():
+            name, volume_mm3 = by_id[value].name, float(counts[value]) * voxel_mm3
+            if volume_mm3 < (least := bounds.tiny_mm3.get(name, bounds.tiny_mm3["default"])):
+                yield Finding(f"label: {name} has {volume_mm3:.3g} mm3, below {least:g}")
     outside = (within > 0) & (image.array[box] < air)
     if len(blank):
         start = box[axis].start
@@ -196,8 +201,9 @@ def sides(image: Volume, structures: np.ndarray, air: float, bounds: Quality) ->
     """Structures on the wrong side of the body or of each other: a mirrored scan, or a header that lies."""
     box = _box(structures)
     within = structures[box]
-    present = np.bincount(within.ravel(), minlength=256) > 0
-    centre = {name: _centroid(within == BY_NAME[name].id, box) for name in _PLACED if present[BY_NAME[name].id]}
+    words, present = vocabulary.here(), set(np.unique(within).tolist())
+    inside = {name: sorted(present & set(words.covered_ids(name))) for name in _PLACED if name in words}
+    centre = {name: _centroid(np.isin(within, ids), box) for name, ids in inside.items() if ids}
     for one, direction, other in RELATIONS:
         if one in centre and other in centre:
             axis, sign = (direction, 1) if direction >= 0 else (~direction, -1)

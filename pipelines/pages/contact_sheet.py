@@ -28,9 +28,8 @@ from pipelines.pages.drawing import (
     write_line,
 )
 from pipelines.pages.templates import render
-from pipelines.scans import scan_files
+from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
-from pipelines.scans.structures import contract_of
 from pipelines.work import within_memory
 from pipelines.work.memory import GIB, free_bytes
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -88,9 +87,7 @@ def draw(captioned: tuple[Row, list[str]]) -> Image.Image | None:
     row, findings = captioned
     try:
         volume = scan_files.read(row, row.images[0])
-        label = None
-        if row.label:
-            label = contract_of(row.contract).to_structures(scan_files.read(row, row.label).array)
+        label = labels.read(row) if row.labels else None
     except (ValueError, MemoryError):
         return None
     picture = Image.new("RGB", (3 * PLANE_PX, PLANE_PX + CAPTION_PX))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.scans.structures import STRUCTURES
+from pipelines.scans import vocabulary
+from pipelines.scans.structure import IGNORED, Structure
 
 Colour = tuple[int, int, int]
 Window = tuple[float, float]
@@ -65,7 +66,7 @@ def outlined(picture: Image.Image, label: np.ndarray) -> Image.Image:
     inner[:-1] &= label[:-1] == label[1:]
     inner[:, :-1] &= label[:, :-1] == label[:, 1:]
     pixels = np.array(picture.convert("RGB"))
-    for structure in STRUCTURES:
+    for structure in present(label):
         pixels[(label == structure.id) & ~inner] = structure.colour
     return Image.fromarray(pixels)
 
@@ -73,10 +74,16 @@ def outlined(picture: Image.Image, label: np.ndarray) -> Image.Image:
 def overlaid(section: np.ndarray, label: np.ndarray | None) -> np.ndarray:
     """Structures in their colours over the grey, if any. `section`: shares (rows, columns); RGB from 0 to 1."""
     pixels = np.repeat(section[..., None], 3, axis=2)
-    for structure in STRUCTURES:
+    for structure in present(label) if label is not None else ():
         inside = label == structure.id
         pixels[inside] = _GREY * pixels[inside] + _COLOUR * np.array(unit_rgb(structure.colour))
     return pixels
+
+
+def present(label: np.ndarray) -> list[Structure]:
+    """The structures that a label map has voxels of, by id."""
+    by_id = vocabulary.here().by_id
+    return [by_id[value] for value in np.unique(label).tolist() if value not in (0, IGNORED)]
 
 
 def unit_rgb(colour: Colour) -> tuple[float, float, float]:

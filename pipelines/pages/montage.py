@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from model.data.casefile import Case
-from pipelines.pages.drawing import overlaid, shares, unit_rgb, window_of
-from pipelines.scans.structures import STRUCTURES
+from pipelines.pages.drawing import overlaid, present, shares, unit_rgb, window_of
 
 
 @dataclass(frozen=True)
@@ -58,5 +57,5 @@ def draw(path: Path, comparisons: list[Comparison]) -> None:
 def _legend(chosen: Iterable[Comparison]) -> list[object]:
     from matplotlib.patches import Patch
 
-    present = {int(value) for each in chosen for value in np.unique(np.stack([each.reference, each.predicted]))}
-    return [Patch(color=unit_rgb(s.colour), label=s.name.replace("_", " ")) for s in STRUCTURES if s.id in present]
+    labels = np.concatenate([label.ravel() for each in chosen for label in (each.reference, each.predicted)])
+    return [Patch(color=unit_rgb(s.colour), label=s.name.replace("_", " ")) for s in present(labels)]

@@ -24,8 +24,9 @@ OR_AUTO = BeforeValidator(_or_auto)
 
 
 def by_source(table: dict[str, T], source: str) -> T:
-    """The entry for `source`, for its layout (`phantom-acdc` is of layout `acdc`), or the default."""
-    for key in (source, source.removeprefix("phantom-")):
+    """The entry for `source`, for its layout (`phantom-acdc` is of `acdc`, `msd-liver` of `msd`), or the default."""
+    plain = source.removeprefix("phantom-")
+    for key in (source, plain, plain.partition("-")[0]):
         if key in table:
             return table[key]
     return table["default"]
@@ -34,6 +35,9 @@ def by_source(table: dict[str, T], source: str) -> T:
 def check_by_source(key: str, table: dict[str, Any]) -> None:
     if "default" not in table:
         raise ValueError(f"{key} has no entry `default`; add `default: ...` beside {sorted(table)}")
-    unknown = sorted(set(table) - {"default", *LAYOUTS})
+    unknown = sorted(name for name in table if name != "default" and name.partition("-")[0] not in LAYOUTS)
     if unknown:
-        raise ValueError(f"{key}: unknown source {unknown[0]!r}; use `default` or one of {', '.join(LAYOUTS)}")
+        raise ValueError(
+            f"{key}: unknown source {unknown[0]!r}; use `default`, a layout ({', '.join(LAYOUTS)}), or one of its data "
+            "sets, as in `msd-liver`"
+        )

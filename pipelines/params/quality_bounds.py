@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipelines.params.block import Block, Fraction
-from pipelines.scans.structures import BY_NAME
+from pipelines.scans import vocabulary
+from pipelines.work.wording import did_you_mean
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -61,6 +62,9 @@ class Quality(Block):
             )
         if "default" not in self.tiny_mm3 or min(self.tiny_mm3.values()) < 0:
             raise ValueError("ingest.quality.tiny_mm3 needs an entry `default`, and none below 0; 10.0 is usual")
-        if unknown := sorted(set(self.tiny_mm3) - {"default", *BY_NAME}):
-            raise ValueError(f"ingest.quality.tiny_mm3: unknown structure {unknown[0]!r}")
+        words = vocabulary.here()
+        if unknown := sorted(set(self.tiny_mm3) - {"default", *words}):
+            raise ValueError(
+                f"ingest.quality.tiny_mm3: unknown structure {unknown[0]!r}{did_you_mean(unknown[0], words)}"
+            )
         return self

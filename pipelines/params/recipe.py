@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from model.network.config import ALIGNMENT
 from pipelines.params.block import Block, Fraction
 from pipelines.params.bysource import OR_AUTO, Voxels3, check_by_source
+from pipelines.scans import vocabulary
+from pipelines.work.wording import did_you_mean
 
 
 class Augment(Block):
@@ -121,10 +123,23 @@ class Train(Optimisation):
     block: ClassVar[str] = "train"
 
     foreground_fraction: Fraction = Field(description="share of patches centred on an annotated structure")
+    regions: tuple[str, ...] = Field(
+        default=(),
+        description="unions of structures (whole_tumour, tumour_core) whose Dice is trained beside that of their parts",
+    )
     layer_decay: float = Field(
         gt=0, le=1, description="each layer nearer to the input learns so many times slower; 1: all alike"
     )
     freeze_encoder: bool = Field(description="keep the pretrained embedding and encoder as they are; half the work")
+
+    @model_validator(mode="after")
+    def _regions_are_unions(self) -> Self:
+        words = vocabulary.here()
+        for name in self.regions:
+            if name not in words or not words[name].parts:
+                known = [each for each in words if words[each].parts]
+                raise ValueError(f"train.regions: {name!r} is no union of structures{did_you_mean(name, known)}")
+        return self
 
 
 class Pretrain(Optimisation):

@@ -12,7 +12,8 @@ from pipelines.params.block import Block, Fraction
 from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
-from pipelines.scans.structures import BY_NAME, REGIONS
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import BACKGROUND, IGNORE
 from pipelines.work.wording import did_you_mean
 
 
@@ -22,9 +23,27 @@ class Data(Block):
     sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom", "phantom"], ...] = Field(
         min_length=1, description="layouts to look for under data/raw; `phantom` makes its own scans"
     )
+    labels: dict[str, dict[str, str]] = Field(
+        default={},
+        description="by source: what a label means, by its name or value: a structure, `background` (drawn, and none "
+        "of those looked for) or `ignore` (nobody decided; left out of loss and evaluation)",
+    )
     split_seed: int = Field(ge=0, description="changes who is held out; keep it for the life of a study")
     test_fraction: float = Field(gt=0, lt=1, description="share of patients held out for evaluation, by pseudonym")
     validation_fraction: float = Field(ge=0, lt=1, description="share of patients for the curve seen in training")
+
+    @model_validator(mode="after")
+    def _labels_mean_structures(self) -> "Data":
+        known = vocabulary.here()
+        for source, meanings in self.labels.items():
+            for name, meant in meanings.items():
+                if meant not in known and meant not in (IGNORE, BACKGROUND):
+                    raise ValueError(
+                        f"data.labels.{source}: {name!r} means {meant!r}, which is no structure"
+                        f"{did_you_mean(meant, known)}, nor `{IGNORE}` or `{BACKGROUND}`; `medseg structures "
+                        f"add {meant}` declares one"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _someone_is_left_to_train_on(self) -> "Data":
@@ -152,19 +171,17 @@ class Register(Block):
 
 
 class Promote(Block):
-    floors: dict[str, Fraction] = Field(
-        description="lowest held-out mean Dice by structure or region, with a `default`"
-    )
+    floors: dict[str, Fraction] = Field(description="lowest held-out mean Dice by structure, with a `default`")
     max_drop: Fraction = Field(description="how far below the alias's present holder a structure may fall")
 
     @model_validator(mode="after")
     def _known_structures(self) -> "Promote":
         if "default" not in self.floors:
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
-        known = (*BY_NAME, *REGIONS)
+        known = vocabulary.here()
         for name in self.floors:
             if name != "default" and name not in known:
-                raise ValueError(f"promote.floors: unknown structure or region {name!r}{did_you_mean(name, known)}")
+                raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, known)}")
         return self
 
 

@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
-_FILE = pa.struct([("role", pa.string()), ("path", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64())])
+_FILE = pa.struct(
+    [
+        ("role", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("contract", pa.string()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("case_id", pa.string()),
@@ -24,7 +32,6 @@ SCHEMA = pa.schema(
         ("spacing_mm", pa.list_(pa.float64())),
         ("shape", pa.list_(pa.int64())),
         ("orientation", pa.string()),
-        ("contract", pa.string()),
         ("annotated", pa.list_(pa.string())),
         ("quarantined", pa.string()),
         ("notes", pa.list_(pa.string())),
@@ -38,12 +45,14 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True)
 class File:
     """One file of a scan. `role`: a modality name, or `label`. `path` from the project's root, POSIX, under its
-    pseudonym where it may name somebody; pipelines/scans/scan_files.py finds and reads it."""
+    pseudonym where it may name somebody; pipelines/scans/scan_files.py finds and reads it. `contract`: of a label,
+    what its values mean."""
 
     role: str
     path: str
     sha256: str = ""
     bytes: int = 0
+    contract: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,6 @@ class Row:
     split: str
     modalities: list[str]
     files: list[File]
-    contract: str
     annotated: list[str]
     spacing_mm: list[float] = field(default_factory=list)
     shape: list[int] = field(default_factory=list)
@@ -74,8 +82,9 @@ class Row:
         return [file for file in self.files if file.role != "label"]
 
     @property
-    def label(self) -> File | None:
-        return next((file for file in self.files if file.role == "label"), None)
+    def labels(self) -> list[File]:
+        """None, one, or several masks."""
+        return [file for file in self.files if file.role == "label"]
 
 
 def write(path: Path, rows: list[Row], key: str = "") -> None:

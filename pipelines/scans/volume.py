@@ -7,6 +7,7 @@ the scan it was made from.
 
 import logging
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Geometry:
         affine = tuple(tuple(float(x) for x in row) for row in volume.affine)
         return Geometry(volume.file_shape, affine, shape, (0, 0, 0), shape, volume.spacing_mm)
 
+    @property
+    def whole(self) -> "Geometry":
+        """Of the scan before it was cropped."""
+        return replace(self, origin=(0, 0, 0), crop_shape=self.shape)
+
     def cropped(self, origin: tuple[int, int, int], shape: tuple[int, int, int]) -> "Geometry":
         return replace(self, origin=origin, crop_shape=shape)
 
@@ -111,13 +117,26 @@ def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
     return Volume(array, _three_floats(spacing_mm.round(6)), np.asarray(affine, dtype=float), _three(data.shape))
 
 
-def same_grid(one: Volume, other: Volume, tolerance_mm: float = 1e-2) -> str:
-    """Empty if both lie on one grid, else the difference in words. Tolerance: half a rounding step of usual headers."""
-    if one.file_shape != other.file_shape:
-        return f"shape {one.file_shape} differs from {other.file_shape}"
-    corners = np.array([[0, 0, 0, 1], [*[size - 1 for size in one.file_shape], 1]], dtype=float).T
-    apart_mm = float(np.abs((one.affine - other.affine) @ corners).max())
-    return f"affine differs by {apart_mm:.3g} mm at a corner from that" if apart_mm > tolerance_mm else ""
+def same_grid(one: Volume, other: Volume, tolerance: float = 0.02) -> str:
+    """Empty if both lie on one grid, in whatever order of axes their files hold it, else the difference in words.
+
+    `tolerance`: at each of the eight corners, in voxels. Headers round: 0.01 mm in one of 0.5 mm.
+    """
+    if one.array.shape != other.array.shape:
+        return f"shape {one.array.shape} (D, H, W) differs from {other.array.shape}"
+    depth, height, width = one.array.shape
+    corners = np.array([[*at, 1] for at in product((0, width - 1), (0, height - 1), (0, depth - 1))], dtype=float).T
+    apart_mm = (_canonical(one) - _canonical(other)) @ corners
+    apart = float(np.abs(np.linalg.solve(_canonical(one)[:3, :3], apart_mm[:3])).max())
+    if apart <= tolerance:
+        return ""
+    distance_mm = float(np.linalg.norm(apart_mm[:3], axis=0).max())
+    return f"affine differs by {distance_mm:.3g} mm ({apart:.2g} voxels) at a corner from that"
+
+
+def _canonical(volume: Volume) -> np.ndarray:
+    """Affine of the reoriented voxels (w, h, d)."""
+    return np.asarray(volume.affine @ inv_ornt_aff(io_orientation(volume.affine), volume.file_shape))
 
 
 def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -23,7 +23,15 @@ log = logging.getLogger(__name__)
 ROOT = "pipelines.serving.segmenter"
 # What it imports beside its way from file to label map: records, names and tables, loading of weights that a checksum
 # covers, and this file.
-BESIDE = ("model.data", "model.weights", "pipelines.scans.manifest", "pipelines.scans.structures", __name__)
+BESIDE = (
+    "model.data",
+    "model.weights",
+    "pipelines.scans.manifest",
+    "pipelines.scans.contracts",
+    "pipelines.scans.vocabulary",
+    "pipelines.scans.structure",
+    __name__,
+)
 PRECISIONS = {"cuda": torch.float16, "cpu": torch.bfloat16}  # bfloat16: on CPU about 1.5 times as fast as float32
 _DEVICES = {"float16": "a GPU", "bfloat16": "a CPU"}
 

@@ -24,7 +24,8 @@ from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
 from pipelines.release import registry
-from pipelines.scans.structures import contract_of
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import contract_of
 from pipelines.scans.volume import VolumeError, outline, write_label
 from pipelines.serving import footprint
 from pipelines.serving.conditions import Conditions
@@ -175,7 +176,8 @@ def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None
         segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
         label, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
         if job.labels_of is not None:
-            label = contract_of(job.labels_of).from_structures(label)
+            words = vocabulary.of_records(segmenter.card.vocabulary)
+            label = contract_of(job.labels_of).from_structures(label, words)
         request.target.parent.mkdir(parents=True, exist_ok=True)
         write_label(request.target, label, np.asarray(geometry.affine), mark)
         return Outcome(notes)

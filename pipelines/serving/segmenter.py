@@ -15,6 +15,8 @@ from model.tasks.inference import sliding_window
 from model.weights import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resample
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import smallest_type
 from pipelines.scans.volume import Geometry, restore
 from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.work.cores import workers
@@ -43,25 +45,38 @@ class Segmenter:
         return Preprocessing.from_json(self.card.preprocessing)
 
     def segment(self, image: np.ndarray, modalities: Sequence[str], source: str, geometry: Geometry) -> np.ndarray:
-        """Structure ids, uint8, on the file's own grid. `image` (C, D, H, W) as `pipelines.cases.preparation` makes it.
+        """Structure ids, uint8 or int16, on the file's own grid.
 
-        `source`: the training source whose grid, patch and structures apply.
+        `image` (C, D, H, W) as `pipelines.cases.preparation` makes it. `source`: the training source whose grid, patch
+        and structures apply.
         """
         record = self.plan.sources[source]
-        known = torch.tensor([True, *(name in record.annotated for name in self.card.classes)])
+        known = self._shown(record.annotated)
+        unknown = [index for index in range(1, len(self.card.classes) + 1) if index not in known]
         probability = sliding_window(
             self.network,
             torch.from_numpy(np.asarray(image, dtype=np.float32)).to(self.device),
             torch.tensor([MODALITIES.index(name) for name in modalities], device=self.device),
             record.spacing_mm,
-            known.to(self.device),
+            [(0, *unknown), *((index,) for index in known)],
             self.card.patch_size[source],
             self.overlap,
             self.precision,
         )
-        ids = [0, *(self.card.structures[name] for name in self.card.classes)]
-        self.predicted_on_grid = np.asarray(ids, np.uint8)[probability.argmax(0).cpu().numpy()]
-        return restore(most_likely(probability.cpu().numpy(), ids, known.tolist(), geometry.crop_shape), geometry)
+        ids = [0, *(self.card.structures[self.card.classes[index - 1]] for index in known)]
+        kind = smallest_type(max(ids))
+        self.predicted_on_grid = np.asarray(ids, kind)[probability.argmax(0).cpu().numpy()]
+        return restore(most_likely(probability.cpu().numpy(), np.asarray(ids, kind), geometry.crop_shape), geometry)
+
+    def _shown(self, annotated: Sequence[str]) -> list[int]:
+        """Numbers of the classes that a source tells from background: those within a structure it annotated."""
+        words = vocabulary.of_records(self.card.vocabulary)
+        wholes = [words.atoms(name) for name in annotated if name in words]
+        return [
+            number
+            for number, name in enumerate(self.card.classes, start=1)
+            if any(words.atoms(name) <= whole for whole in wholes)
+        ]
 
 
 def scans_at_a_time() -> int:
@@ -80,16 +95,13 @@ def cached_segmenter(weights: Path, conditions: Conditions) -> Segmenter:
     return Segmenter.load(weights, conditions)
 
 
-def most_likely(
-    probability: np.ndarray, ids: Sequence[int], known: Sequence[bool], shape: tuple[int, int, int]
-) -> np.ndarray:
-    """Resample each class's probability (K, d, h, w) to `shape` and keep the largest: one class in memory at a time."""
+def most_likely(probability: np.ndarray, ids: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Resample each id's probability (G, d, h, w) to `shape` and keep the largest: one at a time in memory."""
     best = np.full(shape, -1, dtype=np.float32)
-    label = np.zeros(shape, dtype=np.uint8)
+    label = np.zeros(shape, dtype=ids.dtype)
     for index, identifier in enumerate(ids):
-        if known[index]:
-            share = resample(probability[index], shape, order=1)
-            wins = share > best
-            best[wins] = share[wins]
-            label[wins] = identifier
+        share = resample(probability[index], shape, order=1)
+        wins = share > best
+        best[wins] = share[wins]
+        label[wins] = identifier
     return label

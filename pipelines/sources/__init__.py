@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.scans.label_names import Meanings
 from pipelines.scans.naming import at
 
 SEPARATE_GRIDS = ("bids",)  # layouts whose images of one session need not be registered
@@ -22,23 +23,29 @@ class Scan:
     """What a layout says about one scan.
 
     `patient`, `key`: the layout's own ids of patient and scan; they end in ingest, as pseudonyms.
-    `images`: modality -> path relative to the raw folder, POSIX. `label`: likewise, or None if unlabelled.
-    `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell; paths and ids
-    in it are marked by `naming.at`.
-    `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of the contract.
+    `source`: the layout. `dataset`: what tells its data sets apart, empty where a layout is one data set.
+    `images`: modality -> path relative to the raw folder, POSIX. `labels`: label map or mask, likewise -> its contract,
+    by name or spelled out (pipelines/scans/contracts.py); none if unlabelled. `problem`: why the scan cannot be used,
+    if the names already tell; paths and ids in it are marked by `naming.at`.
+    `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of its contracts.
     """
 
     source: str
     patient: str
     key: str
     images: dict[str, str]
-    label: str | None
-    contract: str
+    labels: dict[str, str]
     problem: str = ""
     annotated: tuple[str, ...] = ()
+    dataset: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (*self.images.values(), *self.labels)
 
 
-Reader = Callable[[Sequence[str], Path], Iterator[Scan]]
+# Of listed files, below a folder, with what params.yaml says of labels that their names do not tell.
+Reader = Callable[[Sequence[str], Path, Meanings], Iterator[Scan]]
 
 
 def readers() -> dict[str, Reader]:
@@ -53,6 +60,16 @@ def readers() -> dict[str, Reader]:
         "bids": bids.find,
         "nnunet": nnunet.find,
     }
+
+
+def layout_of(source: str) -> str:
+    """Of a row's source: `nnunet-liver` and `phantom-kits` are of the layouts nnunet and kits."""
+    return source.removeprefix("phantom-").partition("-")[0]
+
+
+def slug(name: str) -> str:
+    """What a data set is called among the sources: small letters, digits and dashes, of at most 40 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
 
 
 def group(files: Sequence[str], pattern: str) -> dict[str, dict[str, list[str]]]:

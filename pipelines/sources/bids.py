@@ -8,13 +8,13 @@ structure, in `dataset_description.json`. Without a meaning the scan is quaranti
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans.label_names import Meanings, contract_by_name, of_source
 from pipelines.scans.naming import at
-from pipelines.scans.structure_names import contract_by_name
-from pipelines.sources import Scan, read_index
+from pipelines.sources import Scan, read_index, slug
 
 _MODALITIES = {
     "T1w": "T1", "T2w": "T2", "FLAIR": "FLAIR", "PDw": "PD", "PD": "PD", "T1map": "", "UNIT1": "T1", "inplaneT1": "T1",
@@ -44,7 +44,7 @@ class _Session:
     stems: list[str] = field(default_factory=list)
 
 
-def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
+def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     labels: dict[tuple[str, str], list[str]] = {}
     sessions: dict[tuple[str, str], _Session] = {}
     for path in sorted(files):
@@ -60,11 +60,11 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
     for session in sessions.values():
         own = _own(session, labels.get((session.top, session.subject), []))
         claimed.update(own)
-        yield _scan(session, _best(own), names[session.top], tables, root)
+        yield _scan(session, _best(own), names[session.top], tables, root, meanings)
     for top, subject in sorted(labels):
         if orphans := [path for path in labels[top, subject] if path not in claimed and not _elsewhere(path)]:
             problem = f"{at(orphans[0])}: a label without an image of its name"
-            yield Scan("bids", _key(names, top, subject), orphans[0], {}, orphans[0], "", problem)
+            yield Scan("bids", _key(names, top, subject), orphans[0], {}, {orphans[0]: ""}, problem)
 
 
 def _place(path: str) -> tuple[str, str] | None:
@@ -125,28 +125,31 @@ def _own(session: _Session, labels: list[str]) -> list[str]:
 
 
 def _best(labels: list[str]) -> list[str]:
-    """A _dseg, if there is just one, goes before masks and hand-made others."""
+    """A _dseg, if there is just one, goes before masks, a structure each, and hand-made others."""
     dense = [path for path in labels if re.search(r"_dseg" + _NIFTI, path)]
     return dense if len(dense) == 1 else labels
 
 
-def _scan(session: _Session, labels: list[str], dataset: str, tables: list[str], root: Path) -> Scan:
-    problem, contract = "", ""
+def _scan(
+    session: _Session, labels: list[str], dataset: str, tables: list[str], root: Path, meanings: Meanings
+) -> Scan:
+    problem, contracts = "", dict.fromkeys(labels, "")
     for paths in session.images.values():
         if len(paths) > 1:
             problem = f"{at(paths[0])} and {at(paths[1])}: one contrast twice in one session; keep one"
-    if len(labels) > 1:
-        problem = problem or f"{at(labels[0])} and {len(labels) - 1} more: several labels for one scan; keep one _dseg"
-    elif labels:
+    source = "-".join(["bids", *([slug(dataset)] if slug(dataset) else [])])
+    for path in labels:
         try:
-            contract = _contract(labels[0], dataset, tables, root)
+            contracts[path] = _contract(path, dataset, tables, root, of_source(meanings, source))
         except ValueError as error:
-            problem = problem or f"{at(labels[0])}: {error}"
+            problem = problem or f"{at(path)}: {str(error).replace('SOURCE', source)}"
+    if twice := [path for path, one in contracts.items() if one and list(contracts.values()).count(one) > 1]:
+        problem = problem or f"{at(twice[0])} and {at(twice[1])}: one label twice for one scan; keep one"
     images = {modality: paths[0] for modality, paths in session.images.items()}
     names = {session.top: dataset}
     patient = _key(names, session.top, session.subject)
     case = _key(names, session.top, session.key)
-    return Scan("bids", patient, case, images, labels[0] if labels else None, contract, problem)
+    return Scan("bids", patient, case, images, contracts, problem, dataset=slug(dataset))
 
 
 def _reduced(stem: str) -> str:
@@ -158,20 +161,22 @@ def _stem(path: str) -> str:
     return re.sub(_NIFTI, "", PurePosixPath(path).name)
 
 
-def _contract(label: str, dataset: str, tables: list[str], root: Path) -> str:
+def _contract(label: str, dataset: str, tables: list[str], root: Path, own: Mapping[str, str]) -> str:
     if table := _table_of(label, tables):
-        return contract_by_name(_table(root / table), dataset).spelled()
+        return contract_by_name(_table(root / table), dataset, own).spelled()
     if match := re.search(r"_label-([A-Za-z0-9]+)_", PurePosixPath(label).name):
         try:
-            return contract_by_name({match[1]: 1}, dataset).spelled()
+            return contract_by_name({match[1]: 1}, dataset, own).spelled()
         except ValueError as error:
             raise ValueError(str(error).replace(match[1], at(match[1]))) from None
+    if own:
+        return contract_by_name({value: int(value) for value in own if value.isdigit()}, dataset, own).spelled()
     try:
         return contract_by_name({dataset: 1}, "").spelled()
     except ValueError:
         raise ValueError(
             "nothing says what its values mean; put a .tsv of its name beside it (columns index, name), or a dseg.tsv "
-            "above"
+            "above, or say it in params.yaml, data.labels: {SOURCE: {1: a structure}}"
         ) from None
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.scans.contracts import OWN_IDS
+from pipelines.scans.label_names import Meanings
 from pipelines.sources import Scan
 
 GRID_TOLERANCE_MM = 1e-2
@@ -27,7 +29,7 @@ class _Found:
     label: str | None
 
 
-def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
+def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     usable: list[_Found] = []
     for path in sorted(path for path in files if path.endswith(".json")):
         series = json.loads((root / path).read_text())
@@ -47,7 +49,7 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
 
 
 def _refused(name: str, patient: str, problem: str) -> Scan:
-    return Scan("dicom", patient, name, {}, None, "dicom", problem)
+    return Scan("dicom", patient, name, {}, {}, problem)
 
 
 def _grouped(found: list[_Found]) -> Iterator[list[_Found]]:
@@ -77,6 +79,5 @@ def _scan(group: list[_Found]) -> Scan:
     labelled = next((each for each in group if each.label), group[0])
     images = {each.volume["role"]: each.image for each in group}
     key = "+".join(sorted(each.name for each in group))
-    return Scan(
-        "dicom", group[0].patient, key, images, labelled.label, "dicom", annotated=tuple(labelled.volume["annotated"])
-    )
+    labels = {labelled.label: OWN_IDS} if labelled.label else {}
+    return Scan("dicom", group[0].patient, key, images, labels, annotated=tuple(labelled.volume["annotated"]))

@@ -1,6 +1,6 @@
 """Medical Segmentation Decathlon: `dataset.json` lists images and labels of one task; 3-D tasks of one modality.
 
-A task without a contract of its own (pipelines/scans/structures.py) is known by the names of its labels.
+A task without a contract of its own (pipelines/scans/contracts.py) is known by the names of its labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.scans.contracts import CONTRACTS
+from pipelines.scans.label_names import Meanings, contract_by_name, of_source
 from pipelines.scans.naming import at
-from pipelines.scans.structure_names import contract_by_name
-from pipelines.scans.structures import CONTRACTS
 from pipelines.sources import Scan, beside, read_index
 
 _MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT"}
 
 
-def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
+def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     present = set(files)
     for index in sorted(path for path in files if PurePosixPath(path).name == "dataset.json"):
-        yield from _task(index, present, root)
+        yield from _task(index, present, root, meanings)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Task:
     problem: str
 
 
-def _task(index: str, present: set[str], root: Path) -> Iterator[Scan]:
+def _task(index: str, present: set[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     try:
         content = read_index(root / index)
         if isinstance(content, dict) and "channel_names" in content:
@@ -42,24 +42,23 @@ def _task(index: str, present: set[str], root: Path) -> Iterator[Scan]:
         entries = [_pair(entry) for entry in [*content["training"], *content.get("test", [])]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
-        yield Scan("msd", index, index, {}, None, "", f"{at(index)}: not a readable MSD index ({reason})")
+        yield Scan("msd", index, index, {}, {}, f"{at(index)}: not a readable MSD index ({reason})")
         return
-    task = _Task(index, name, modality, *_contract(index, name, content.get("labels")))
+    task = _Task(index, name, modality, *_contract(index, name, content.get("labels"), meanings))
     for image, label in entries:
         yield _scan(task, image, label, present)
 
 
-def _contract(index: str, name: str, labels: Any) -> tuple[str, str]:
+def _contract(index: str, name: str, labels: Any, meanings: Meanings) -> tuple[str, str]:
     """The task's own contract, or one from the names in its `labels`; and the problem if there is neither."""
-    if f"msd-{name}" in CONTRACTS:
-        return f"msd-{name}", ""
+    source = f"msd-{name}"
+    if source in CONTRACTS and not (own := of_source(meanings, source)):
+        return source, ""
+    own = of_source(meanings, source)
     try:
-        return contract_by_name({str(named): int(value) for value, named in labels.items()}, name).spelled(), ""
+        return contract_by_name({str(named): int(value) for value, named in labels.items()}, name, own).spelled(), ""
     except (ValueError, TypeError, AttributeError) as error:
-        return (
-            "",
-            f"{at(index)}: task '{at(name)}' has no label contract; add one to pipelines/scans/structures.py ({error})",
-        )
+        return "", f"{at(index)}: {str(error).replace('SOURCE', source)}"
 
 
 def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan:
@@ -70,7 +69,8 @@ def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan
             problem = outside or f"{at(path)}: listed in dataset.json but missing"
     key = f"{task.name}/{PurePosixPath(image).name.partition('.')[0]}"
     images = {task.modality: paths[0][0]}
-    return Scan("msd", key, key, images, paths[1][0] if label else None, task.contract, problem)
+    labels = {paths[1][0]: task.contract} if label else {}
+    return Scan("msd", key, key, images, labels, problem, dataset=task.name)
 
 
 def _pair(entry: Any) -> tuple[str, str | None]:

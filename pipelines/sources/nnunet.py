@@ -6,14 +6,14 @@ there, or an unknown one, quarantines the data set's scans with the name.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.network.config import MODALITIES
+from pipelines.scans.label_names import Meanings, contract_by_name, of_source
 from pipelines.scans.naming import at
-from pipelines.scans.structure_names import contract_by_name
-from pipelines.sources import Scan, beside, read_index
+from pipelines.sources import Scan, beside, read_index, slug
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
 # A patient seen several times must not be on both sides of a split: patient001_frame01 and _frame12 are one.
@@ -22,25 +22,29 @@ _MODALITIES = {"MRI": "MR", "T1W": "T1", "T1GD": "T1CE", "T1C": "T1CE", "T1N": "
 _ENDINGS = (".nii.gz", ".nii")
 
 
-def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
+def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     for index in sorted(path for path in files if PurePosixPath(path).name == "dataset.json"):
         claimed = re.match(r"Dataset\d{3}_", PurePosixPath(index).parent.name) is not None
         try:
             content = read_index(root / index)
             if isinstance(content, dict) and "channel_names" in content:
                 claimed = True
-                yield from _dataset(index, content, sorted(files), root)
+                yield from _dataset(index, content, sorted(files), root, meanings)
             elif claimed:
                 raise ValueError("is no mapping with channel_names")
         except ValueError as error:
             if claimed:  # else it is another layout's
-                yield Scan("nnunet", index, index, {}, None, "", f"{at(index)}: not a readable nnU-Net index ({error})")
+                yield Scan("nnunet", index, index, {}, {}, f"{at(index)}: not a readable nnU-Net index ({error})")
 
 
-def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) -> Iterator[Scan]:
+def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
     """Its scans; where the index is wrong, all of them with that problem. Raises ValueError if it has none."""
     folder = PurePosixPath(index).parent.name or root.resolve().name
-    channels, contract, ending, problem = _meaning(content, re.sub(r"^Dataset\d+_", "", folder))
+    name = re.sub(r"^Dataset\d+_", "", folder)
+    dataset = slug(name) if name != folder else ""  # a folder called otherwise may bear the name of a person
+    source = f"nnunet-{dataset}" if dataset else "nnunet"
+    channels, contract, ending, problem = _meaning(content, name, of_source(meanings, source))
+    problem = problem.replace("SOURCE", source)
     listed = content.get("dataset")
     cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
     if not cases:
@@ -50,15 +54,23 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path) 
         found = f"{at(index)}: {problem}" if problem else own or _missing(case, images, label, channels, present)
         modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
         patient = _OCCASION.sub(r"\1", case)
-        yield Scan("nnunet", f"{folder}/{patient}", f"{folder}/{case}", modalities, label, contract, found)
+        yield Scan(
+            "nnunet",
+            f"{folder}/{patient}",
+            f"{folder}/{case}",
+            modalities,
+            {label: contract} if label else {},
+            found,
+            dataset=dataset,
+        )
 
 
-def _meaning(content: dict[str, Any], name: str) -> tuple[dict[int, str], str, str, str]:
+def _meaning(content: dict[str, Any], name: str, own: Mapping[str, str]) -> tuple[dict[int, str], str, str, str]:
     """Modality by channel, label contract, ending of file names; and the problem, if any of them cannot be meant."""
     ending = content.get("file_ending", ".nii.gz")
     try:
         channels = _channels(content["channel_names"])
-        contract = contract_by_name(_mapping(content.get("labels"), "labels"), name).spelled()
+        contract = contract_by_name(_mapping(content.get("labels"), "labels"), name, own).spelled()
         if ending not in _ENDINGS:
             raise ValueError(f"file_ending {ending!r} is not read; convert the scans to .nii.gz")
     except ValueError as error:

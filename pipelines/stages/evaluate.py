@@ -14,7 +14,7 @@ A case that cannot be measured is left out, named in metrics.json, and bounded b
 import csv
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,9 @@ from model.metrics import dice, mean
 from pipelines import params
 from pipelines.intake import sufficiency
 from pipelines.pages import montage
-from pipelines.scans import manifest, scan_files
+from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import TEST, Row
-from pipelines.scans.structures import BY_NAME, REGIONS, contract_of
+from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Geometry, restore
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
@@ -149,10 +149,8 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     predicted = segmenter.segment(
         np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
-    assert row.label is not None
-    label = scan_files.read(row, row.label)
     try:
-        reference = restore(contract_of(row.contract).to_structures(label.array), Geometry.of(label))
+        reference = restore(labels.read(row), Geometry.from_json(case.record.geometry).whole)
     except ValueError as error:
         raise ValueError(f"label: {error}") from None
     if reference.shape != predicted.shape:
@@ -163,15 +161,28 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
 def score_case(
     case: Case, reference: np.ndarray, predicted: np.ndarray, never_drawn: frozenset[str] = frozenset()
 ) -> Iterable[Score]:
-    """Every annotated structure but those `never_drawn`, and every region whose parts were all annotated."""
-    annotated = case.record.annotated
-    regions = [region for region, parts in REGIONS.items() if set(parts) <= set(annotated)]
-    for name in (*annotated, *regions):
-        if set(REGIONS.get(name, (name,))) <= never_drawn:
+    """Every annotated structure but those `never_drawn`, and every union whose parts were all annotated.
+
+    Voxels that nobody decided on count in neither.
+    """
+    words, annotated = vocabulary.here(), case.record.annotated
+    if (undecided := reference == IGNORED).any():
+        predicted = np.where(undecided, 0, predicted)
+    for name in (*annotated, *unions_of(annotated, words)):
+        if name in never_drawn or (name not in annotated and set(words[name].parts) <= never_drawn):
             continue
-        ids = [BY_NAME[part].id for part in REGIONS.get(name, (name,))]
+        ids = words.covered_ids(name)
         one, other = np.isin(reference, ids), np.isin(predicted, ids)
         yield Score(case.record.case_id, case.record.source, name, dice(one, other), int(one.sum()), int(other.sum()))
+
+
+def unions_of(annotated: Sequence[str], words: vocabulary.Vocabulary) -> list[str]:
+    """Unions all of whose parts were annotated, and that were not annotated themselves."""
+    return [
+        name
+        for name, each in words.items()
+        if each.parts and name not in annotated and set(each.parts) <= set(annotated)
+    ]
 
 
 def summarise(scores: list[Score]) -> dict[str, Any]:
@@ -187,13 +198,22 @@ def summarise(scores: list[Score]) -> dict[str, Any]:
             for name in dict.fromkeys(score.structure for score in own)
         }
     names = list(dict.fromkeys(score.structure for score in scores))
+    words = vocabulary.here()
     by_structure = {name: mean([score.dice for score in scores if score.structure == name]) for name in names}
     return {
-        "mean_dice": _or_none(mean([value for name, value in by_structure.items() if name not in REGIONS])),
+        "mean_dice": _or_none(
+            mean([value for name, value in by_structure.items() if not _told_by_parts(name, names, words)])
+        ),
         "dice": {name: _or_none(value) for name, value in by_structure.items()},
         "by_source": by_source,
         "cases": len({score.case_id for score in scores}),
     }
+
+
+def _told_by_parts(name: str, scored: Sequence[str], words: vocabulary.Vocabulary) -> bool:
+    """A union of structures that are all scored themselves: it would count them twice."""
+    parts = words[name].parts
+    return bool(parts) and set(parts) <= set(scored)
 
 
 def _entry(scores: list[Score]) -> dict[str, float | int | None]:

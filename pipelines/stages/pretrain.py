@@ -32,9 +32,10 @@ from pipelines import params
 from pipelines.cases import preparation
 from pipelines.pages import reconstruction
 from pipelines.release import run_identity
+from pipelines.scans import vocabulary
 from pipelines.scans.manifest import TRAIN, VALIDATION
-from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
+from pipelines.training.classes import classes_of
 from pipelines.training.history import write_history
 from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
@@ -125,9 +126,9 @@ def _check_cells(
 def _probe(training: Sequence[Case], config: StreamConfig) -> Probe | None:
     """The labels are for the probe only: the encoder never sees them."""
     labelled = [case for case in training if case.record.annotated]
-    names = sorted({name for case in labelled for name in case.record.annotated}, key=lambda name: BY_NAME[name].id)
-    structures = {name: BY_NAME[name].id for name in names}
-    stream = replace(config, classes=tuple(structures.values()), structures=structures)
+    annotated = {name for case in labelled for name in case.record.annotated}
+    classes = classes_of(annotated, vocabulary.here())
+    stream = replace(config, classes=classes.names, structures=classes.structures, covers=classes.covers, _known={})
     return Probe(stream, tuple(labelled)) if labelled else None
 
 

@@ -24,9 +24,10 @@ from model.weights import Card
 from pipelines import params
 from pipelines.cases import preparation
 from pipelines.release import run_identity
+from pipelines.scans import vocabulary
 from pipelines.scans.manifest import TRAIN, VALIDATION
-from pipelines.scans.structures import BY_NAME
 from pipelines.training import configs, launcher
+from pipelines.training.classes import classes_of
 from pipelines.training.history import write_history
 from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
@@ -45,15 +46,17 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     if not training:
         raise ValueError(f"{cases / TRAIN} holds no labelled case; add scans, or lower data.test_fraction")
     annotated = {name for case in training for name in case.record.annotated}
-    classes = tuple(sorted(annotated, key=lambda name: BY_NAME[name].id))
-    structures = {name: BY_NAME[name].id for name in classes}
+    words = vocabulary.here()
+    classes = classes_of(annotated, words, settings.train.regions)
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
     patch_size = {source: configs.patch_size(source, settings.train, plan) for source in sources}
     network_config = PRESETS[settings.model.preset]
     config = StreamConfig(
-        classes=tuple(structures.values()),
-        structures=structures,
+        classes=classes.names,
+        structures=classes.structures,
+        covers=classes.covers,
+        regions=settings.train.regions,
         patch_size=patch_size,
         micro_batch=settings.train.micro_batch,
         seed=settings.train.seed,
@@ -61,11 +64,13 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         source_balance=settings.train.source_balance,
         augment=configs.augment_config(settings.train),
     )
+    for record in {case.record.annotated: case.record for case in training}.values():
+        config.meaning(record)  # structures that overlap are refused before the first step
     validation = [
         case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
     ]
     with torch.device("meta"):
-        network = MedSegFormer(network_config, num_classes=len(classes) + 1)
+        network = MedSegFormer(network_config, num_classes=len(classes.names) + 1)
     if settings.train.freeze_encoder:
         network.embedding.requires_grad_(False)
         network.encoder.requires_grad_(False)
@@ -76,7 +81,16 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),
         parallel=configs.parallel_config(settings.train),
-        card=Card(settings.model.preset, asdict(network_config), classes, structures, patch_size, plan.to_json(), {}),
+        card=Card(
+            preset=settings.model.preset,
+            network=asdict(network_config),
+            classes=classes.names,
+            structures={name: classes.structures[name] for name in classes.names},
+            patch_size=patch_size,
+            preprocessing=plan.to_json(),
+            identity={},
+            vocabulary=words.records(classes.structures),
+        ),
         encoder=project.PRETRAINED if settings.pretrain.steps else None,
     )
 

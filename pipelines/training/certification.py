@@ -25,8 +25,10 @@ from pipelines.cases import preparation
 from pipelines.pages import launch_certificate
 from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
-from pipelines.scans.structures import BY_NAME, CONTRACTS
+from pipelines.scans import manifest, vocabulary
+from pipelines.scans.contracts import CONTRACTS
 from pipelines.training import certificates
+from pipelines.training.classes import classes_of
 from pipelines.work import project
 
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
@@ -34,7 +36,9 @@ SCANS = 15_000
 WITHIN_DAYS = 28.0
 # Of a scan of this source: 4 where it has or may have four contrasts; the others have one.
 MOST_CHANNELS = {"brats": 4, "phantom": 4, "bids": 4, "nnunet": 4}
-OWN_CONTRACTS = {"phantom", "bids", "nnunet"}  # what these annotate is known with the scans only: all structures
+# What these annotate is known with the scans only. Before them as many classes are assumed as all public sets together
+# had when the certificates were made; more need one of their own.
+OWN_CONTRACTS, ASSUMED = {"phantom", "bids", "nnunet", "dicom"}, 27
 
 
 def certify(
@@ -95,12 +99,9 @@ def parameters(preset: str) -> tuple[str, params.Params]:
 
 def plan_of(settings: params.Params, recipe: Optimisation, preset: str, ranks: int) -> LaunchPlan:
     patch, spacing_mm = _largest_patch(settings, recipe)
-    structures = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
-    if OWN_CONTRACTS & set(settings.data.sources):
-        structures = set(BY_NAME)
     return LaunchPlan(
         network=PRESETS[preset],
-        classes=len(structures) + 1,
+        classes=_classes(settings) + 1,
         channels=max(MOST_CHANNELS.get(each, 1) for each in settings.data.sources),
         patch=patch,
         ranks=ranks,
@@ -129,6 +130,16 @@ def _largest_patch(settings: params.Params, recipe: Optimisation) -> tuple[bysou
             d, h, w = record.patch_size
             whole.append(((d, h, w), record.spacing_mm))
     return max(whole, key=lambda pair: prod(pair[0]))
+
+
+def _classes(settings: params.Params) -> int:
+    """Those of the project's scans, once they are known."""
+    path = project.root() / project.MANIFEST
+    rows = manifest.usable(manifest.read(path)) if path.is_file() else []
+    if annotated := {name for row in rows for name in row.annotated}:
+        return len(classes_of(annotated, vocabulary.here()).names)
+    stated = {name for key, each in CONTRACTS.items() if _used(key, settings) for name in each.annotated}
+    return max(len(stated), ASSUMED if OWN_CONTRACTS & set(settings.data.sources) else 0)
 
 
 def _used(contract: str, settings: params.Params) -> bool:
