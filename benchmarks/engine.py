@@ -189,7 +189,7 @@ class TimedCheckpoints(Checkpoints):
 
 def stream(job: Job) -> SampleStream:
     config = StreamConfig(
-        classes=(1, 2),
+        classes=("anterior", "posterior"),
         structures={"anterior": 1, "posterior": 2},
         patch_size={"made-up": job.patch},
         micro_batch=job.micro_batch,

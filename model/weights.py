@@ -37,7 +37,7 @@ class Card:
 
     `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `vocabulary`: what they are, with the parts of unions (pipelines/scans/structure.py); empty in weights older than it.
+    `vocabulary`: what they are and consist of (pipelines/scans/structure.py); empty in weights older than it.
     `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: digests of what
     made them.
     """

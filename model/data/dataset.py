@@ -83,7 +83,7 @@ class StreamConfig:
     augment: AugmentConfig
     covers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     regions: tuple[str, ...] = ()
-    _known: dict[tuple[Any, ...], Meaning] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[Any, ...], Meaning] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def meaning(self, record: CaseRecord) -> Meaning:
         """What the label of a case means to the network. Raises ValueError as `targets.meaning`."""

@@ -68,7 +68,9 @@ def meaning(
     lies within the other.
     """
     whole = {name: frozenset(covers[name]) for name in annotated if name in ids}
-    names, groups, table = [], [], np.zeros(HIGHEST_ID + 2, np.int16)
+    names: list[str] = []
+    groups: list[frozenset[int]] = []
+    table = np.zeros(HIGHEST_ID + 2, np.int16)
     table[IGNORED] = UNDECIDED
     for name, covered in whole.items():
         inner = (other for other in whole.values() if len(covered) > 1 and other < covered)
@@ -79,17 +81,15 @@ def meaning(
             names.append(name)
             groups.append(own)
         table[ids[name]] = len(groups) if own else UNDECIDED
-    known = frozenset().union(*groups) if groups else frozenset()
-    background = tuple(index for index in range(classes) if index not in known)
-    found = tuple(tuple(sorted(group)) for group in groups)
-    values = {index: value for value, group in enumerate(groups, start=1) for index in group}
-    unions = []
-    for covered in regions.values():
-        inside = sorted({values[index] for index in covered if index in values})
-        if (
-            set(covered) <= known
-            and len(inside) > 1
-            and frozenset().union(*(groups[v - 1] for v in inside)) == set(covered)
-        ):
-            unions.append(tuple(inside))
-    return Meaning(Targets((background, *found), tuple(names), tuple(unions)), table)
+    value_of = {index: value for value, group in enumerate(groups, start=1) for index in group}
+    background = tuple(index for index in range(classes) if index not in value_of)
+    unions = [found for covered in regions.values() if len(found := _told_by(covered, groups, value_of)) > 1]
+    found = (background, *(tuple(sorted(group)) for group in groups))
+    return Meaning(Targets(found, tuple(names), tuple(unions)), table)
+
+
+def _told_by(covered: Sequence[int], groups: Sequence[frozenset[int]], value_of: Mapping[int, int]) -> tuple[int, ...]:
+    """The values that together are a region; none if it cannot be told from the rest."""
+    inside = sorted({value_of[index] for index in covered if index in value_of})
+    reached = {index for value in inside for index in groups[value - 1]}
+    return tuple(inside) if reached == set(covered) else ()

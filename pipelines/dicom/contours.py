@@ -2,8 +2,8 @@
 
     read(kind, dataset, stack) -> Drawing     masks (n, rows, columns) on the stack's slices as they were drawn on
 
-A structure is found by its code or name in the vocabulary (pipelines/scans/vocabulary.py). One it does not know is left out,
-with a note that counts but never quotes it: segment names are typed by people.
+A structure is found by its code or name in the vocabulary (pipelines/scans/vocabulary.py). One it does not know is left
+out, with a note that counts but never quotes it: segment names are typed by people.
 """
 
 from collections.abc import Iterator

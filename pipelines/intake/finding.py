@@ -68,7 +68,7 @@ def _row(scan: Scan, folder: Path, files: dict[str, Any], names: Names) -> Row:
     return Row(
         case_id=f"{scan.source}-{names.identifier(scan.source, scan.key)}",
         patient=names.identifier(scan.source, scan.patient),
-        source="-".join([scan.source, *([scan.dataset] if scan.dataset else [])]),
+        source=names.source(scan.source, scan.dataset),
         split="",
         modalities=sorted(scan.images),
         files=listed,

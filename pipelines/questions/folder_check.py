@@ -47,7 +47,9 @@ def _open_layouts(folder: Path) -> list[Row]:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
     settings = settings_here()
     memory_gib = None if settings is None else settings.preprocess.memory_gib
-    return examine(find(folder, listed, tuple(readers()), Names(_key(), show_paths=True)), bounds_here(), memory_gib)
+    meanings = {} if settings is None else settings.data.labels
+    rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), meanings)
+    return examine(rows, bounds_here(), memory_gib)
 
 
 def _dicom(folder: Path) -> list[Row]:

@@ -43,7 +43,7 @@ def collect(raw: Path) -> set[Value]:
     paths = [path.relative_to(raw).as_posix() for path, _ in listing.walk(raw)]
     values = {value for part in {part for path in paths for part in path.split("/")} for value in _of_part(part)}
     for name, find in readers().items():
-        for scan in find(paths, raw):
+        for scan in find(paths, raw, {}):
             for own in {scan.patient, scan.key}:
                 values |= {value for part in own.split("/") for value in _of_part(part)} if own and name else set()
     return values

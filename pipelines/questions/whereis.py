@@ -74,7 +74,7 @@ def _series_of_case(case_id: str) -> set[str]:
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return {
         part
-        for scan in dicom.find(files, folder)
+        for scan in dicom.find(files, folder, {})
         if case_id == f"{CASE}{hashed('dicom', scan.key)}"
         for name in scan.key.split("+")
         for part in name.split("-")

@@ -12,6 +12,7 @@ KiTS's, a folder above.
 
 import hashlib
 import re
+from collections.abc import Container
 
 from pipelines.scans.key import Pseudonyms
 
@@ -37,10 +38,13 @@ _PART = re.compile(
 
 
 class Names:
-    """`show_paths`: paths as they are, for a terminal. `keyed`: whether the key decided any name so far."""
+    """`show_paths`: paths as they are, for a terminal. `known_sources`: named in params.yaml. `keyed`: whether the key
+    decided any name so far."""
 
-    def __init__(self, pseudonyms: Pseudonyms, show_paths: bool = False) -> None:
-        self._pseudonyms, self._show_paths = pseudonyms, show_paths
+    def __init__(
+        self, pseudonyms: Pseudonyms, show_paths: bool = False, known_sources: Container[str] = frozenset()
+    ) -> None:
+        self._pseudonyms, self._show_paths, self._known_sources = pseudonyms, show_paths, known_sources
         self.keyed = False
 
     def identifier(self, source: str, own: str) -> str:
@@ -49,6 +53,14 @@ class Names:
             return hashed(source, own)
         self.keyed = True
         return self._pseudonyms.name(source, own)
+
+    def source(self, layout: str, dataset: str) -> str:
+        """`LAYOUT-DATASET`. A data set's name may be a person's: kept if it is published or among known_sources."""
+        named = f"{layout}-{dataset}"
+        if not dataset or self._show_paths or named in self._known_sources or re.fullmatch(_MSD_TASK, dataset):
+            return named.rstrip("-")
+        self.keyed = True
+        return f"{layout}-{self._pseudonyms.name('dataset', dataset)[:8]}"
 
     def path(self, path: str, kind: str = LAYOUT) -> str:
         """`path`: below data/raw, POSIX. `kind`: LAYOUT or HIDDEN."""

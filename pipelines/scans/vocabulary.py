@@ -34,6 +34,7 @@ class Vocabulary(Mapping[str, Structure]):
     def __init__(self, structures: Iterable[Structure], told_as: str = FILE) -> None:
         self._by_name: dict[str, Structure] = {}
         self.by_id: dict[int, Structure] = {}
+        self._atoms: dict[str, frozenset[str]] = {}
         for each in structures:
             if (other := self.by_id.get(each.id)) is not None:
                 raise VocabularyError(
@@ -64,8 +65,10 @@ class Vocabulary(Mapping[str, Structure]):
 
     def atoms(self, name: str) -> frozenset[str]:
         """The structures without parts that it is made of; itself, if it has none."""
-        parts = self[name].parts
-        return frozenset().union(*(self.atoms(part) for part in parts)) if parts else frozenset({name})
+        if name not in self._atoms:
+            parts = self[name].parts
+            self._atoms[name] = frozenset().union(*map(self.atoms, parts)) if parts else frozenset({name})
+        return self._atoms[name]
 
     def covered_ids(self, name: str) -> list[int]:
         """Values of label maps that lie within it: its own, its parts', and those of every union inside it."""

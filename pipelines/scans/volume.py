@@ -123,7 +123,7 @@ def same_grid(one: Volume, other: Volume, tolerance: float = 0.02) -> str:
     `tolerance`: at each of the eight corners, in voxels. Headers round: 0.01 mm in one of 0.5 mm.
     """
     if one.array.shape != other.array.shape:
-        return f"shape {one.array.shape} (D, H, W) differs from {other.array.shape}"
+        return f"shape {one.file_shape} differs from {other.file_shape}"
     depth, height, width = one.array.shape
     corners = np.array([[*at, 1] for at in product((0, width - 1), (0, height - 1), (0, depth - 1))], dtype=float).T
     apart_mm = (_canonical(one) - _canonical(other)) @ corners

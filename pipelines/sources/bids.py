@@ -142,7 +142,7 @@ def _scan(
         try:
             contracts[path] = _contract(path, dataset, tables, root, of_source(meanings, source))
         except ValueError as error:
-            problem = problem or f"{at(path)}: {str(error).replace('SOURCE', source)}"
+            problem = problem or f"{at(path)}: {str(error).replace('SOURCE', 'bids')}"
     if twice := [path for path, one in contracts.items() if one and list(contracts.values()).count(one) > 1]:
         problem = problem or f"{at(twice[0])} and {at(twice[1])}: one label twice for one scan; keep one"
     images = {modality: paths[0] for modality, paths in session.images.items()}

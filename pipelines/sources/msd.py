@@ -58,7 +58,7 @@ def _contract(index: str, name: str, labels: Any, meanings: Meanings) -> tuple[s
     try:
         return contract_by_name({str(named): int(value) for value, named in labels.items()}, name, own).spelled(), ""
     except (ValueError, TypeError, AttributeError) as error:
-        return "", f"{at(index)}: {str(error).replace('SOURCE', source)}"
+        return "", f"{at(index)}: {str(error).replace('SOURCE', 'msd')}"
 
 
 def _scan(task: _Task, image: str, label: str | None, present: set[str]) -> Scan:

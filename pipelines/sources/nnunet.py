@@ -44,7 +44,7 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path, 
     dataset = slug(name) if name != folder else ""  # a folder called otherwise may bear the name of a person
     source = f"nnunet-{dataset}" if dataset else "nnunet"
     channels, contract, ending, problem = _meaning(content, name, of_source(meanings, source))
-    problem = problem.replace("SOURCE", source)
+    problem = problem.replace("SOURCE", "nnunet")
     listed = content.get("dataset")
     cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
     if not cases:

@@ -211,9 +211,8 @@ def summarise(scores: list[Score]) -> dict[str, Any]:
 
 
 def _told_by_parts(name: str, scored: Sequence[str], words: vocabulary.Vocabulary) -> bool:
-    """A union of structures that are all scored themselves: it would count them twice."""
-    parts = words[name].parts
-    return bool(parts) and set(parts) <= set(scored)
+    """A union with structures within that are scored themselves: the mean would count these twice."""
+    return any(words.atoms(other) < words.atoms(name) for other in scored)
 
 
 def _entry(scores: list[Score]) -> dict[str, float | int | None]:

@@ -128,7 +128,7 @@ def _probe(training: Sequence[Case], config: StreamConfig) -> Probe | None:
     labelled = [case for case in training if case.record.annotated]
     annotated = {name for case in labelled for name in case.record.annotated}
     classes = classes_of(annotated, vocabulary.here())
-    stream = replace(config, classes=classes.names, structures=classes.structures, covers=classes.covers, _known={})
+    stream = replace(config, classes=classes.names, structures=classes.structures, covers=classes.covers)
     return Probe(stream, tuple(labelled)) if labelled else None
 
 

@@ -4,14 +4,15 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+FEW = 40
 KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'steps'?`, or the known names if none is near, or nothing if there is none at all."""
+    """`; did you mean 'steps'?`, or the known names if none is near and they are few, or nothing."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if names else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if 0 < len(names) <= FEW else ""
 
 
 def by_reason(entries: Iterable[tuple[str, str]]) -> list[str]:

@@ -12,7 +12,7 @@ def test_scans_are_listed_with_their_notes_and_reasons(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    row = Row("acdc-1", "1", "acdc", "train", ["CINE"], [], "acdc", [])
+    row = Row("acdc-1", "1", "acdc", "train", ["CINE"], [], [])
     rows = [
         row,
         Row(**{**asdict(row), "case_id": "acdc-2", "notes": ["slices: 3, below 5", "spacing: 15 mm"]}),
@@ -28,6 +28,6 @@ def test_scans_are_listed_with_their_notes_and_reasons(
 
 
 def test_a_file_that_is_called_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    row = Row("acdc-1", "1", "acdc", "", ["CINE"], [], "acdc", [], quarantined="a[/b]c.nii.gz: file is missing")
+    row = Row("acdc-1", "1", "acdc", "", ["CINE"], [], [], quarantined="a[/b]c.nii.gz: file is missing")
     show.scans([asdict(row)])
     assert "a[/b]c.nii.gz" in capsys.readouterr().out

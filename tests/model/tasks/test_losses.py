@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from model.tasks.losses import deep_supervision, dice_cross_entropy, merge_unannotated
+from model.data.targets import UNDECIDED, Targets
+from model.tasks.losses import deep_supervision, dice_cross_entropy, merge
 from tests.tolerances import agree, reordered_sum, rounded
 
 VOXELS = 4 * 5 * 6
 # A loss adds up the voxels, after some exponentials and logarithms of each, which are good to a few roundings.
 LOSS = reordered_sum(VOXELS + 20)
-ALL = torch.ones(1, 4, dtype=torch.bool)
-ONLY_FIRST = torch.tensor([[True, True, False, False]])
+ALL = Targets(((0,), (1,), (2,), (3,)), ("a", "b", "c"))
+ONLY_FIRST = Targets(((0, 2, 3), (1,)), ("a",))
+NONE = Targets(((0, 1, 2, 3),), ())
+EITHER = Targets(((0, 3), (1, 2)), ("a or b",))
 
 
 def example(batch: int = 1, classes: int = 4, highest: int = 3) -> tuple[Tensor, Tensor]:
@@ -28,57 +33,87 @@ def confident(target: Tensor, classes: int = 4) -> Tensor:
 
 def test_perfect_prediction_costs_nothing() -> None:
     _, target = example()
-    assert dice_cross_entropy(confident(target), target, ALL).item() == pytest.approx(0, abs=1e-5)
+    assert dice_cross_entropy(confident(target), target, [ALL]).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_unannotated_structures_are_free_where_background_is_due() -> None:
     _, target = example(highest=1)
     predicted = torch.where(target == 0, torch.randint(0, 2, target.shape) * 3, target)  # 3 is not annotated
-    assert dice_cross_entropy(confident(predicted), target, ONLY_FIRST).item() == pytest.approx(0, abs=1e-4)
+    assert dice_cross_entropy(confident(predicted), target, [ONLY_FIRST]).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_moving_mass_among_background_and_unannotated_classes_changes_nothing() -> None:
     logits, target = example(highest=1)
     moved = logits[:, [2, 1, 3, 0]]
-    agree(dice_cross_entropy(moved, target, ONLY_FIRST), dice_cross_entropy(logits, target, ONLY_FIRST), LOSS)
+    agree(dice_cross_entropy(moved, target, [ONLY_FIRST]), dice_cross_entropy(logits, target, [ONLY_FIRST]), LOSS)
 
 
 def test_merged_probability_is_the_sum() -> None:
     logits, _ = example()
-    merged = merge_unannotated(logits, ONLY_FIRST).softmax(1)
+    merged = merge(logits, ONLY_FIRST.groups).softmax(1)
     probability = logits.softmax(1)
     agree(merged[:, 0], probability[:, [0, 2, 3]].sum(1), rounded(20))
     agree(merged[:, 1], probability[:, 1], rounded(20))
-    assert merged[:, 2:].abs().max() == 0
 
 
-def test_background_is_annotated_whatever_the_flag_says() -> None:
+def test_neither_part_of_a_union_is_punished_for_the_other() -> None:
+    """A kidney whose side nobody told: all on the left, all on the right, or any mixture costs the same."""
     logits, target = example(highest=1)
-    flagged = ONLY_FIRST.clone()
-    flagged[:, 0] = False
-    assert torch.equal(dice_cross_entropy(logits, target, flagged), dice_cross_entropy(logits, target, ONLY_FIRST))
+    whole = merge(logits, EITHER.groups)
+    shares = torch.rand(target.shape)
+    left = torch.stack([whole[:, 0], whole[:, 1] + shares.log(), whole[:, 1] + (1 - shares).log(), 0 * shares - 60], 1)
+    right = left[:, [0, 2, 1, 3]].clone().requires_grad_()
+    losses = [dice_cross_entropy(each, target, [EITHER]) for each in (left, right)]
+    agree(losses[0], losses[1], LOSS)
+    losses[1].sum().backward()
+    assert right.grad is not None
+    expected = right.grad[:, 1:3].sum(1, keepdim=True) * right.detach()[:, 1:3].softmax(1)
+    agree(right.grad[:, 1:3], expected, reordered_sum(60))  # each is moved by its own share of the union's gradient
+
+
+def test_undecided_voxels_change_neither_loss_nor_gradient() -> None:
+    logits, target = example()
+    hidden = torch.zeros_like(target, dtype=torch.bool)
+    hidden[..., 3:] = True
+    partial = replace(ALL, undecided=True)
+    kept = dice_cross_entropy(logits[..., :3], target[..., :3], [ALL], dice_weight=0)
+    masked = target.masked_fill(hidden, UNDECIDED)
+    agree(dice_cross_entropy(logits, masked, [partial], dice_weight=0), kept, LOSS)
+    other = torch.where(hidden.unsqueeze(1), torch.randn_like(logits) * 9, logits).requires_grad_()
+    agree(dice_cross_entropy(other, masked, [partial]), dice_cross_entropy(logits, masked, [partial]), LOSS)
+    dice_cross_entropy(other, masked, [partial]).sum().backward()
+    assert other.grad is not None
+    assert other.grad[..., 3:].abs().max() == 0
+
+
+def test_a_region_adds_the_dice_of_its_union() -> None:
+    _, target = example()
+    swapped = confident(torch.tensor([0, 2, 1, 3])[target])  # 1 and 2 taken for each other: their union is right
+    plain, regions = (dice_cross_entropy(swapped, target, [replace(ALL, regions=r)], 1, 0) for r in ((), ((1, 2),)))
+    assert plain.item() == pytest.approx(2 / 3, abs=1e-2)
+    assert regions.item() == pytest.approx(2 / 4, abs=1e-2)
 
 
 def test_fully_annotated_is_the_plain_loss() -> None:
     logits, target = example()
     expected = torch.nn.functional.cross_entropy(logits, target)
-    agree(dice_cross_entropy(logits, target, ALL, dice_weight=0)[0], expected, LOSS)
+    agree(dice_cross_entropy(logits, target, [ALL], dice_weight=0)[0], expected, LOSS)
 
 
 def test_loss_of_a_sample_does_not_depend_on_its_batch() -> None:
     logits, target = example(batch=3, highest=1)
-    annotated = torch.cat([ALL, ONLY_FIRST, ALL])
-    together = dice_cross_entropy(logits, target, annotated)
+    targets = [ALL, ONLY_FIRST, ALL]
+    together = dice_cross_entropy(logits, target, targets)
     for index in range(3):
         one = slice(index, index + 1)
-        agree(together[one], dice_cross_entropy(logits[one], target[one], annotated[one]), LOSS)
+        agree(together[one], dice_cross_entropy(logits[one], target[one], targets[one]), LOSS)
 
 
-@pytest.mark.parametrize("annotated", [ALL, torch.tensor([[True, False, False, False]])])
-def test_patch_without_any_structure_has_bounded_gradients(annotated: Tensor) -> None:
+@pytest.mark.parametrize("targets", [ALL, NONE])
+def test_patch_without_any_structure_has_bounded_gradients(targets: Targets) -> None:
     logits, _ = example()
     logits = (logits * 5).requires_grad_()
-    loss = dice_cross_entropy(logits, torch.zeros(1, 4, 5, 6, dtype=torch.uint8), annotated)
+    loss = dice_cross_entropy(logits, torch.zeros(1, 4, 5, 6, dtype=torch.uint8), [targets])
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logits.grad is not None
@@ -90,9 +125,9 @@ def test_low_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None:
     logits = torch.randn(1, 4, 40, 40, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     target = logits.float().argmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = dice_cross_entropy(logits, target, ALL)
+        loss = dice_cross_entropy(logits, target, [ALL])
     assert loss.dtype == torch.float32
-    assert torch.equal(loss, dice_cross_entropy(logits.float(), target, ALL))
+    assert torch.equal(loss, dice_cross_entropy(logits.float(), target, [ALL]))
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -100,7 +135,7 @@ def test_extreme_logits_stay_finite() -> None:
     logits = torch.zeros(1, 4, 4, 5, 6)
     logits[:, 2] = 6e4
     logits.requires_grad_()
-    loss = dice_cross_entropy(logits, target, ONLY_FIRST)
+    loss = dice_cross_entropy(logits, target, [ONLY_FIRST])
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logits.grad is not None
@@ -109,11 +144,11 @@ def test_extreme_logits_stay_finite() -> None:
 
 def test_deep_supervision_of_one_output_is_the_loss() -> None:
     logits, target = example()
-    assert torch.equal(deep_supervision([logits], target, ALL), dice_cross_entropy(logits, target, ALL))
+    assert torch.equal(deep_supervision([logits], target, [ALL]), dice_cross_entropy(logits, target, [ALL]))
 
 
 def test_deep_supervision_compares_each_output_with_the_target_on_its_grid() -> None:
     target = torch.zeros(1, 8, 8, 8, dtype=torch.long)
     target[:, 2:6, 2:6, 2:6] = 1
     outputs = [confident(target), confident(target[:, ::2, ::2, ::2])]
-    assert deep_supervision(outputs, target, ALL).item() == pytest.approx(0, abs=1e-4)
+    assert deep_supervision(outputs, target, [ALL]).item() == pytest.approx(0, abs=1e-4)

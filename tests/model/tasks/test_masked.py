@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import weights
 from model.certificate.flops import COUNTS
 from model.data.casefile import Case, CaseRecord
-from model.data.dataset import Batch, SampleStream, StreamConfig, validation_batch
+from model.data.dataset import Batch, SampleStream, validation_batch
 from model.data.draws import AugmentConfig
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import layer_scales
@@ -299,7 +299,7 @@ def test_the_probe_segments_what_is_linear_in_the_features() -> None:
             return torch.cat([image, image**2], dim=1)[:, :, 2::4, 2::4, 2::4].permute(0, 2, 3, 4, 1)
 
     cases = CASES[:4]
-    probe = Probe(StreamConfig(**{**vars(STREAM), "augment": AugmentConfig()}), tuple(cases[:3]))
+    probe = Probe(replace(STREAM, augment=AugmentConfig()), tuple(cases[:3]))
     scores = probe.score(Values(), cases[3:], ALONE, "float32")
     assert set(scores[0]) == {"probe_dice.right_ventricle", "probe_dice.myocardium"}
     assert min(scores[0].values()) > 0.5

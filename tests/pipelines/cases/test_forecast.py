@@ -28,9 +28,9 @@ def kilobytes(name):
 
 told = json.loads(sys.argv[1])
 paths = {name: Path(f"{name}.nii.gz") for name in told["files"]}
-files = [File(name, path.name, sha256_of(path), path.stat().st_size) for name, path in paths.items()]
+files = [File(name, path.name, sha256_of(path), path.stat().st_size, "msd-hippocampus") for name, path in paths.items()]
 modalities = [name for name in told["files"] if name != "label"]
-row = Row("case", "patient", "source", "train", modalities, files, "msd-hippocampus",
+row = Row("case", "patient", "source", "train", modalities, files,
           ["hippocampus_anterior", "hippocampus_posterior"], told["spacing_mm"], told["shape"])
 record = SourceRecord(tuple(modalities), (), tuple(told["target_mm"]), tuple(told["spacing_mm"]))
 bounds = params.load(Path(told["params"])).ingest.quality

@@ -72,9 +72,8 @@ def test_channels_are_in_the_order_of_their_names_whatever_the_order_given() -> 
 def test_a_label_through_preprocessing_and_back_is_itself(rows: list[Row]) -> None:
     """On the scan's own spacing nothing may be lost; on a finer grid a voxel at a border may move."""
     row = rows[0]
-    assert row.label is not None
     case = prepare_case(row, PLAN, 50)
-    original = read(Path(row.label.path))
+    original = read(Path(row.labels[0].path))
     back = restore(case.label, Geometry.from_json(case.record.geometry))
     ids = restore(original.array, Geometry.of(original))
     np.testing.assert_array_equal(back > 0, ids > 0)

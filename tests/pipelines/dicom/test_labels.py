@@ -12,12 +12,12 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
 from pipelines.intake import examination, finding
-from pipelines.scans.structure_names import structure_of
-from pipelines.scans.structures import BY_NAME
+from pipelines.scans import vocabulary
+from pipelines.scans.label_names import structure_of
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_series import brought, volume_of
 
-KIDNEY, TUMOUR, CYST = (BY_NAME[name].id for name in ("kidney", "kidney_tumour", "kidney_cyst"))
+KIDNEY, TUMOUR, CYST = (vocabulary.default()[name].id for name in ("kidney", "kidney_tumour", "kidney_cyst"))
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_series_of_one_study_on_one_grid_make_one_scan_with_the_label(raw: Path)
     rows = examination.examine(finding.find_deidentified(raw.parent / "deidentified", raw.parent / "digests.sqlite"))
     assert [row.quarantined for row in rows] == ["", ""]
     assert sorted(row.modalities for row in rows) == [["T1"], ["T1", "T2"]]
-    assert [row.annotated for row in rows if row.label] == [["kidney"]]
+    assert [row.annotated for row in rows if row.labels] == [["kidney"]]
     assert len({row.patient for row in rows}) == 1
 
 

@@ -12,12 +12,12 @@ from pipelines.intake import examination, finding, listing, quality
 from pipelines.intake.quality import Finding
 from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.structures import BY_NAME
+from pipelines.scans import vocabulary
 from pipelines.scans.volume import Volume
 
 BOUNDS = profiles.settings("smoke").ingest.quality
 SPACING_MM = (5.0, 2.0, 2.0)
-SPLEEN = BY_NAME["spleen"].id
+SPLEEN = vocabulary.default()["spleen"].id
 SHAPE = (20, 60, 90)  # 100 x 120 x 180 mm
 Scan = tuple[str, Volume, np.ndarray]
 
@@ -30,14 +30,14 @@ def abdomen(spleen_at: float = 0.25, liver_at: float = 0.75) -> Scan:
     image[(abs(h + 0.3) < 0.04) & (abs(w) < 0.04)] = 1600  # spine
     label = np.zeros(SHAPE, np.uint8)
     for name, at in (("spleen", spleen_at), ("liver", liver_at)):
-        label[(abs(d) < 0.25) & (abs(h) < 0.15) & (abs(w + 0.5 - at) < 0.08)] = BY_NAME[name].id
+        label[(abs(d) < 0.25) & (abs(h) < 0.15) & (abs(w + 0.5 - at) < 0.08)] = vocabulary.default()[name].id
     return "CT", volume(image), label
 
 
 def head() -> Scan:
     _, ct, label = abdomen()
     image = np.where(ct.array > -500, 300.0, 0.0) + np.random.default_rng(1).integers(0, 8, SHAPE)
-    return "T1", volume(image), np.where(label > 0, BY_NAME["tumour_oedema"].id, 0).astype(np.uint8)
+    return "T1", volume(image), np.where(label > 0, vocabulary.default()["tumour_oedema"].id, 0).astype(np.uint8)
 
 
 def volume(array: np.ndarray, spacing_mm: tuple[float, float, float] = SPACING_MM) -> Volume:
@@ -87,7 +87,7 @@ def fill(at: object, value: float) -> Callable[[np.ndarray], object]:
 
 
 def speck(at: object) -> Scan:
-    return labelled(abdomen(), fill(at, BY_NAME["prostate"].id))
+    return labelled(abdomen(), fill(at, vocabulary.default()["prostate"].id))
 
 
 def only_a_voxel(scan: Scan) -> Scan:

@@ -12,9 +12,7 @@ DECLARED = ["spleen", "liver"]
 
 def row(number: int, split: str, drawn: list[str], source: str = "nnunet", quarantined: str = "") -> Row:
     name = f"{source}-{number}"
-    return Row(
-        name, name, source, split, ["CT"], [], "1=spleen 2=liver", DECLARED, quarantined=quarantined, drawn=drawn
-    )
+    return Row(name, name, source, split, ["CT"], [], DECLARED, quarantined=quarantined, drawn=drawn)
 
 
 def cohort(count: int = 10, drawn: tuple[str, ...] = ("spleen", "liver")) -> list[Row]:

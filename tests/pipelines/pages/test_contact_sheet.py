@@ -12,9 +12,8 @@ from PIL import Image
 
 from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
-from pipelines.scans import scan_files
+from pipelines.scans import scan_files, vocabulary
 from pipelines.scans.manifest import File, Row
-from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import Volume
 from pipelines.work.digests import sha256_of
 from tests.conftest import save
@@ -76,7 +75,7 @@ def test_outlines_lie_where_the_label_lies(tmp_path: Path) -> None:
     size, voxel = contact_sheet.PLANE_PX, contact_sheet.PLANE_PX / 20
     for plane in range(3):
         columns = slice(plane * size, (plane + 1) * size)
-        outlined = np.argwhere((picture[:size, columns] == BY_NAME["left_ventricle"].colour).all(axis=2))
+        outlined = np.argwhere((picture[:size, columns] == vocabulary.default()["left_ventricle"].colour).all(axis=2))
         assert outlined.min() >= 8 * voxel
         assert outlined.max() < 12 * voxel
         assert 4 * voxel <= len(outlined) <= 16 * voxel
@@ -108,8 +107,8 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _row(image: Path, label: Path | None) -> Row:
     paths = {"CINE": image, **({"label": label} if label else {})}
-    files = [File(role, path.as_posix(), sha256_of(path), path.stat().st_size) for role, path in paths.items()]
-    return Row("acdc-1", "1", "acdc", "train", ["CINE"], files, "acdc", ["left_ventricle"], shape=[20, 20, 20])
+    files = [File(role, path.as_posix(), sha256_of(path), path.stat().st_size, "acdc") for role, path in paths.items()]
+    return Row("acdc-1", "1", "acdc", "train", ["CINE"], files, ["left_ventricle"], shape=[20, 20, 20])
 
 
 def test_a_picture_that_does_not_fit_or_whose_worker_is_killed_is_left_out(

@@ -76,7 +76,7 @@ def test_the_reference_run_is_the_missions() -> None:
         ("ingest.quality.tiny_mm3", {"spleen": 5.0}, ["ingest.quality.tiny_mm3 needs an entry `default`"]),
         ("ingest.quality.tiny_mm3.brain", 5.0, ["ingest.quality.tiny_mm3: unknown structure 'brain'"]),
         ("data.test_fraction", 0.95, ["data.test_fraction + data.validation_fraction = 1.05 must be below 1"]),
-        ("promote.floors.brain", 0.5, ["unknown structure or region 'brain'"]),
+        ("promote.floors.brain", 0.5, ["unknown structure 'brain'"]),
         ("register.name", "Bad Name", ["register.name = 'Bad Name'"]),
     ],
 )

@@ -44,8 +44,7 @@ def test_a_finished_project_is_as_it_was(finished: Path) -> None:
 )
 def test_a_lost_cut_or_changed_file_is_found(finished: Path, role: str, damage: object, told: str) -> None:
     row = a_scan()
-    assert row.label is not None
-    path = {"image": Path(row.images[0].path), "label": Path(row.label.path), "case": case_file(row)}[role]
+    path = {"image": Path(row.images[0].path), "label": Path(row.labels[0].path), "case": case_file(row)}[role]
     damage(path)  # type: ignore[operator]
     found = verify()
     assert not found["ok"]

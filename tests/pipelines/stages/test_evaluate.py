@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from model.data.casefile import Case, CaseRecord
-from pipelines.scans.structures import BY_NAME, CONTRACTS, REGIONS, STRUCTURES
+from pipelines.scans import vocabulary
+from pipelines.scans.contracts import CONTRACTS
+from pipelines.scans.structure import IGNORED
 from pipelines.serving.segmenter import most_likely
 from pipelines.stages.evaluate import Score, score_case, summarise
 from pipelines.work.writing import write_json
 
 BRATS = CONTRACTS["brats"].annotated
+WORDS = vocabulary.default()
 
 
 def case(annotated: tuple[str, ...]) -> Case:
@@ -22,7 +25,7 @@ def case(annotated: tuple[str, ...]) -> Case:
 
 def test_a_region_is_the_union_of_its_parts() -> None:
     reference, predicted = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
-    reference[0], predicted[0] = BY_NAME["tumour_oedema"].id, BY_NAME["tumour_enhancing"].id
+    reference[0], predicted[0] = WORDS["tumour_oedema"].id, WORDS["tumour_enhancing"].id
     found = {score.structure: score.dice for score in score_case(case(BRATS), reference, predicted)}
     assert found["whole_tumour"] == 1
     assert found["tumour_oedema"] == 0
@@ -30,16 +33,16 @@ def test_a_region_is_the_union_of_its_parts() -> None:
 
 
 def test_a_structure_that_was_not_annotated_is_not_scored() -> None:
-    predicted = np.full((4, 4, 4), BY_NAME["kidney"].id, np.uint8)
+    predicted = np.full((4, 4, 4), WORDS["kidney"].id, np.uint8)
     scores = list(score_case(case(("kidney",)), predicted, predicted))
     assert [score.structure for score in scores] == ["kidney"]
 
 
 def test_a_structure_that_no_scan_of_the_cohort_has_is_not_scored() -> None:
     """Nobody showed it to the network: a voxel of it would be a Dice of 0 that says nothing of the others."""
-    reference = np.full((4, 4, 4), BY_NAME["kidney"].id, np.uint8)
+    reference = np.full((4, 4, 4), WORDS["kidney"].id, np.uint8)
     predicted = reference.copy()
-    predicted[0] = BY_NAME["liver"].id
+    predicted[0] = WORDS["liver"].id
     scores = score_case(case(("kidney", "liver")), reference, predicted, frozenset({"liver"}))
     assert [score.structure for score in scores] == ["kidney"]
 
@@ -71,17 +74,33 @@ def test_a_structure_nobody_has_is_none_and_valid_json(tmp_path: Path) -> None:
 def test_resampling_one_class_at_a_time_equals_all_at_once() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random((3, 5, 5, 5)).astype(np.float32)
-    found = most_likely(probability, [0, 7, 9], [True, True, True], (5, 5, 5))
-    np.testing.assert_array_equal(found, np.array([0, 7, 9])[probability.argmax(0)])
-    assert not (most_likely(probability, [0, 7, 9], [True, False, True], (8, 8, 8)) == 7).any()
+    ids = np.array([0, 7, 10_007], np.int16)
+    found = most_likely(probability, ids, (5, 5, 5))
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, ids[probability.argmax(0)])
 
 
 def test_labels_through_a_contract_and_back_are_themselves() -> None:
     for contract in CONTRACTS.values():
         label = np.array([[[0, *contract.values]]], np.uint8)
-        np.testing.assert_array_equal(contract.from_structures(contract.to_structures(label)), label)
+        np.testing.assert_array_equal(contract.from_structures(contract.to_structures(label), WORDS), label)
 
 
-def test_structures_are_unique_and_regions_made_of_known_ones() -> None:
-    assert len({structure.id for structure in STRUCTURES}) == len(STRUCTURES) == len(BY_NAME)
-    assert all(part in BY_NAME for parts in REGIONS.values() for part in parts)
+def test_a_union_is_found_where_its_parts_are() -> None:
+    """A source called a kidney what the network tells as left and right; and the other way round."""
+    reference = np.full((4, 4, 4), WORDS["kidney"].id, np.uint8)
+    predicted = np.full((4, 4, 4), WORDS["kidney_left"].id, np.uint8)
+    predicted[2:] = WORDS["kidney_right"].id
+    assert {score.structure: score.dice for score in score_case(case(("kidney",)), reference, predicted)} == {
+        "kidney": 1
+    }
+    found = {s.structure: s.dice for s in score_case(case(("kidney_left", "kidney_right")), predicted, predicted)}
+    assert found == {"kidney_left": 1, "kidney_right": 1, "kidney": 1}
+
+
+def test_undecided_voxels_are_scored_neither_way() -> None:
+    reference = np.full((4, 4, 4), WORDS["spleen"].id, np.int16)
+    reference[2:] = IGNORED
+    predicted = np.full((4, 4, 4), WORDS["spleen"].id, np.uint8)
+    (found,) = score_case(case(("spleen",)), reference, predicted)
+    assert (found.dice, found.reference_voxels, found.predicted_voxels) == (1, 32, 32)

@@ -19,9 +19,8 @@ from model.network.medsegformer import MedSegFormer
 from model.weights import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 from pipelines.params import profiles
-from pipelines.scans import manifest, scan_files
+from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, File, Row
-from pipelines.scans.structures import BY_NAME
 from pipelines.serving.conditions import Conditions
 from pipelines.stages import evaluate
 from pipelines.work import project
@@ -47,7 +46,7 @@ def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     torch.manual_seed(0)
     network = MedSegFormer(PRESETS["nano"], num_classes=3)
     fields = json.loads(json.dumps(asdict(PRESETS["nano"])))
-    ids = {name: BY_NAME[name].id for name in HIPPOCAMPUS}
+    ids = {name: vocabulary.default()[name].id for name in HIPPOCAMPUS}
     card = Card("nano", fields, HIPPOCAMPUS, ids, {"msd": (16, 16, 16), "large": (48, 48, 48)}, PLAN.to_json(), {})
     project.TRAINED.mkdir(parents=True)
     weights.export(project.TRAINED, network.state_dict(), card)
@@ -63,9 +62,12 @@ def _case(folder: Path, number: int, source: str = "msd", size: int = 20) -> Row
         "T1": save(folder / f"raw/{number}.nii.gz", scan),
         "label": save(folder / f"raw/{number}-label.nii.gz", label),
     }
-    files = [File(role, path.as_posix(), sha256_of(path), path.stat().st_size) for role, path in saved.items()]
+    files = [
+        File(role, path.as_posix(), sha256_of(path), path.stat().st_size, "msd-hippocampus")
+        for role, path in saved.items()
+    ]
     row = Row(
-        f"{source}-{number}", f"{number}", source, TEST, ["T1"], files, "msd-hippocampus", list(HIPPOCAMPUS),
+        f"{source}-{number}", f"{number}", source, TEST, ["T1"], files, list(HIPPOCAMPUS),
         [1.0, 1.0, 1.0], [size, size, size], "RAS",
     )  # fmt: skip
     path = folder / project.CASES / TEST / f"{row.case_id}.safetensors"
