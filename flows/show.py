@@ -90,6 +90,19 @@ def scans(rows: list[dict[str, Any]]) -> None:
     console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
 
 
+def structures(records: list[dict[str, Any]]) -> None:
+    """One line a structure, own ones marked; then the count."""
+    table = Table("id", "name", "side", "what it is (SNOMED CT)", "parts or synonyms", box=box.SIMPLE_HEAD)
+    for each in records:
+        codes = [codes[-1] for name, codes in each["codes"].items() if name != "category"]
+        also = f"= {' + '.join(each['parts'])}" if each["parts"] else ", ".join(each["synonyms"][:4])
+        name = f"{each['name']} (own)" if each["own"] else each["name"]
+        table.add_row(*map(Text, (str(each["id"]), name, each["laterality"], ", ".join(codes), also)))
+    console = _console()
+    console.print(table) if console.is_terminal else _wide(table)
+    console.print(f"{len(records)} structures, {sum(each['own'] for each in records)} of them this project's own")
+
+
 def unclaimed(paths: list[str]) -> None:
     """How many NIfTI files no layout claims, the first of them, and what it comes nearest to."""
     from pipelines.sources.likeness import nearest_layout

@@ -17,6 +17,7 @@ import typer
 
 from flows.commands import configuration
 from flows.commands import data as data_commands
+from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
@@ -24,6 +25,7 @@ model_app = group("The network.")
 app.add_typer(configuration.params_app, name="params")
 app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
+app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
 
 

@@ -200,14 +200,6 @@ class Params(Block):
     register_: Register = Field(alias="register")
     promote: Promote
 
-    def sources_named(self) -> frozenset[str]:
-        """All that settings by source are stated for."""
-        tables = (
-            self.data.labels, self.preprocess.spacing_mm, self.preprocess.normalisation, self.pretrain.patch_size,
-            self.train.patch_size,
-        )  # fmt: skip
-        return frozenset(name for table in tables for name in table)
-
     @model_validator(mode="after")
     def _frozen_after_pretraining(self) -> "Params":
         if self.train.freeze_encoder and not self.pretrain.steps:

@@ -1,7 +1,6 @@
 """Turn original layouts into one manifest (DVC stage `ingest`).
 
-Reads   data/inventory.parquet, data/raw, params.yaml: data, ingest,
-        preprocess.memory_gib
+Reads   data/inventory.parquet, data/raw, structures.yaml, params.yaml: data, ingest, preprocess.memory_gib
 Writes  data/manifest.parquet, reports/ingest/: index.html and a picture a source; data/phantom (empty unless it is
         among the sources)
 Run     python -m pipelines ingest       # 208 hippocampus scans on 2 cores: about 3 s
@@ -48,7 +47,7 @@ def main() -> None:
     listed_files = _listed()
     unread = claims.unread(listed_files["path"].to_pylist(), project.RAW, settings.data.sources)
     pseudonyms = key.of_project()
-    names = Names(pseudonyms, known_sources=settings.sources_named())
+    names = Names(pseudonyms, known_sources=settings.data.labels)
     rows = find(project.RAW, listed_files, layouts, names, settings.data.labels)
     rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:

@@ -58,6 +58,7 @@ PHANTOM = Path("data/phantom")
 DEIDENTIFIED = Path("data/deidentified")
 CODE = Path("data/code")  # one digest a stage, see pipelines/work/code.py
 INVENTORY = Path("data/inventory.parquet")
+STRUCTURES = Path("data/structures.json")  # of the vocabulary, what the scans use; see pipelines/stages/inventory.py
 MANIFEST = Path("data/manifest.parquet")
 PLAN = Path("data/plan.json")
 CASES = Path("data/cases")
