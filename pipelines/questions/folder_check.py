@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import params
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
 from pipelines.intake.examination import bounds_here, examine, settings_here
@@ -21,12 +20,6 @@ from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
 from pipelines.scans.naming import Names
 from pipelines.sources import readers
-from pipelines.work import project
-
-OUTSIDE_A_PROJECT = params.Deidentify(
-    clean_descriptors=True, retain_device=False, deface=False, min_slices=3, max_unevenness=0.1, timeout_s=300.0,
-    memory_gib=4.0,
-)  # fmt: skip
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
@@ -45,9 +38,8 @@ def _open_layouts(folder: Path) -> list[Row]:
         raise ValueError(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
-    settings = settings_here()
-    memory_gib = None if settings is None else settings.preprocess.memory_gib
-    return examine(find(folder, listed, tuple(readers()), Names(_key(), show_paths=True)), bounds_here(), memory_gib)
+    found = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True))
+    return examine(found, bounds_here(), settings_here().preprocess.memory_gib)
 
 
 def _dicom(folder: Path) -> list[Row]:
@@ -59,7 +51,7 @@ def _dicom(folder: Path) -> list[Row]:
         rest = listed.filter([path not in open_paths for path in listed["path"].to_pylist()])
         names = Names(pseudonyms)
         table = claims.hide(rest, {path: names.hidden(path) for path in rest["path"].to_pylist()})
-        series.bring(folder, table, out, pseudonyms, _settings(), memory)
+        series.bring(folder, table, out, pseudonyms, settings_here().deidentify, memory)
         found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
@@ -70,10 +62,3 @@ def _key() -> Pseudonyms:
         return key.known()
     except ValueError:
         return Pseudonyms(secrets.token_bytes(32))
-
-
-def _settings() -> params.Deidentify:
-    try:
-        return params.load(project.root() / "params.yaml").deidentify
-    except ValueError:
-        return OUTSIDE_A_PROJECT
