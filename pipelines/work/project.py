@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipelines.work import environment
 
-
 # What comes with the program: in a wheel whole files, in the source checkout links to its own.
 SHIPPED = Path(__file__).parents[1] / "shipped"
 DOCUMENTS = (SHIPPED / "docs").resolve()
