@@ -55,14 +55,11 @@ def _pretraining() -> list[tuple[str, str]]:
 
 def project_made(folder: Path, made: "Made") -> None:
     """What was done, and the next two commands."""
-    if made.is_new:
-        print(f"{folder} is a project now; its README.md says what lies where. Next:")
-    elif made.written:
-        print(
-            f"{folder} is a project; written: {', '.join(made.written)}; left as they are: {', '.join(made.kept)}. Next:"
-        )
-    else:
-        print(f"{folder} is a project already, and stays as it is: {', '.join(made.kept)}. Next:")
+    print(f"{folder} is a project {'now; its README.md says what lies where' if made.is_new else 'already'}")
+    for what, names in (("written", made.written), ("left as it is", made.kept)):
+        if names and not made.is_new:
+            print(f"  {what}: {', '.join(names)}")
+    print("Next:")
     print(f"  cd {shlex.quote(str(folder))}\n  medseg run")
     print("\n".join(made.remarks), end="\n" if made.remarks else "")
 

@@ -80,7 +80,7 @@ def _artefacts(root: Path) -> Iterator[Path]:
 
 
 def _program(root: Path) -> frozenset[str]:
-    """Folders of the program in the project; in one of a hospital's own, a folder called `tests` holds what it likes."""
+    """Folders of the program in the project. Elsewhere a folder called `tests` is no program's, and may hold scans."""
     return PROGRAM if (root / "pipelines" / "__main__.py").is_file() else frozenset()
 
 
