@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
 from pipelines.intake.examination import bounds_here, examine, settings_here
@@ -48,7 +50,7 @@ def _dicom(folder: Path) -> list[Row]:
         out, memory = Path(scratch) / "deidentified", Path(scratch) / "dicom.sqlite"
         listed = listing.take(folder, Path(scratch) / "digests.sqlite")
         open_paths = claims.claimed(listed["path"].to_pylist(), folder)
-        rest = listed.filter([path not in open_paths for path in listed["path"].to_pylist()])
+        rest = listed.filter(pa.array([path not in open_paths for path in listed["path"].to_pylist()], pa.bool_()))
         names = Names(pseudonyms)
         table = claims.hide(rest, {path: names.hidden(path) for path in rest["path"].to_pylist()})
         series.bring(folder, table, out, pseudonyms, settings_here().deidentify, memory)
