@@ -92,15 +92,15 @@ def _renew(path: Path, installed: str, upgrade: bool, made: Made) -> None:
     present = path.read_text() if path.exists() else ""
     head, _, body = present.partition("\n")
     written = HEAD_READ.fullmatch(head)
-    unchanged = written is not None and written[2] == _sha256(body)
-    if not present or (unchanged and upgrade and body != installed):
+    version = written[1] if written and written[2] == _sha256(body) else None  # None: somebody changed it since
+    if not present or (version and upgrade and body != installed):
         _put(path, whole)
         made.written.append(path.name)
         return
     made.kept.append(path.name)
-    if unchanged and body != installed:
+    if version and body != installed:
         made.remarks.append(
-            f"{path.name} is that of version {written[1]}; `medseg init {path.parent} --upgrade` renews it"
+            f"{path.name} is that of version {version}; `medseg init {path.parent} --upgrade` renews it"
         )
     elif installed not in (present, body):
         shipped = (project.SHIPPED / RENEWED[path.name]).resolve()
