@@ -1,12 +1,17 @@
 """What the commands print for people."""
 
 import json
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from flows.new_project import Made
 
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
 
@@ -46,6 +51,17 @@ def _pretraining() -> list[tuple[str, str]]:
     page = project.PRETRAINING_REPORT / "index.html"
     there = (project.root() / page).is_file()
     return [("pretraining", f"{page} (what the encoder made of hidden parts)")] if there else []
+
+
+def project_made(folder: Path, made: "Made") -> None:
+    """What was done, and the next two commands."""
+    print(f"{folder} is a project {'now; its README.md says what lies where' if made.is_new else 'already'}")
+    for what, names in (("written", made.written), ("left as it is", made.kept)):
+        if names and not made.is_new:
+            print(f"  {what}: {', '.join(names)}")
+    print("Next:")
+    print(f"  cd {shlex.quote(str(folder))}\n  medseg run")
+    print("\n".join(made.remarks), end="\n" if made.remarks else "")
 
 
 def stages(status: dict[str, Any]) -> None:
@@ -106,11 +122,12 @@ def structures(records: list[dict[str, Any]]) -> None:
 def unclaimed(paths: list[str]) -> None:
     """How many NIfTI files no layout claims, the first of them, and what it comes nearest to."""
     from pipelines.sources.likeness import nearest_layout
+    from pipelines.work import project
 
     if paths:
         layout, called = nearest_layout(paths[0])
         print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
-        print(f"nearest layout: {layout} ({called}); docs/data.md has all of them")
+        print(f"nearest layout: {layout} ({called}); {project.DOCUMENTS}/data.md has all of them")
 
 
 def _wide(table: Table) -> None:

@@ -30,17 +30,22 @@ BIN = Path(sys.executable).parent
 FLOORS_NOBODY_REACHES = {"default": 0.0, "kidney_cyst": 1.0}
 
 
-def copy_project(target: Path) -> Path:
-    """The files git knows, in a repository of their own, with parameters cut down to seconds."""
+def copy_checkout(target: Path) -> Path:
+    """The files git knows, links as links."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     for name in listed:
-        if (REPOSITORY / name).is_file() and name not in ("dvc.lock",):
+        if (REPOSITORY / name).exists() and name not in ("dvc.lock",):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target / name)
-    shorten(target)
+            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
+    return target
+
+
+def copy_project(target: Path) -> Path:
+    """The checkout as a project, in a repository of its own, with parameters cut down to seconds."""
+    shorten(copy_checkout(target))
     for command in (
         ["init", "-q"],
         ["add", "."],

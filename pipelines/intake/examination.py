@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from pipelines import params
 from pipelines.intake import quality
 from pipelines.intake.quality import Finding
+from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import labels, nifti, scan_files, vocabulary
 from pipelines.scans.contracts import contract_of
@@ -19,7 +19,7 @@ from pipelines.scans.structure import IGNORED
 from pipelines.scans.vocabulary import Vocabulary
 from pipelines.scans.volume import Volume, VolumeError, same_grid
 from pipelines.sources import SEPARATE_GRIDS, layout_of
-from pipelines.work import within_memory
+from pipelines.work import project, within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
@@ -128,19 +128,17 @@ def findings(
     return constant or ([] if bounds is None else quality.examine(images, structures, bounds, nominal_frame))
 
 
-def bounds_here() -> Quality | None:
-    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
-    settings = settings_here()
-    return None if settings is None else settings.ingest.quality
+def bounds_here() -> Quality:
+    """The project's bounds of the quality checks; outside a project, those of the profile `own`."""
+    return settings_here().ingest.quality
 
 
-def settings_here() -> params.Params | None:
-    """The project's parameters; outside a project, those this code was installed with, if any."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[2]):
-        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            return params.load(folder / "params.yaml")
-    return None
+def settings_here() -> params.Params:
+    """The project's parameters; outside a project, those of the profile `own`."""
+    here = project.find()
+    if here and (here / "params.yaml").is_file():
+        return params.load(here / "params.yaml")
+    return profiles.settings("own")
 
 
 def _read(row: Row, file: File) -> Volume:

@@ -146,7 +146,7 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         write_history(folder / "history.csv", state.curve)
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
-    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": run_identity.git_commit()}
+    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), **run_identity.origin()}
 
 
 def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:

@@ -106,4 +106,4 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         weights.export(folder, state.final_weights(), card)
         write_history(folder / "history.csv", state.curve)
     log.info("train: weights in %s", project.TRAINED)
-    return {"weights_sha256": weights.digest(project.TRAINED), "git_commit": run_identity.git_commit()}
+    return {"weights_sha256": weights.digest(project.TRAINED), **run_identity.origin()}

@@ -124,6 +124,9 @@ def test_a_name_in_gits_history_is_found_and_the_programs_own_text_is_not_search
         git("add", "-A")
         git("-c", "user.name=x", "-c", "user.email=x", "commit", "-m", "one")
     (tmp_path / "notes.txt").unlink()
+    assert "tests/example.py" in found(tmp_path, Value("name", "Quennevault^Odo"))  # of a project without the program
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/__main__.py").touch()
     (object_found,) = found(tmp_path, Value("name", "Quennevault^Odo"))
     assert object_found.startswith(".git (object ")
 

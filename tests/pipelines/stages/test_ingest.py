@@ -349,6 +349,10 @@ def test_phantoms_are_a_pure_function_of_their_seed(tmp_path: Path) -> None:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_an_empty_folder_holds_no_scans(tmp_path: Path) -> None:
+    assert folder_check.check(tmp_path) == []
+
+
 def test_check_reads_a_folder_and_writes_nothing(cohort: Path) -> None:
     truncate(cohort)
     before = sorted(cohort.rglob("*"))
