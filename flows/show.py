@@ -106,7 +106,7 @@ def scans(rows: list[dict[str, Any]]) -> None:
     console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
 
 
-def structures(records: list[dict[str, Any]]) -> None:
+def known_structures(records: list[dict[str, Any]]) -> None:
     """One line a structure, own ones marked; then the count."""
     table = Table("id", "name", "side", "what it is (SNOMED CT)", "parts or synonyms", box=box.SIMPLE_HEAD)
     for each in records:

@@ -53,4 +53,4 @@ def _show(records: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         show.as_json({"structures": records})
     else:
-        show.structures(records)
+        show.known_structures(records)

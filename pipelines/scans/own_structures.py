@@ -11,12 +11,6 @@ from pipelines.work import project
 from pipelines.work.writing import replacing
 
 FINDING = ["49755003", "Morphologically Abnormal Structure"]
-HEAD = """\
-# Structures of this project beside the default vocabulary (`medseg structures ls`), a line each:
-#   bone_metastasis: {id: 10000, synonyms: [bone met], category: [49755003, Morphologically Abnormal Structure],
-#     region: [272673000, Bone]}
-# An id is for ever: weights and label maps hold it. Results depend on those structures only that their scans use.
-"""
 
 
 def declare(
@@ -68,7 +62,7 @@ def check() -> list[dict[str, Any]]:
 
 
 def _append(path: Path, name: str, entry: dict[str, Any]) -> None:
-    text = path.read_text(encoding="utf-8") if path.is_file() else HEAD
+    text = (path if path.is_file() else project.SHIPPED / vocabulary.FILE).read_text(encoding="utf-8")
     inside = ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())
     with replacing(path) as temporary:
         temporary.write_text(f"{text.rstrip()}\n{name}: {{{inside}}}\n", encoding="utf-8")

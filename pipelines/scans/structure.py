@@ -45,7 +45,7 @@ class Code:
 ANATOMY = Code("123037004", SNOMED, "Anatomical Structure")
 
 
-class Entry(BaseModel):
+class Declaration(BaseModel):
     """What structures.yaml says of one structure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,19 +120,19 @@ class Structure:
         )  # fmt: skip
 
 
-def of_entry(name: str, entry: Entry) -> Structure:
+def of_declaration(name: str, declared: Declaration) -> Structure:
     return Structure(
-        id=entry.id,
+        id=declared.id,
         name=name,
-        synonyms=entry.synonyms,
-        category=entry.category or ANATOMY,
-        type=entry.type or Code(name, PRIVATE, name.replace("_", " ")),
-        region=entry.region,
-        laterality=entry.side or "",
-        modifier=entry.modifier,
-        parts=entry.parts,
-        colour=entry.colour or _colour(entry.id),
-        tolerance_mm=entry.tolerance_mm,
+        synonyms=declared.synonyms,
+        category=declared.category or ANATOMY,
+        type=declared.type or Code(name, PRIVATE, name.replace("_", " ")),
+        region=declared.region,
+        laterality=declared.side or "",
+        modifier=declared.modifier,
+        parts=declared.parts,
+        colour=declared.colour or _colour(declared.id),
+        tolerance_mm=declared.tolerance_mm,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipelines.scans.structure import Entry, Structure, of_entry, words_of
+from pipelines.scans.structure import Declaration, Structure, of_declaration, words_of
 from pipelines.work import project
 from pipelines.work.wording import did_you_mean, short
 
@@ -151,7 +151,9 @@ def _of_file(path: Path, _changed_ns: int, _bytes: int) -> Vocabulary:
 
 @lru_cache(maxsize=1)
 def default() -> Vocabulary:
-    return Vocabulary((of_entry(name, Entry.model_validate(entry)) for name, entry in read(DEFAULT).items()), FILE)
+    return Vocabulary(
+        (of_declaration(name, Declaration.model_validate(entry)) for name, entry in read(DEFAULT).items()), FILE
+    )
 
 
 def extended(base: Vocabulary, own: Mapping[str, Any], told_as: str) -> Vocabulary:
@@ -178,12 +180,12 @@ def _declared(name: Any, given: Any, present: Mapping[str, Structure]) -> Struct
         raise ValueError("a name is of small letters, digits and _, a letter first")
     if not isinstance(given, Mapping) or "id" not in given:
         raise ValueError(f"it needs an id, such as {{id: {next_id(present.values())}}}")
-    entry = Entry.model_validate(given)
+    entry = Declaration.model_validate(given)
     if entry.id < FIRST_OWN_ID:
         raise ValueError(
             f"id {entry.id} is below {FIRST_OWN_ID}; those are the default's. {next_id(present.values())} is free"
         )
-    structure = of_entry(name, entry)
+    structure = of_declaration(name, entry)
     alike = next((other.name for other in present.values() if other.codes == structure.codes and not other.parts), None)
     if alike and not structure.parts:
         raise ValueError(f"it has the codes of {alike}: distinct things need distinct type, region, side or modifier")
@@ -195,7 +197,7 @@ def _changed(structure: Structure, given: Any) -> Structure:
     allowed = {"synonyms", "colour", "tolerance_mm"}
     if not isinstance(given, Mapping) or not set(given) <= allowed:
         raise ValueError(f"it is one of the default's, of which only {', '.join(sorted(allowed))} can be said here")
-    entry = Entry.model_validate({**given, "id": structure.id})
+    entry = Declaration.model_validate({**given, "id": structure.id})
     return replace(
         structure,
         synonyms=(*structure.synonyms, *entry.synonyms),

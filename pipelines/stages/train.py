@@ -23,11 +23,12 @@ from model.tasks.segmentation import Segmentation
 from model.weights import Card
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.cases.preparation import Preprocessing
 from pipelines.release import run_identity
 from pipelines.scans import vocabulary
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.training import configs, launcher
-from pipelines.training.classes import classes_of
+from pipelines.training.classes import Classes, classes_of
 from pipelines.training.history import write_history
 from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
@@ -46,8 +47,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     if not training:
         raise ValueError(f"{cases / TRAIN} holds no labelled case; add scans, or lower data.test_fraction")
     annotated = {name for case in training for name in case.record.annotated}
-    words = vocabulary.here()
-    classes = classes_of(annotated, words, settings.train.regions)
+    classes = classes_of(annotated, vocabulary.here(), settings.train.regions)
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
     patch_size = {source: configs.patch_size(source, settings.train, plan) for source in sources}
@@ -81,17 +81,23 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),
         parallel=configs.parallel_config(settings.train),
-        card=Card(
-            preset=settings.model.preset,
-            network=asdict(network_config),
-            classes=classes.names,
-            structures={name: classes.structures[name] for name in classes.names},
-            patch_size=patch_size,
-            preprocessing=plan.to_json(),
-            identity={},
-            vocabulary=words.records(classes.structures),
-        ),
+        card=_card(settings, classes, patch_size, plan),
         encoder=project.PRETRAINED if settings.pretrain.steps else None,
+    )
+
+
+def _card(
+    settings: params.Params, classes: Classes, patch_size: dict[str, tuple[int, int, int]], plan: Preprocessing
+) -> Card:
+    return Card(
+        preset=settings.model.preset,
+        network=asdict(PRESETS[settings.model.preset]),
+        classes=classes.names,
+        structures={name: classes.structures[name] for name in classes.names},
+        patch_size=patch_size,
+        preprocessing=plan.to_json(),
+        identity={},
+        vocabulary=vocabulary.here().records(classes.structures),
     )
 
 
