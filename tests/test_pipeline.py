@@ -145,6 +145,20 @@ def test_after_a_run_everything_is_fresh_and_registered(project: Path) -> None:
     assert stored.samefile(project / "models/train/model.safetensors")  # one file, however many refer to it
 
 
+def test_a_structure_declared_leaves_every_result_fresh_and_one_that_scans_use_does_not(project: Path) -> None:
+    own = project / "structures.yaml"
+    before = own.read_text()
+    try:
+        call(project, "medseg", "structures", "add", "snowflake_lesion", "--in", "liver")
+        assert set(status(project)["stages"].values()) == {"fresh"}
+        assert re.findall(r"Running stage '(\w+)'", call(project, "dvc", "repro").stdout) == ["code", "inventory"]
+        own.write_text(f"{own.read_text()}kidney_tumour: {{tolerance_mm: 9}}\n")
+        stale = [name for name, state in status(project)["stages"].items() if state == "stale"]
+        assert stale[:2] == ["deidentify", "ingest"]
+    finally:
+        own.write_text(before)
+
+
 def test_nothing_changed_means_nothing_done(project: Path) -> None:
     before = (project / "dvc.lock").read_bytes()
     told = call(project, "dvc", "repro").stdout
