@@ -85,9 +85,10 @@ def scans(rows: list[dict[str, Any]]) -> None:
         table.add_row(*map(Text, cells))  # as text: names may look like markup
     console = _console()
     console.print(table) if console.is_terminal else _wide(table)
-    refused = sum(bool(row["quarantined"]) for row in rows)
+    aside = sum(row["quarantined"].startswith("set aside: ") for row in rows)
+    refused = sum(bool(row["quarantined"]) for row in rows) - aside
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
+    console.print(f"{len(rows)} scans, {refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes")
 
 
 def unclaimed(paths: list[str]) -> None:

@@ -17,13 +17,13 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from pipelines.dicom import sandbox
-from pipelines.dicom.burned import SECONDARY_CAPTURE
+from pipelines.dicom.aside import is_secondary_capture
 from pipelines.dicom.profile import patient_of
 from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, items, looks_like_dicom, text
 from pipelines.scans.key import Pseudonyms
 from pipelines.work.cache import Cache
 
-VERSION = "1"  # of DicomFile and of how it is filled; another one reads every header again
+VERSION = "2"  # of DicomFile and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads
 LIMITS = sandbox.Limits(seconds=60, memory_gib=2)  # of a chunk: a thousand times usual
 IMAGE, SEGMENTATION, STRUCTURES, OTHER, REFUSED, FOREIGN, NIFTI = (
@@ -103,7 +103,7 @@ def _kind(dataset: Dataset) -> tuple[str, str]:
         return SEGMENTATION, ""
     if uid == _STRUCTURES:
         return STRUCTURES, ""
-    if uid in _IMAGES or uid.startswith(SECONDARY_CAPTURE):
+    if uid in _IMAGES or is_secondary_capture(uid):
         return IMAGE, ""
     if not uid and "Rows" in dataset and text(dataset, "Modality").upper() in ("CT", "MR"):
         return IMAGE, ""

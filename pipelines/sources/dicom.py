@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.scans.manifest import SET_ASIDE
 from pipelines.sources import Scan
 
 GRID_TOLERANCE_MM = 1e-2
@@ -32,18 +33,25 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
     for path in sorted(path for path in files if path.endswith(".json")):
         series = json.loads((root / path).read_text())
         folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
-        if reason := series["quarantined"] or (series["set_aside"] and f"set aside: {series['set_aside']}"):
-            yield _refused(stem, series["patient"] or stem, f"series {stem}: {reason}")
+        if reason := _reason(series, stem):
+            yield _refused(stem, series["patient"] or stem, reason)
         for k, volume in enumerate(series["volumes"], start=1):
             name = f"{stem}-{k}"
-            if volume["quarantined"]:
-                yield _refused(name, series["patient"], f"series {name}: {volume['quarantined']}")
+            if reason := _reason(volume, name):
+                yield _refused(name, series["patient"], reason)
                 continue
             label = (folder / volume["label"]).as_posix() if volume["label"] else None
             image = (folder / volume["image"]).as_posix()
             usable.append(_Found(name, series["patient"], series["study"], volume, image, label))
     for group in _grouped(usable):
         yield _scan(group)
+
+
+def _reason(record: dict[str, Any], name: str) -> str:
+    """Why a series or volume cannot be used, or is not meant to be; empty if neither."""
+    if record["quarantined"]:
+        return f"series {name}: {record['quarantined']}"
+    return f"{SET_ASIDE}series {name}: {record['set_aside']}" if record["set_aside"] else ""
 
 
 def _refused(name: str, patient: str, problem: str) -> Scan:
