@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
-
 from pydicom import Dataset
 
 from pipelines.dicom.frames import Frame
@@ -29,7 +28,11 @@ _ANY = (
         r"locali[sz]er|lokali[sz]|\bscouts?\b|\bsurvey|\bsurview|\bpilot\b|topogram|scano(gram)?\b|\b(3|three|tri).?(pl|plane)\b|"
         r"bolus.?track|\btracker\b|smart ?prep|^monitoring|premonitoring|test.?bolus|\blocator\b",
     ),
-    ("a screen of the console", {"SCREEN SAVE", "CT_SOM5 PROT", "DOSE_INFO"}, r"patient protocol|dose (report|info)|exam summary"),
+    (
+        "a screen of the console",
+        {"SCREEN SAVE", "CT_SOM5 PROT", "DOSE_INFO"},
+        r"patient protocol|dose (report|info)|exam summary|screen ?save",
+    ),
     (
         "a Siemens mosaic, a whole volume in one image; export it as enhanced MR, or convert it to NIfTI first",
         {"MOSAIC"},
@@ -57,7 +60,11 @@ _MR = (
         r"\bpha ?images?\b|\bphase (map|image)s?\b",
     ),
     ("an imaginary part", {"I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"}, ""),
-    ("a field map", {"B0", "B0 MAP", "B0_MAP", "FIELD_MAP", "FIELDMAP", "FIELD MAP", "B1", "B1 MAP"}, r"field ?map|\bb[01] ?map"),
+    (
+        "a field map",
+        {"B0", "B0 MAP", "B0_MAP", "FIELD_MAP", "FIELDMAP", "FIELD MAP", "B1", "B1 MAP"},
+        r"field ?map|\bb[01] ?map",
+    ),
 )
 
 
@@ -70,7 +77,9 @@ def reason(dataset: Dataset, kinds: Collection[str]) -> str:
     tables = [*_ANY, *(_MR if text(dataset, "Modality").upper() == "MR" else ())]
     tables += _DERIVED if "DERIVED" in {*kinds, *texts(dataset, "ImageType")} else ()
     words = described(dataset)
-    return next((what for what, codes, pattern in tables if codes & {*kinds} or (pattern and re.search(pattern, words))), "")
+    return next(
+        (what for what, codes, pattern in tables if codes & {*kinds} or (pattern and re.search(pattern, words))), ""
+    )
 
 
 def is_secondary_capture(uid: str) -> bool:

@@ -21,8 +21,8 @@ Key = float | str
 class Frame:
     """`file`, `index`: which file of the series, which frame in it. `position_mm`: centre of the first voxel, LPS.
     `row`, `column`: directions in which the column and the row index grow. `spacing_mm`: between rows, between columns.
-    `slope`, `intercept`: stored value -> value. `kinds`: code strings of what it shows, upper case. `keys`: name -> value
-    of what may tell stacks apart. `number`: of the image in its series, if it has one."""
+    `slope`, `intercept`: stored value -> value. `kinds`: code strings of what it shows, upper case. `keys`: name ->
+    value of what may tell stacks apart. `number`: of the image in its series, if it has one."""
 
     file: int
     index: int

@@ -1,6 +1,6 @@
 """Frames of one series -> one list of frames a volume: a series of two echoes or ten time points holds several.
 
-    split(frames) -> Parts     the volumes, and by what they were told apart where that was inferred
+split(frames) -> Parts     the volumes, and by what they were told apart where that was inferred
 """
 
 from collections import Counter, defaultdict

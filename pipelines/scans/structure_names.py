@@ -36,6 +36,12 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "adrenal": ("adrenal_gland",), "gall bladder": ("gallbladder",), "prostate uterus": ("prostate",),
 }  # fmt: skip
 PAIRED = {"kidney", "adrenal_gland", "lung"}
+_KIDNEY, _BRAIN = frozenset({"64033007", "18639004", "9846003"}), frozenset({"12738006", "83678007", "119235005"})
+_LIVER, _PANCREAS = frozenset({"10200004"}), frozenset({"15776009"})
+_ORGANS = {  # of findings, whose codes (cyst, edema, necrosis, neoplasm) say nothing of where they are
+    "kidney_tumour": _KIDNEY, "kidney_cyst": _KIDNEY, "liver_tumour": _LIVER, "pancreas_tumour": _PANCREAS,
+    "tumour_necrotic_core": _BRAIN, "tumour_oedema": _BRAIN, "tumour_enhancing": _BRAIN,
+}  # fmt: skip
 
 
 def contract_by_name(labels: Mapping[str, Any], dataset: str) -> LabelContract:
@@ -62,15 +68,15 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str) -> LabelContract:
     return LabelContract({value: _single(value, contract[value]) for value in sorted(contract)}, ignore)
 
 
-def structure_of(code: str, name: str) -> str | None:
+def structure_of(code: str, name: str, region: str = "") -> str | None:
     """The structure that a DICOM segment or region means, by its name, else by its SNOMED CT code; None if it has none.
 
     The name goes first because codes are coarser: both parts of the hippocampus share one. A code decides only if a
-    single structure has it.
+    single structure has it, and a finding's only with its organ. `region`: SNOMED CT code of that organ, if stated.
     """
     if len(meaning := _known(_words(name))) == 1:
         return meaning[0]
-    coded = [structure.name for structure in STRUCTURES if structure.snomed[0] == code]
+    coded = [each.name for each in STRUCTURES if each.snomed[0] == code and region in _ORGANS.get(each.name, (region,))]
     return coded[0] if len(coded) == 1 else None
 
 
