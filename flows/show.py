@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+SHOWN = 10  # of files that are passed over
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
 
 
@@ -88,7 +89,9 @@ def scans(rows: list[dict[str, Any]]) -> None:
     aside = sum(row["quarantined"].startswith("set aside: ") for row in rows)
     refused = sum(bool(row["quarantined"]) for row in rows) - aside
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes")
+    console.print(
+        f"{len(rows)} scans, {refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes"
+    )
 
 
 def unclaimed(paths: list[str]) -> None:
@@ -99,6 +102,15 @@ def unclaimed(paths: list[str]) -> None:
         layout, called = nearest_layout(paths[0])
         print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
         print(f"nearest layout: {layout} ({called}); docs/data.md has all of them")
+
+
+def packed(paths: list[str]) -> None:
+    """How many archives, compressed files and files of other formats are passed over, and the first of them."""
+    if paths:
+        print(f"{len(paths)} packed files, or scans in a format that is not read; unpack or convert them:")
+        print("\n".join(f"  {path}" for path in paths[:SHOWN]))
+        if len(paths) > SHOWN:
+            print(f"  and {len(paths) - SHOWN} more")
 
 
 def _wide(table: Table) -> None:

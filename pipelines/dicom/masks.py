@@ -4,6 +4,7 @@ Labels(objects, beside).on(stack) -> masks and notes     a label that cannot be 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,23 @@ def _beside(path: Path, stack: Stack, notes: list[str]) -> Masks:
 
 
 def _meanings(path: Path) -> dict[int, str]:
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    if (name := structure_of("", stem)) is not None:
+    if (name := structure_of("", _stem(path))) is not None:
         return {1: name}
     try:
-        stated = json.loads(path.with_name(f"{stem}.json").read_text())
+        stated = json.loads(meanings_of(path).read_text())
         named = {int(value): structure_of("", str(name)) for value, name in stated.items()}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return {value: name for value, name in named.items() if name is not None} if None not in named.values() else {}
+
+
+def meanings_of(path: Path) -> Path:
+    """The file beside a NIfTI label that may say which structures it holds."""
+    return path.with_name(f"{_stem(path)}.json")
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def label_map(masks: Masks, stack: Stack) -> tuple[np.ndarray, list[str]]:

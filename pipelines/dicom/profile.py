@@ -112,6 +112,12 @@ def patient_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
     return pseudonyms.name("patient by study", study)
 
 
+def person_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
+    """The same whoever issued the id, and the patient's pseudonym where no issuer is named."""
+    identifier = text(dataset, "PatientID")
+    return pseudonyms.name("patient", f"\0{identifier}") if identifier else patient_of(dataset, pseudonyms)
+
+
 def shifted(value: str, days: int) -> str:
     """A DICOM date (`YYYYMMDD`, or `YYYY.MM.DD` as ACR-NEMA had it) moved by `days`; empty if it is no date."""
     digits = value.replace(".", "").strip()[:8]

@@ -43,7 +43,7 @@ def find(files: Sequence[str], root: Path) -> Iterator[Scan]:
             label = (folder / volume["label"]).as_posix() if volume["label"] else None
             image = (folder / volume["image"]).as_posix()
             usable.append(_Found(name, series["patient"], series["study"], volume, image, label))
-    for group in _grouped(usable):
+    for group in _grouped(sorted(usable, key=lambda each: each.label is None)):
         yield _scan(group)
 
 
@@ -59,11 +59,13 @@ def _refused(name: str, patient: str, problem: str) -> Scan:
 
 
 def _grouped(found: list[_Found]) -> Iterator[list[_Found]]:
-    """Volumes of one study on one grid, each of another role, with at most one label among them."""
+    """Volumes of one study on one grid, each of another role, with at most one label among them. One whose sequence is
+    not known may show what another shows, so it is a scan of its own."""
     groups: list[list[_Found]] = []
     for each in found:
         for group in groups:
-            distinct = each.volume["role"] not in {other.volume["role"] for other in group}
+            roles = [other.volume["role"] for other in (*group, each)]
+            distinct = len(set(roles)) == len(roles) and "MR" not in roles
             labels = sum(other.label is not None for other in (*group, each))
             if group[0].study == each.study and distinct and labels <= 1 and _same_grid(group[0].volume, each.volume):
                 group.append(each)

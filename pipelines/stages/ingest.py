@@ -76,6 +76,9 @@ def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:
     if unread.unclaimed:
         told = "ingest: %d NIfTI files are in no layout that is read; `medseg data check %s` names the first"
         log.warning(told, len(unread.unclaimed), project.RAW)
+    if unread.packed:
+        told = "ingest: %d packed files are NOT read; unpack or convert them; `medseg data check %s` names the first"
+        log.warning(told, len(unread.packed), project.RAW)
 
 
 def _listed() -> pa.Table:
