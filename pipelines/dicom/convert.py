@@ -114,7 +114,7 @@ def convert(conversion: Conversion) -> SeriesRecord:
             record.set_aside = f"{reason}{unused}"
             return record
         work = _Work(conversion, headers, frames)
-        parts = _parts(frames, work.stored)
+        parts = _parts(frames, work)
         for k, stacked in enumerate(parts.volumes):
             name = conversion.name if k == 0 else f"{conversion.name}-{k + 1}"
             record.volumes.append(_volume(name, stacked, [parts.note] if parts.note else [], work))
@@ -163,15 +163,16 @@ def _scans(headers: list[Dataset], conversion: Conversion) -> tuple[list[Frame],
     return frames, aside
 
 
-def _parts(frames: list[Frame], stored: Stored) -> Parts:
+def _parts(frames: list[Frame], work: _Work) -> Parts:
     """The volumes of a series. Where no attribute tells them apart the images are looked at: copies count once."""
+    least = work.conversion.settings.min_slices
     try:
-        return split(frames)
+        return split(frames, least)
     except DuplicatedError as refusal:
-        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in stored.of(frames)]
+        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in work.stored.of(frames)]
         if once := without_copies(frames, digests):
             return Parts([once])
-        return split_by_number(frames, refusal)
+        return split_by_number(frames, least, refusal)
 
 
 def _volume(name: str, frames: list[Frame], notes: list[str], work: _Work) -> SeriesVolume:

@@ -49,8 +49,8 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 @dataclass(frozen=True)
 class DicomFile:
     """`kind`: one of the constants above. `reason`: why it is refused, or what an `other` is. The rest are pseudonyms;
-    `person`: of the patient's id without its issuer; `references`: series that a segmentation or structure set was drawn
-    on."""
+    `person`: of the patient's id without its issuer; `references`: series that a segmentation or structure set
+    was drawn on."""
 
     kind: str
     reason: str = ""
@@ -143,16 +143,16 @@ def refresh(
 
 
 def _one_pseudonym_each(entries: dict[Path, DicomFile]) -> dict[Path, DicomFile]:
-    """Some files of a patient may leave out who issued the id: they are his whose id it is, in the study or anywhere, if
-    that is one."""
-    issued = defaultdict(set)
+    """Some files of a patient may leave out who issued the id: they go to the one who has it, in the study or else in
+    the whole folder."""
+    issued: dict[tuple[str, str], set[str]] = defaultdict(set)
     for entry in entries.values():
         if entry.patient != entry.person:
-            issued[entry.person].add(entry.patient)
+            issued[entry.person, ""].add(entry.patient)
             issued[entry.person, entry.study].add(entry.patient)
     result = dict(entries)
     for path, entry in entries.items():
-        found = issued.get((entry.person, entry.study)) or issued.get(entry.person, ())
+        found = issued.get((entry.person, entry.study)) or issued.get((entry.person, ""), set())
         if entry.patient == entry.person and len(found) == 1:
             result[path] = replace(entry, patient=next(iter(found)))
     return result

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.dicom.frames import Frame
 from pipelines.dicom.reading import DicomError
+from pipelines.work.wording import counted
 
 SAME_PLACE_MM = 0.01
 RANKED = ("trigger", "time", "acquisition", "acquisition time")  # keys whose order at one place is the volumes' order
@@ -26,7 +27,7 @@ class Parts:
     note: str = ""
 
 
-def split(frames: list[Frame]) -> Parts:
+def split(frames: list[Frame], min_slices: int) -> Parts:
     """The frames of a series by volume, each of which shows every place of the series.
 
     What tells volumes apart is an attribute or up to three together; else the rank of a time among the images of a
@@ -37,6 +38,11 @@ def split(frames: list[Frame]) -> Parts:
     places = _places(frames)
     if len(set(places)) == len(frames):
         return Parts([frames])
+    if len(set(places)) < min_slices:
+        raise DuplicatedError(
+            f"several slices at one place with different pixels, and {counted(len(set(places)), 'place')} where at least "
+            f"{min_slices} make a volume"
+        )
     counts = Counter(places).values()
     if min(counts) != max(counts):
         raise DuplicatedError(
@@ -55,11 +61,11 @@ def split(frames: list[Frame]) -> Parts:
     raise DuplicatedError("several slices at one place with different pixels, and no attribute tells them apart")
 
 
-def split_by_number(frames: list[Frame], refusal: "DuplicatedError") -> Parts:
+def split_by_number(frames: list[Frame], min_slices: int, refusal: "DuplicatedError") -> Parts:
     """By the order of the images' numbers at each place: the last resort. Raises `refusal` if that tells nothing."""
     places = _places(frames)
     ranks = _ranks(places, [frame.number for frame in frames])
-    if volumes := _told_apart(frames, places, ranks):
+    if len(set(places)) >= min_slices and (volumes := _told_apart(frames, places, ranks)):
         return Parts(volumes, "volumes told apart by the order of the image number at each place")
     raise refusal
 

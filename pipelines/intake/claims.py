@@ -61,8 +61,8 @@ def hide(listed: pa.Table, shown: dict[str, str]) -> pa.Table:
 class Unread:
     """What lies there and is not read. `scans`: their number by layout, of those that data.sources does not name.
 
-    `unclaimed`: paths of NIfTI files that no layout claims. `packed`: of archives, compressed files and scans in formats
-    that are not read.
+    `unclaimed`: paths of NIfTI files that no layout claims. `packed`: of archives, compressed files and scans in
+    formats that are not read.
     """
 
     scans: dict[str, int]
