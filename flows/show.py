@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from flows.new_project import Made
 
+SHOWN = 10  # of files that are passed over
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
 
 
@@ -101,9 +102,12 @@ def scans(rows: list[dict[str, Any]]) -> None:
         table.add_row(*map(Text, cells))  # as text: names may look like markup
     console = _console()
     console.print(table) if console.is_terminal else _wide(table)
-    refused = sum(bool(row["quarantined"]) for row in rows)
+    aside = sum(row["quarantined"].startswith("set aside: ") for row in rows)
+    refused = sum(bool(row["quarantined"]) for row in rows) - aside
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
+    console.print(
+        f"{len(rows)} scans, {refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes"
+    )
 
 
 def known_structures(records: list[dict[str, Any]]) -> None:
@@ -128,6 +132,15 @@ def unclaimed(paths: list[str]) -> None:
         layout, called = nearest_layout(paths[0])
         print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
         print(f"nearest layout: {layout} ({called}); {project.DOCUMENTS}/data.md has all of them")
+
+
+def packed(paths: list[str]) -> None:
+    """How many archives, compressed files and files of other formats are passed over, and the first of them."""
+    if paths:
+        print(f"{len(paths)} packed files, or scans in a format that is not read; unpack or convert them:")
+        print("\n".join(f"  {path}" for path in paths[:SHOWN]))
+        if len(paths) > SHOWN:
+            print(f"  and {len(paths) - SHOWN} more")
 
 
 def _wide(table: Table) -> None:

@@ -27,12 +27,13 @@ def data_check(folder: Folder, json: Json = False) -> None:
     from flows import show
     from pipelines.questions import folder_check
 
-    rows, unclaimed = folder_check.check(folder), folder_check.unclaimed(folder)
+    rows, unread = folder_check.check(folder), folder_check.unread(folder)
     if json:
-        show.as_json({"scans": rows, "unclaimed": unclaimed})
+        show.as_json({"scans": rows, "unclaimed": unread.unclaimed, "packed": unread.packed})
     else:
         show.scans(rows)
-        show.unclaimed(unclaimed)
+        show.unclaimed(unread.unclaimed)
+        show.packed(unread.packed)
     if all(row["quarantined"] for row in rows):
         raise typer.Exit(1)
 

@@ -63,19 +63,19 @@ def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:
 
 
 def _without_duplicates(rows: list[Row]) -> list[Row]:
-    """Every later row with the case id, or the very images, of an earlier usable one is quarantined."""
+    """Of usable rows with one case id, or the very same images, all but one are quarantined: the first that has a label
+    is kept, else the first."""
     seen: dict[str, Row] = {}
-    result = []
-    for row in rows:
-        if not row.quarantined:
-            images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
-            if earlier := seen.get(row.case_id) or seen.get(images):
-                at, kept = row.files[0].path, earlier.files[0].path
-                row = replace(row, quarantined=f"{at}: duplicate case, the same as {kept}; keep one")
-            else:
-                seen |= {row.case_id: row, **({images: row} if images else {})}
-        result.append(row)
-    return result
+    refused: dict[int, str] = {}
+    for number in sorted((k for k, row in enumerate(rows) if not row.quarantined), key=lambda k: rows[k].label is None):
+        row = rows[number]
+        images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
+        if kept := seen.get(row.case_id) or seen.get(images):
+            at = row.files[0].path
+            refused[number] = f"{at}: duplicate case, the same as {kept.files[0].path}; keep one"
+        else:
+            seen |= {row.case_id: row, **({images: row} if images else {})}
+    return [replace(row, quarantined=refused[k]) if k in refused else row for k, row in enumerate(rows)]
 
 
 def _with_unique_ids(rows: list[Row]) -> list[Row]:

@@ -151,7 +151,7 @@ def _section(source: str, rows: list[Row], drawn: int, words: set[str]) -> dict[
     return {
         "source": source,
         "scans": len(rows),
-        "refused": len(refused),
+        "refused": sum(not row.set_aside for row in refused),
         "noted": len(noted),
         "drawn": drawn,
         "flagged": [

@@ -29,9 +29,9 @@ def check(folder: Path) -> list[dict[str, Any]]:
     return [asdict(row) for row in _open_layouts(folder)] + [asdict(row) for row in _dicom(folder)]
 
 
-def unclaimed(folder: Path) -> list[str]:
-    """NIfTI files that no layout claims, by their path below `folder`."""
-    return claims.unread_below(folder, tuple(readers())).unclaimed
+def unread(folder: Path) -> claims.Unread:
+    """What no reader opens, by its path below `folder`."""
+    return claims.unread_below(folder, tuple(readers()))
 
 
 def _open_layouts(folder: Path) -> list[Row]:

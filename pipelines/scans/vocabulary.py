@@ -9,6 +9,8 @@ Ids are for ever: weights, case files and label maps hold them. The default has 
 own from 10,000 on. pipelines.scans.structure.IGNORED is none: it marks voxels that nobody decided on.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -81,6 +83,11 @@ class Vocabulary(Mapping[str, Structure]):
 
     def known(self, words: frozenset[str]) -> str | None:
         return self._by_words.get(words)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that it says."""
+        return hashlib.sha256(json.dumps(self.records(self)).encode()).hexdigest()
 
     def records(self, names: Iterable[str]) -> dict[str, Any]:
         """What these structures are, with all that they can be told by: what a trained model carries."""

@@ -116,7 +116,7 @@ def test_a_segment_that_is_no_structure_of_the_system_is_left_out_and_never_quot
     seg.save_as(raw / "seg" / "seg.dcm")
     (record,) = brought(raw)
     assert np.array_equal(label_of(record) > 0, kidney)
-    assert "1 segments are no structure of the system" in record["volumes"][0]["notes"][0]
+    assert "1 segment is no structure of the system" in record["volumes"][0]["notes"][0]
     assert "uillfeather" not in json.dumps(record, default=str)
 
 
@@ -148,7 +148,7 @@ def test_contours_are_filled_where_the_voxel_centre_is_inside_and_inner_ones_are
     distance = np.hypot(x - 20, y - 24)
     assert np.array_equal(label[2] > 0, (distance < 12) & (distance > 5))
     assert not label[[0, 4, 5]].any()
-    assert "1 segments are no structure" in record["volumes"][0]["notes"][0]
+    assert "1 segment is no structure" in record["volumes"][0]["notes"][0]
 
 
 def test_a_label_on_a_tilted_series_is_corrected_with_it(raw: Path) -> None:

@@ -28,7 +28,7 @@ def test_scans_of_a_layout_that_sources_leave_out_are_counted(tmp_path: Path) ->
     nnunet(tmp_path)
     touch(tmp_path, "case_00001/imaging.nii.gz", "case_00001/segmentation.nii.gz")
     found = claims.unread_below(tmp_path, ("kits", "phantom"))
-    assert found == claims.Unread({"nnunet": 2}, [])
+    assert found == claims.Unread({"nnunet": 2}, [], [])
     assert found.remedy(("kits", "phantom")) == "--set 'data.sources=[kits, phantom, nnunet]'"
     assert claims.unread_below(tmp_path, ("kits", "nnunet")).scans == {}
 
