@@ -66,6 +66,7 @@ def _row(scan: Scan, folder: Path, files: dict[str, Any], names: Names) -> Row:
         contract=scan.contract,
         annotated=annotated,
         quarantined=problem,
+        notes=list(scan.notes),
     )
 
 

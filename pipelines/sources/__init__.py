@@ -26,6 +26,7 @@ class Scan:
     `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell; paths and ids
     in it are marked by `naming.at`.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of the contract.
+    `notes`: what is odd about it already, `check: finding`.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Scan:
     contract: str
     problem: str = ""
     annotated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Reader = Callable[[Sequence[str], Path], Iterator[Scan]]

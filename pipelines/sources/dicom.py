@@ -88,5 +88,7 @@ def _scan(group: list[_Found]) -> Scan:
     images = {each.volume["role"]: each.image for each in group}
     key = "+".join(sorted(each.name for each in group))
     return Scan(
-        "dicom", group[0].patient, key, images, labelled.label, "dicom", annotated=tuple(labelled.volume["annotated"])
-    )
+        "dicom", group[0].patient, key, images, labelled.label, "dicom",
+        annotated=tuple(labelled.volume["annotated"]),
+        notes=tuple(f"dicom: {each.volume['role']}: {note}" for each in group for note in each.volume["notes"]),
+    )  # fmt: skip
