@@ -125,13 +125,17 @@ def has_contrast_agent(dataset: Dataset) -> bool:
 
 def _of_no_sequence(dataset: Dataset, kinds: frozenset[str], worded: str) -> str:
     """What an image is instead of one of the known sequences; empty if it may be one."""
-    words = f"{described(dataset)} {text(dataset, 'SequenceName').lower()}"
     if text(dataset, "AngioFlag").upper() == "Y":
         return "an angiography or flow image"
     for what, codes, pattern in _OF_NO_SEQUENCE:
-        if _MORE_EXACT.get(what) != worded and (codes & kinds or re.search(pattern, words)):
+        if _MORE_EXACT.get(what) != worded and (codes & kinds or re.search(pattern, _words(dataset), re.MULTILINE)):
             return what
     return ""
+
+
+def _words(dataset: Dataset) -> str:
+    """Description and name of the sequence, a line each."""
+    return f"{described(dataset)}\n{text(dataset, 'SequenceName').lower()}"
 
 
 def _is_dynamic(dataset: Dataset) -> bool:
@@ -144,9 +148,8 @@ def _times(dataset: Dataset) -> float:
 
 
 def _is_echo_planar(dataset: Dataset) -> bool:
-    words = f"{described(dataset)} {text(dataset, 'SequenceName').lower()}"
     stated = "EP" in texts(dataset, "ScanningSequence") or text(dataset, "EchoPlanarPulseSequence").upper() == "YES"
-    return stated or "EPI" in kinds_of(dataset) or bool(_ECHO_PLANAR.search(words))
+    return stated or "EPI" in kinds_of(dataset) or bool(_ECHO_PLANAR.search(_words(dataset)))
 
 
 def _by_kinds(dataset: Dataset, kinds: frozenset[str]) -> str:

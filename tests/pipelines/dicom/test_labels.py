@@ -33,18 +33,28 @@ def described(number: int, label: str, code: Any = None) -> hd.seg.SegmentDescri
 
 
 def segmented(
-    raw: Path, mask: np.ndarray, names: list[str], kind: str = "BINARY", folder: str = "seg", **made: Any
+    raw: Path,
+    mask: np.ndarray,
+    names: list[str],
+    kind: str = "BINARY",
+    folder: str = "seg",
+    on: str = "s",
+    change: Any = None,
+    **made: Any,
 ) -> None:
-    """A SEG of `mask` ((n, rows, columns) or with a last axis of segments) on the series in raw/s."""
-    sources = sorted((dcmread(path) for path in (raw / "s").glob("*.dcm")), key=lambda ds: ds.InstanceNumber)
+    """A SEG of `mask` ((n, rows, columns) or with a last axis of segments) on the series in raw/`on`. `change(seg)`:
+    last word."""
+    sources = sorted((dcmread(path) for path in (raw / on).glob("*.dcm")), key=lambda ds: ds.InstanceNumber)
     seg = hd.seg.Segmentation(
         source_images=sources, pixel_array=mask, segmentation_type=kind,
         segment_descriptions=[described(n, name) for n, name in enumerate(names, 1)],
-        series_instance_uid=files.uid("seg series"), sop_instance_uid=files.uid("seg"), series_number=9,
+        series_instance_uid=files.uid(folder, "series"), sop_instance_uid=files.uid(folder), series_number=9,
         instance_number=1, manufacturer="ACME", manufacturer_model_name="M", software_versions="1",
         device_serial_number="1", **made,
     )  # fmt: skip
     (raw / folder).mkdir(parents=True, exist_ok=True)
+    if change:
+        change(seg)
     seg.save_as(raw / folder / "seg.dcm")
 
 
