@@ -10,12 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-<<<<<<< HEAD
+from pipelines.work.wording import counted
+
 if TYPE_CHECKING:
     from flows.new_project import Made
-=======
-from pipelines.work.wording import counted
->>>>>>> dicom
 
 SHOWN = 10  # of files that are passed over
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}

@@ -23,16 +23,12 @@ class Scan:
     """What a layout says about one scan.
 
     `patient`, `key`: the layout's own ids of patient and scan; they end in ingest, as pseudonyms.
-    `images`: modality -> path relative to the raw folder, POSIX. `label`: likewise, or None if unlabelled.
-    `contract`: name of the label contract. `problem`: why it cannot be used, if the names already tell; paths and ids
-    in it are marked by `naming.at`.
-    `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of the contract.
-    `notes`: what is odd about it already, `check: finding`.
     `source`: the layout. `dataset`: what tells its data sets apart, empty where a layout is one data set.
     `images`: modality -> path relative to the raw folder, POSIX. `labels`: label map or mask, likewise -> its contract,
     by name or spelled out (pipelines/scans/contracts.py); none if unlabelled. `problem`: why the scan cannot be used,
     if the names already tell; paths and ids in it are marked by `naming.at`.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of its contracts.
+    `notes`: what is odd about it already, `check: finding`.
     """
 
     source: str
@@ -42,15 +38,12 @@ class Scan:
     labels: dict[str, str]
     problem: str = ""
     annotated: tuple[str, ...] = ()
-<<<<<<< HEAD
+    notes: tuple[str, ...] = ()
     dataset: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
         return (*self.images.values(), *self.labels)
-=======
-    notes: tuple[str, ...] = ()
->>>>>>> dicom
 
 
 # Of listed files, below a folder, with what params.yaml says of labels that their names do not tell.
