@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock
-from pipelines.intake import meant, raw_folder
+from pipelines.intake import raw_folder, used_structures
 from pipelines.params import profiles
 from pipelines.stages import CODE, STAGES
 from pipelines.work import code, project
@@ -51,7 +51,7 @@ def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
     declared, stale = dvc.declared(), dvc.stale()
     if changed.result():  # DVC learns of it only from the inventory, at the next run
         stale |= dvc.downstream(declared, {"inventory"})
-    if meant.changed():
+    if used_structures.changed():
         depends = {stage.name for stage in declared if project.STRUCTURES.as_posix() in stage.deps}
         stale |= dvc.downstream(declared, depends)
     stale |= dvc.downstream(declared, of_other_code.result())

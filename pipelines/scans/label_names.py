@@ -16,6 +16,12 @@ from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract
 from pipelines.scans.structure import MORPHOLOGIES, words_of
 from pipelines.scans.vocabulary import Vocabulary
 
+# SNOMED CT codes of a side or part of an organ, as regions of findings -> the organ's.
+_WHOLE_ORGAN = {
+    "18639004": "64033007", "9846003": "64033007",  # kidneys
+    "83678007": "12738006", "119235005": "12738006",  # cerebrum, part of the brain
+    "44029006": "39607008", "3341006": "39607008",  # lungs
+}  # fmt: skip
 Meanings = Mapping[str, Mapping[str, str]]  # params.yaml, data.labels: source -> name or value -> what it means
 
 
@@ -62,7 +68,8 @@ def structure_of(code: str, name: str, region: str = "", side: str = "") -> str 
         return found
     coded = [each for each in words.values() if each.type.value == code]
     if any(each.region is not None for each in coded) or code in MORPHOLOGIES:
-        coded = [each for each in coded if each.region is not None and each.region.value == region]
+        organ = _WHOLE_ORGAN.get(region, region)
+        coded = [each for each in coded if each.region is not None and each.region.value in (region, organ)]
     whole = [each for each in coded if each.laterality in ((side,) if side else ("", "both")) and each.modifier is None]
     return (whole or coded)[0].name if len(whole or coded) == 1 else None
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines import params
 from pipelines.intake import claims
-from pipelines.intake.meant import structures_meant
+from pipelines.intake.used_structures import structures_meant
 from pipelines.scans import key, manifest, scan_files
 from pipelines.work import environment, project
 from pipelines.work.writing import replacing, write_json

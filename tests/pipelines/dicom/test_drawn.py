@@ -178,4 +178,4 @@ def test_a_side_in_a_code_counts_as_one_in_the_name(raw: Path) -> None:
         code.SegmentedPropertyTypeModifierCodeSequence = [side]
 
     segmented(raw, mask(), ["Kidney"], change=left)
-    assert "kidney is drawn on the left only" in volume(raw)["quarantined"]
+    assert volume(raw)["annotated"] == ["kidney_left"]
