@@ -42,6 +42,7 @@ _ORGANS = {  # of findings, whose codes (cyst, edema, necrosis, neoplasm) say no
     "kidney_tumour": _KIDNEY, "kidney_cyst": _KIDNEY, "liver_tumour": _LIVER, "pancreas_tumour": _PANCREAS,
     "tumour_necrotic_core": _BRAIN, "tumour_oedema": _BRAIN, "tumour_enhancing": _BRAIN,
 }  # fmt: skip
+_FINDINGS = ({"oedema"}, {"necrotic"}, {"enhancing"})  # names that say as little
 
 
 def contract_by_name(labels: Mapping[str, Any], dataset: str) -> LabelContract:
@@ -74,7 +75,8 @@ def structure_of(code: str, name: str, region: str = "") -> str | None:
     The name goes first because codes are coarser: both parts of the hippocampus share one. A code decides only if a
     single structure has it, and a finding's only with its organ. `region`: SNOMED CT code of that organ, if stated.
     """
-    if len(meaning := _known(_words(name))) == 1:
+    words = _words(name)
+    if len(meaning := _known(words)) == 1 and (words not in _FINDINGS or region in _ORGANS[meaning[0]]):
         return meaning[0]
     coded = [each.name for each in STRUCTURES if each.snomed[0] == code and region in _ORGANS.get(each.name, (region,))]
     return coded[0] if len(coded) == 1 else None
