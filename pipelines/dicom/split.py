@@ -16,7 +16,13 @@ from pipelines.dicom.reading import DicomError
 from pipelines.work.wording import counted
 
 SAME_PLACE_MM = 0.01
-RANKED = ("trigger", "time", "acquisition", "acquisition time")  # keys whose order at one place is the volumes' order
+RANKED = (
+    "trigger",
+    "phase",
+    "time",
+    "acquisition",
+    "acquisition time",
+)  # keys whose order at one place is the volumes' order
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pydicom import Dataset
 
 from model.network.config import MODALITIES
 from pipelines.dicom import burned, deface
-from pipelines.dicom.sequence import ROLES, flattened, recognise
+from pipelines.dicom.roles import ROLES
+from pipelines.dicom.sequence import flattened, recognise
 from tests.pipelines.dicom import dicom_files as files
 
 
@@ -115,6 +116,13 @@ DERIVED = ["DERIVED", "SECONDARY", "PROCESSED"]
         ({**SPIN_ECHO, "SeriesDescription": "t1 tse dixon fat sat"}, "T1"),
         ({**SPIN_ECHO, "SeriesDescription": "T1 post SUB"}, "MR"),
         ({**SPIN_ECHO, "ImageType": ["ORIGINAL", "PRIMARY", "R_IR", "R", "IR"]}, "MR"),
+        # the heart, balanced echoes, nulled fluid
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "TriggerTime": 30.0}, "MR"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "TriggerTime": 30.0, "SeriesDescription": "trufi sax"}, "CINE"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "SequenceVariant": ["SK", "SS"]}, "MR"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "SequenceVariant": ["SK", "SS"], "SeriesDescription": "trufi cor"}, "MR"),
+        ({**GRADIENT_ECHO, "SequenceVariant": ["SS", "SP"]}, "T1"),
+        ({"ScanningSequence": "RM", "EchoTime": 120, "RepetitionTime": 9000, "SeriesDescription": "Ax FLAIR"}, "FLAIR"),
         # the protocol may name a whole examination
         ({**SPIN_ECHO, "SeriesDescription": "Ax T1", "ProtocolName": "BRAIN MRA T2"}, "T1"),
         ({**GRADIENT_ECHO, "EchoTime": 20, "ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI"]}, "SWI"),
