@@ -34,10 +34,9 @@ class Data(Block):
 
     @model_validator(mode="after")
     def _labels_mean_structures(self) -> "Data":
-        known = vocabulary.here()
         for source, meanings in self.labels.items():
             for name, meant in meanings.items():
-                if meant not in known and meant not in (IGNORE, BACKGROUND):
+                if meant not in (IGNORE, BACKGROUND) and meant not in (known := vocabulary.here()):
                     raise ValueError(
                         f"data.labels.{source}: {name!r} means {meant!r}, which is no structure"
                         f"{did_you_mean(meant, known)}, nor `{IGNORE}` or `{BACKGROUND}`; `medseg structures "
@@ -178,9 +177,8 @@ class Promote(Block):
     def _known_structures(self) -> "Promote":
         if "default" not in self.floors:
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
-        known = vocabulary.here()
-        for name in self.floors:
-            if name != "default" and name not in known:
+        for name in set(self.floors) - {"default"}:
+            if name not in (known := vocabulary.here()):
                 raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, known)}")
         return self
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract
-from pipelines.scans.structure import MORPHOLOGIES, words_of
+from pipelines.scans.structure import words_of
 from pipelines.scans.vocabulary import Vocabulary
 
 # SNOMED CT codes of a side or part of an organ, as regions of findings -> the organ's.
@@ -69,7 +69,7 @@ def structure_of(code: str, name: str, region: str = "", side: str = "") -> str 
     if found and (called not in _FINDINGS or organ == getattr(words[found].region, "value", None)):
         return found
     coded = [each for each in words.values() if each.type.value == code]
-    if any(each.region is not None for each in coded) or code in MORPHOLOGIES:
+    if any(each.region is not None for each in coded):
         coded = [each for each in coded if each.region is not None and each.region.value in (region, organ)]
     whole = [each for each in coded if each.laterality in ((side,) if side else ("", "both")) and each.modifier is None]
     return (whole or coded)[0].name if len(whole or coded) == 1 else None
