@@ -219,12 +219,10 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
             raise DicomError(f"{name} is drawn on the {sides.pop()} only; the other side would count as background")
     masks: dict[str, np.ndarray] = {}
     notes = [note for drawing in drawings for note in drawing.notes]
-    authors = Counter(drawn.structure for drawing in drawings for drawn in drawing.drawn)
-    for name, count in authors.items():
-        if count > 1 and not all(drawing.sides.get(name, {"left"}) in ({"left"}, {"right"}) for drawing in drawings):
-            notes.append(
-                f"{count} objects drew {name}: all of what they drew was taken; leave one if they are versions"
-            )
+    notes += [
+        f"{count} objects drew {name}: all of what they drew was taken; leave one if they are versions"
+        for name, count in _drawn_again(drawings).items()
+    ]
     for drawing in drawings:
         for drawn in drawing.drawn:
             masks[drawn.structure] = masks[drawn.structure] | drawn.mask if drawn.structure in masks else drawn.mask
@@ -234,6 +232,17 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
             f"{counted(unknown, 'segment')} {are} no structure of the system (pipelines/scans/structures.py): left out"
         )
     return masks, notes
+
+
+def _drawn_again(drawings: list[Drawing]) -> dict[str, int]:
+    """Structure -> how many objects drew it, or one side of it, if several did."""
+    drawn = Counter(
+        (name, side)
+        for drawing in drawings
+        for name in {each.structure for each in drawing.drawn}
+        for side in ({"left", "right"} if "" in drawing.sides[name] else drawing.sides[name])
+    )
+    return {name: count for (name, _), count in sorted(drawn.items()) if count > 1}
 
 
 def read(kind: str, dataset: Dataset, stack: Stack) -> Drawing:

@@ -14,9 +14,10 @@ import numpy as np
 from pydicom import Dataset
 
 from pipelines.dicom import contours
+from pipelines.dicom.contours import Drawing, Drawn, Meant
 from pipelines.dicom.reading import DicomError, whole
 from pipelines.dicom.stack import Stack
-from pipelines.scans.structure_names import structure_of
+from pipelines.scans.structure_names import side_of, structure_of
 from pipelines.scans.structures import BY_NAME
 from pipelines.scans.volume import VolumeError, read
 from pipelines.work.wording import counted
@@ -42,18 +43,17 @@ class Labels:
                 drawings.append(contours.read(kind, self._opened[path], stack))
             except DicomError as error:
                 raise DicomError(f"{kind} {k + 1} of {len(self._objects)}: {error}") from None
+        drawings += [_beside(path, stack) for path in self._beside]
         masks, notes = contours.merged(drawings)
-        for path in self._beside:
-            masks |= _beside(path, stack, notes)
         return {name: mask for name, mask in masks.items() if mask.any()} or masks, notes
 
 
-def _beside(path: Path, stack: Stack, notes: list[str]) -> Masks:
+def _beside(path: Path, stack: Stack) -> Drawing:
     """A NIfTI label in the series' folder: `STRUCTURE.nii.gz`, or any name and a `.json` of value -> structure."""
     meanings = _meanings(path)
     if not meanings:
-        notes.append("a NIfTI file beside the series: neither its name nor a .json says which structures it holds")
-        return {}
+        note = "a NIfTI file beside the series: neither its name nor a .json says which structures it holds"
+        return Drawing([], 0, [note], {})
     try:
         label = read(path)
     except VolumeError as error:
@@ -66,18 +66,27 @@ def _beside(path: Path, stack: Stack, notes: list[str]) -> Masks:
     outside = sorted(set(np.unique(file_axes).tolist()) - {0, *meanings})
     if outside:
         raise DicomError(f"NIfTI label beside the series: value {outside[0]:g} has no meaning in its .json")
-    return {name: file_axes.transpose(2, 1, 0) == value for value, name in meanings.items()}
+    sides: dict[str, set[str]] = {}
+    for meaning in meanings.values():
+        sides.setdefault(meaning.structure, set()).add(meaning.side)
+    slices = file_axes.transpose(2, 1, 0)
+    return Drawing([Drawn(each.structure, slices == value) for value, each in meanings.items()], 0, [], sides)
 
 
-def _meanings(path: Path) -> dict[int, str]:
-    if (name := structure_of("", _stem(path))) is not None:
-        return {1: name}
+def _meanings(path: Path) -> dict[int, Meant]:
+    """Value -> structure and side; nothing if one is not known."""
+    if (alone := _meant(_stem(path))).structure:
+        return {1: alone}
     try:
         stated = json.loads(meanings_of(path).read_text())
-        named = {int(value): structure_of("", str(name)) for value, name in stated.items()}
+        named = {int(value): _meant(str(name)) for value, name in stated.items()}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return {value: name for value, name in named.items() if name is not None} if None not in named.values() else {}
+    return named if all(each.structure for each in named.values()) else {}
+
+
+def _meant(name: str) -> Meant:
+    return Meant(structure_of("", name) or "", background=False, side=side_of(name))
 
 
 def meanings_of(path: Path) -> Path:
