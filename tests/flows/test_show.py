@@ -32,3 +32,12 @@ def test_a_file_that_is_called_like_markup_is_shown_as_it_is(capsys: pytest.Capt
     row = Row("acdc-1", "1", "acdc", "", ["CINE"], [], [], quarantined="a[/b]c.nii.gz: file is missing")
     show.scans([asdict(row)])
     assert "a[/b]c.nii.gz" in capsys.readouterr().out
+
+
+def test_packed_files_are_named_and_many_of_them_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    show.packed([f"{k:02d}.dcm.gz" for k in range(12)])
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("12 packed files")
+    assert told[1:] == [*(f"  {k:02d}.dcm.gz" for k in range(10)), "  and 2 more"]
+    show.packed([])
+    assert capsys.readouterr().out == ""
