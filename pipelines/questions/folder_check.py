@@ -47,8 +47,8 @@ def _open_layouts(folder: Path) -> list[Row]:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
     settings = settings_here()
     memory_gib = None if settings is None else settings.preprocess.memory_gib
-    meanings = {} if settings is None else settings.data.labels
-    rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), meanings)
+    told = ({}, {}) if settings is None else (settings.data.labels, settings.data.modality)
+    rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), *told)
     return examine(rows, bounds_here(), memory_gib)
 
 

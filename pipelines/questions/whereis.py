@@ -31,7 +31,9 @@ def find(pseudonym: str) -> list[str]:
     listed = listing.take(raw, project.state_folder() / "digests.sqlite")
     names = Names(pseudonyms)
     shown = claims.calling(listed, raw, sources, names)
-    found = _of_layouts(channels.parted(pseudonym.removeprefix(f"{project.RAW}/"))[0], raw, listed, shown, names, sources)
+    found = _of_layouts(
+        channels.parted(pseudonym.removeprefix(f"{project.RAW}/"))[0], raw, listed, shown, names, sources
+    )
     if with_dicom:
         found |= _of_dicom(pseudonym, raw, listed, pseudonyms)
     if not found:

@@ -24,7 +24,7 @@ _SPELLINGS = {
     "edema": "oedema", "esophagus": "oesophagus", "renal": "kidney", "kidneys": "kidney", "lungs": "lung",
     "hepatic": "liver", "pancreatic": "pancreas", "glands": "gland", "cysts": "cyst", "peritumoral": "tumour",
     "peritumoural": "tumour", "necrosis": "necrotic", "hippocampal": "hippocampus", "l": "left", "r": "right",
-    "lt": "left", "rt": "right", "hemorrhage": "haemorrhage", "ischemic": "ischaemic", "grey": "gray",
+    "lt": "left", "rt": "right", "hemorrhage": "haemorrhage", "ischemic": "ischaemic", "grey": "gray", "arota": "aorta",
     "vertebrae": "vertebra", "lobes": "lobe", "lesions": "lesion", "ventricles": "ventricle", "muscles": "muscle",
 }  # fmt: skip
 _EMPTY_WORDS = {"and", "of", "the", "structure", "organ", "label", "mask", "entire"}
