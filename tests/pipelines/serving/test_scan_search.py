@@ -76,8 +76,13 @@ def test_volumes_masks_and_pairs_of_folders(tmp_path: Path) -> None:
 
 def test_a_4d_file_of_the_decathlon_is_one_scan_of_its_channels(tmp_path: Path) -> None:
     save(tmp_path / "imagesTs/prostate_00.nii.gz", np.ones((2, 2, 2, 2), np.uint8))
-    index = {"name": "P", "modality": {"0": "T2", "1": "ADC"}, "labels": {"1": "PZ"}, "training": [{"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}],
-             "test": ["./imagesTs/prostate_00.nii.gz"]}  # fmt: skip
+    index = {
+        "name": "P",
+        "modality": {"0": "T2", "1": "ADC"},
+        "labels": {"1": "PZ"},
+        "training": [{"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}],
+        "test": ["./imagesTs/prostate_00.nii.gz"],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(index))
     files = find_scans(tmp_path)["imagesTs/prostate_00"]
     assert {role: path.name for role, path in files.items()} == {
