@@ -138,7 +138,8 @@ def _scan(
         if len(paths) > 1:
             problem = f"{at(paths[0])} and {at(paths[1])}: one contrast twice in one session; keep one"
     told = slug(dataset) or slug(PurePosixPath(session.top).name)
-    source, unknown = f"bids-{told}".strip("-"), {}
+    source = f"bids-{told}".strip("-")
+    unknown: dict[str, str] = {}
     for path in labels:
         try:
             contracts[path] = _contract(path, dataset, tables, root, of_source(meanings, source))
