@@ -56,16 +56,20 @@ def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]
 
 def _folders(files: Iterable[str]) -> Iterator[tuple[str, list[str], list[str]]]:
     """Folders that hold folders of images and of labels, with both; an index beside would name the files."""
-    indexed = {PurePosixPath(path).parent for path in files if PurePosixPath(path).name == "dataset.json"}
+    by_folder: dict[str, list[str]] = {}
+    for path in sorted(files):
+        by_folder.setdefault(path.rpartition("/")[0], []).append(path)
+    indexed = {folder for folder, own in by_folder.items() if f"{folder}/dataset.json".lstrip("/") in own}
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
-    for path in sorted(path for path in files if re.search(NIFTI, path) and not flare.PATTERN.search(path)):
-        folder = PurePosixPath(path).parent
-        if folder.parent not in indexed:
-            for found, pattern in ((images, _IMAGES), (labels, _LABELS)):
-                if pattern.fullmatch(folder.name):
-                    found.setdefault(folder.parent.as_posix(), []).append(path)
-    yield from ((above, images[above], labels[above]) for above in sorted(set(images) & set(labels)))
+    for folder, own in by_folder.items():
+        above, _, name = folder.rpartition("/")
+        for found, pattern in ((images, _IMAGES), (labels, _LABELS)):
+            if pattern.fullmatch(name) and above not in indexed:
+                nifti = [path for path in own if re.search(NIFTI, path) and not flare.PATTERN.fullmatch(path)]
+                found.setdefault(above, []).extend(nifti)
+    both = sorted(folder for folder, own in images.items() if own and labels.get(folder))
+    yield from ((above, images[above], labels[above]) for above in both)
 
 
 def _matched(images: Sequence[str], labels: Sequence[str]) -> dict[str, _Pair]:
