@@ -15,7 +15,7 @@ from pipelines.questions.data_proposal import Proposal
 
 def outlook(folder: Path, profile: str | None, wished: list[str]) -> dict[str, Any]:
     """What would be written and what it would read. Keys: `folder`, `profile`, `changes`, `guessed`, `sources`,
-    `unclaimed`. Raises ValueError if nothing can be read, or a change in `wished` is none."""
+    `unclaimed`, `dicom`. Raises ValueError if nothing can be read, or a change in `wished` is none."""
     proposal = data_proposal.propose(folder, _present())
     chosen, changes = profile or proposal.profile, [*proposal.changes, *wished]
     settings = profiles.outlook(chosen, changes)
@@ -26,6 +26,7 @@ def outlook(folder: Path, profile: str | None, wished: list[str]) -> dict[str, A
         "guessed": _guessed(proposal, settings),
         "sources": [each.to_json() for each in data_proposal.found(folder, settings)],
         "unclaimed": data_proposal.unclaimed(folder),
+        "dicom": data_proposal.dicom_files(folder),
     }
 
 

@@ -115,6 +115,8 @@ def proposal(content: dict[str, Any]) -> None:
     console = _console()
     console.print(table) if console.is_terminal else _wide(table)
     unclaimed(content["unclaimed"])
+    if content["dicom"]:
+        print(f"{content['dicom']} DICOM files are not among these; docs/deidentification.md says how to read them")
     console.print(f"data/raw will be a link to {content['folder']}", soft_wrap=True)
     console.print(f"params.yaml will be profile {content['profile']} with", soft_wrap=True)
     for change in content["changes"]:

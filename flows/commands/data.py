@@ -50,12 +50,17 @@ def data_import(
     yes: Annotated[bool, typer.Option("--yes", help="write without asking")] = False,
     json: Json = False,
 ) -> None:
-    """Link a folder of scans and write the parameters that read it: sources, structures, modalities, profile. Asks."""
+    """Link a folder of scans and write the parameters that read it: sources, structures, modalities, profile.
+
+    Asks before; --json alone shows it and writes nothing.
+    """
     enter_project()
     from flows import importing, show
 
     proposed = importing.outlook(folder, profile, changes or [])
     (show.as_json if json else show.proposal)(proposed)
+    if json and not yes:
+        return
     if not yes:
         importing.require_terminal()
         typer.confirm("Write this?", abort=True)

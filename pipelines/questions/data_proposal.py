@@ -174,6 +174,11 @@ def _open_channels(source: str, named: Sequence[str]) -> list[str]:
     return []
 
 
+def dicom_files(folder: Path) -> int:
+    """By their names alone; none of them is opened here."""
+    return sum(path.name.lower().endswith(claims.DICOM_SUFFIXES) for path, _ in walk(folder))
+
+
 def unclaimed(folder: Path) -> list[str]:
     """NIfTI files that no layout claims, by their path below `folder`."""
     return claims.unread_below(folder, tuple(readers())).unclaimed

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from flows import importing
+from flows.commands.medseg import app
 from pipelines import params
 from pipelines.intake import examination, finding, listing
 from pipelines.params import profiles
@@ -90,9 +92,39 @@ def test_a_folder_of_nothing_is_refused(project: Path, tmp_path: Path) -> None:
         importing.outlook(tmp_path / "empty", None, [])
 
 
-def test_where_nobody_can_be_asked_nothing_is_written(project: Path) -> None:
-    with pytest.raises(ValueError, match="--yes writes without asking"):
-        importing.require_terminal()
+def test_nothing_is_written_where_nobody_agrees(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (project / "params.yaml").read_text()
+    told = CliRunner().invoke(app, ["data", "import", str(folder)])
+    assert told.exit_code == 1
+    assert "pairs-knee: its scans are quarantined until you say what its labels mean" in told.stdout
+    assert "--yes writes without asking" in told.stderr
+    monkeypatch.setattr(importing, "require_terminal", lambda: None)
+    told = CliRunner().invoke(app, ["data", "import", str(folder)], input="n\n")
+    assert (told.exit_code, told.stderr.strip()) == (1, "Aborted!")
+    assert (project / "params.yaml").read_text() == before
+    assert not (project / "data").exists()
+    told = CliRunner().invoke(app, ["data", "import", str(folder)], input="y\n")
+    assert told.exit_code == 0
+    assert told.stdout.strip().endswith("params.yaml is written; next: medseg run")
+
+
+def test_as_json_it_is_one_object(project: Path, folder: Path) -> None:
+    assert CliRunner().invoke(app, ["data", "import", str(folder), "--json"]).exit_code == 0
+    assert not (project / "data").exists()
+    (folder / "IM1.DCM").write_bytes(b"")
+    told = CliRunner().invoke(app, ["data", "import", str(folder), "--json", "--yes"])
+    assert json.loads(told.stdout)["dicom"] == 1
+    assert json.loads(told.stdout)["profile"] == "own"
+    assert params.load().data.modality == {"pairs-knee": ("MR",), "pairs-spleen": ("CT",)}
+
+
+def test_a_change_that_is_none_is_refused_before_anything_is_written(project: Path, folder: Path) -> None:
+    told = CliRunner().invoke(
+        app, ["data", "import", str(folder), "--yes", "--set", "data.labels.pairs-knee={1: knie}"]
+    )
+    assert told.exit_code == 1
+    assert "data.labels.pairs-knee: '1' means 'knie', which is no structure" in told.stderr
+    assert not (project / "data").exists()
 
 
 def test_every_layout_that_can_be_proposed_is_one_that_parameters_know(project: Path) -> None:
