@@ -146,6 +146,32 @@ def packed(paths: list[str]) -> None:
             print(f"  and {len(paths) - SHOWN} more")
 
 
+def proposal(content: dict[str, Any]) -> None:
+    """A line a source: what it holds and what was guessed; then what would be written, and what is still to be said."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("source", "scans", "labelled", "show", "structures", "guessed: check these"):
+        table.add_column(name, overflow="fold")
+    for row in content["sources"]:
+        guessed = content["guessed"].get(row["source"], {})
+        cells = (
+            row["source"], str(row["scans"]), str(row["labelled"]), ", ".join(row["modalities"]),
+            ", ".join(row["structures"]), "\n".join(f"{name}: {meant}" for name, meant in guessed.items()),
+        )  # fmt: skip
+        table.add_row(*map(Text, cells))
+    console = _console()
+    console.print(table) if console.is_terminal else _wide(table)
+    unclaimed(content["unclaimed"])
+    if content["dicom"]:
+        print(f"{content['dicom']} DICOM files are not among these; docs/deidentification.md says how to read them")
+    console.print(f"data/raw will be a link to {content['folder']}", soft_wrap=True)
+    console.print(f"params.yaml will be profile {content['profile']} with", soft_wrap=True)
+    for change in content["changes"]:
+        console.print(f"  {change}", soft_wrap=True)
+    for row in content["sources"]:
+        for remark in row["open"]:
+            console.print(f"{row['source']}: its scans are quarantined until you say {remark}", soft_wrap=True)
+
+
 def _wide(table: Table) -> None:
     """A row a line, as long as it is: for files and pipes."""
     console = Console(width=10_000)

@@ -38,6 +38,38 @@ def data_check(folder: Folder, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command("import")
+def data_import(
+    folder: Folder,
+    profile: Annotated[
+        str | None, typer.Option(help="to build on; own, unless another is made for these scans")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change what is proposed, as in data.labels.pairs={1: spleen}"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="write without asking")] = False,
+    json: Json = False,
+) -> None:
+    """Link a folder of scans and write the parameters that read it: sources, structures, modalities, profile.
+
+    Asks before; --json alone shows it and writes nothing.
+    """
+    enter_project()
+    from flows import importing, show
+
+    proposed = importing.outlook(folder, profile, changes or [])
+    (show.as_json if json else show.proposal)(proposed)
+    if json and not yes:
+        return
+    if not yes:
+        importing.require_terminal()
+        typer.confirm("Write this?", abort=True)
+    kept = importing.write(folder, proposed["profile"], proposed["changes"])
+    if not json:
+        print("params.yaml is written; next: medseg run" + (f"; your own is kept in {kept}" if kept else ""))
+
+
 @app.command("key")
 def data_key(
     path: Annotated[Path, typer.Argument(metavar="NEWFILE", dir_okay=False, resolve_path=True)],

@@ -6,21 +6,34 @@ the same hashes on a laptop and on a cluster (`medseg env` lists the variables).
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.params.block import Block, Fraction
-from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
+from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source, check_sources
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import BACKGROUND, IGNORE
 from pipelines.work.wording import did_you_mean
 
+Layout = Literal[
+    "msd", "acdc", "brats", "kits", "lits", "bids", "nnunet", "totalsegmentator", "flare", "pairs", "dicom", "phantom"
+]
+Modality = Literal[
+    "CT", "MR", "T1", "T1CE", "T2", "FLAIR", "CINE", "PD", "DWI", "ADC", "SWI", "LGE", "DCE", "PET", "US"
+]  # of model.network.config.MODALITIES; the first place there stands for none
+ONE_OR_MORE = BeforeValidator(lambda given: (given,) if isinstance(given, str) else _as_tuple(given))
+
+
+def _as_tuple(given: object) -> object:
+    """As strict validation asks for from here on."""
+    return tuple(given) if isinstance(given, list) else given
+
 
 class Data(Block):
     """Which scans, and who is held out."""
 
-    sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom", "phantom"], ...] = Field(
+    sources: tuple[Layout, ...] = Field(
         min_length=1, description="layouts to look for under data/raw; `phantom` makes its own scans"
     )
     labels: dict[str, dict[str, str]] = Field(
@@ -28,12 +41,19 @@ class Data(Block):
         description="by source: what a label means, by its name or value: a structure, `background` (drawn, and none "
         "of those looked for) or `ignore` (nobody decided; left out of loss and evaluation)",
     )
+    modality: dict[str, Annotated[tuple[Modality, ...], ONE_OR_MORE]] = Field(
+        default={},
+        description="by source: what its images show, where their names do not say; of several channels a list in "
+        "their order",
+    )
     split_seed: int = Field(ge=0, description="changes who is held out; keep it for the life of a study")
     test_fraction: float = Field(gt=0, lt=1, description="share of patients held out for evaluation, by pseudonym")
     validation_fraction: float = Field(ge=0, lt=1, description="share of patients for the curve seen in training")
 
     @model_validator(mode="after")
     def _labels_mean_structures(self) -> "Data":
+        check_sources("data.labels", self.labels)
+        check_sources("data.modality", self.modality)
         for source, meanings in self.labels.items():
             for name, meant in meanings.items():
                 if meant not in (IGNORE, BACKGROUND) and meant not in (known := vocabulary.here()):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.scans import vocabulary
-from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract
+from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract, contract_of
 from pipelines.scans.structure import words_of
 from pipelines.scans.vocabulary import Vocabulary
 
@@ -24,6 +24,15 @@ _WHOLE_ORGAN = {
 }  # fmt: skip
 _FINDINGS = ({"oedema"}, {"necrotic"}, {"enhancing"}, {"cyst"}, {"tumour"}, {"lesion"})  # names that say as little
 Meanings = Mapping[str, Mapping[str, str]]  # params.yaml, data.labels: source -> name or value -> what it means
+
+
+class UnknownLabelsError(ValueError):
+    """Labels that nobody can tell the meaning of. `proposals`: name -> the structure it comes nearest to, or
+    background."""
+
+    def __init__(self, text: str, proposals: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.proposals = proposals
 
 
 def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, str] | None = None) -> LabelContract:
@@ -44,7 +53,7 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, 
         for name in named
     }
     if unknown := [name for name, meaning in meanings.items() if not meaning]:
-        raise ValueError(_unknown(unknown, words))
+        raise _unknown(unknown, words)
     overlap = any(isinstance(labels[name], list | tuple) for name in named)
     contract = (
         _by_regions(words, named, meanings) if overlap else {named[name][0]: str(meanings[name]) for name in named}
@@ -55,6 +64,26 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, 
         tuple(value for name in ignored for value in values[name]),
         tuple(value for value in background if value not in contract),
     )
+
+
+def contract_by_value(own: Mapping[str, str]) -> LabelContract:
+    """Of labels that bear no names. Raises ValueError if `own`, value -> meaning, says nothing of them."""
+    values = {value: int(value) for value in own if value.isdigit()}
+    if not any(values.values()):
+        raise ValueError(
+            "nothing says what its values mean; say it in params.yaml, data.labels: {SOURCE: {1: a structure}}"
+        )
+    return contract_by_name(values, "", own)
+
+
+def restated(contract: str, own: Mapping[str, str]) -> str:
+    """A layout's own contract, by name, with what data.labels says otherwise of single values or structures."""
+    if not own:
+        return contract
+    pairs = [pair.split("=") for pair in contract_of(contract).spelled().split()]
+    meant = {int(value): own.get(name, name) for value, name in pairs}
+    meant |= {int(value): name for value, name in own.items() if value.isdigit() and int(value)}
+    return " ".join(f"{value}={name}" for value, name in sorted(meant.items()))
 
 
 def structure_of(code: str, name: str, region: str = "", side: str = "") -> str | None:
@@ -114,18 +143,19 @@ def _meaning(words: Vocabulary, name: str, dataset: str, others: Iterable[str]) 
     return None
 
 
-def _unknown(names: list[str], words: Vocabulary) -> str:
+def _unknown(names: list[str], words: Vocabulary) -> UnknownLabelsError:
     """Which they are, and the line for params.yaml, ready to paste."""
     proposals = {}
     for name in names:
         close = difflib.get_close_matches("_".join(name.lower().split()), words, n=1, cutoff=0.75)
         proposals[name] = close[0] if close else BACKGROUND
     lines = ", ".join(f"{json.dumps(name)}: {meaning}" for name, meaning in list(proposals.items())[:20])
-    return (
+    text = (
         f"no structure is called {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}; say in "
         f"params.yaml what is meant, data.labels: {{SOURCE: {{{lines}}}}} (a structure, background or ignore), or "
         "declare one with `medseg structures add`"
     )
+    return UnknownLabelsError(text, proposals)
 
 
 def _by_regions(

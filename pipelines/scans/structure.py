@@ -18,7 +18,8 @@ _SPELLINGS = {
     "tumor": "tumour", "cancer": "tumour", "neoplasm": "tumour", "peritumoral": "tumour", "peritumoural": "tumour",
     "edema": "oedema", "esophagus": "oesophagus", "hemorrhage": "haemorrhage", "ischemic": "ischaemic", "gray": "grey",
     "renal": "kidney", "hepatic": "liver", "pancreatic": "pancreas", "hippocampal": "hippocampus",
-    "necrosis": "necrotic", "vertebrae": "vertebra", "l": "left", "r": "right", "lt": "left", "rt": "right",
+    "necrosis": "necrotic", "arota": "aorta", "vertebrae": "vertebra", "l": "left", "r": "right", "lt": "left",
+    "rt": "right",
 }  # fmt: skip
 _EMPTY_WORDS = {"and", "of", "the", "structure", "organ", "label", "mask", "entire"}
 

@@ -21,7 +21,8 @@ def segment_files(
 ) -> tuple[np.ndarray, Geometry, list[str]]:
     """Structure ids on the files' own grid, that grid, and what is to be noted of the scan.
 
-    `files`: by modality; the name "" stands for the model's own, or for `modality`. `bounds`: of the examination that
+    `files`: by modality; the name "" stands for the model's own, or for `modality`, numbers for one after the other of
+    it. `bounds`: of the examination that
     training scans pass; None: only what makes a scan unusable is looked for. Raises VolumeError with what is refused.
     """
     image, modalities, source, geometry, notes = _prepared(segmenter.plan, files, modality, bounds)
@@ -48,7 +49,11 @@ def _prepared(
 
 def named(scan: Mapping[str, Seen], plan: Preprocessing, modality: str | None) -> dict[str, Seen]:
     """By modality, none of them "" any more. Raises VolumeError if it cannot be told, or is unknown."""
-    known = {(modality or _only_modality(plan)) if name == "" else name: each for name, each in scan.items()}
+    numbers = sorted(int(name or 0) for name in scan if not name or name.isdigit())
+    told = dict(zip(numbers, _told(len(numbers), plan, modality), strict=True))
+    known = {told[int(name or 0)] if not name or name.isdigit() else name: each for name, each in scan.items()}
+    if len(known) < len(scan):
+        raise VolumeError(f"--modality {modality}: two of its channels show the same; each modality can be there once")
     unknown = sorted(set(known) - set(MODALITIES[1:]))
     if unknown:
         raise VolumeError(f"modality {unknown[0]!r} is unknown; use one of {', '.join(MODALITIES[1:])}")
@@ -72,6 +77,17 @@ def nearest_source(sources: dict[str, SourceRecord], scan: Mapping[str, Volume |
         trained = sorted({modality for record in sources.values() for modality in record.modalities})
         raise VolumeError(f"modality {', '.join(scan)} was not trained; the model knows {', '.join(trained)}")
     return min(usable, key=distance)
+
+
+def _told(count: int, plan: Preprocessing, modality: str | None) -> list[str]:
+    """What so many images show, in their order, whose names do not say."""
+    given = [name.strip() for name in modality.split(",")] if modality else []
+    if count > 1 and len(given) != count:
+        raise VolumeError(
+            f"its names do not say what its {count} channels show; say it in their order, as in --modality T1,FLAIR, "
+            "or put the dataset.json that names them beside"
+        )
+    return given[:count] if given else [_only_modality(plan)] * count
 
 
 def _only_modality(plan: Preprocessing) -> str:

@@ -128,11 +128,11 @@ def test_an_index_that_is_no_json_stops_nobody(tmp_path: Path, content: str) -> 
         (
             {"0": "background", "1": "vessel"},
             "imagesTr/a_0000.nii.gz",
-            "data.labels: {msd: {",
+            "data.labels: {msd-organs: {",
         ),
         ({"1": "spleen", "2": "liver"}, "../../secret.nii.gz", "names a file out of the folder"),
         ({"1": "spleen", "2": "liver"}, "imagesTr/q.nii.gz", "listed in dataset.json but missing"),
-        ({"1": "spleen", "2": "liver"}, 7, "not a readable MSD index (TypeError)"),
+        ({"1": "spleen", "2": "liver"}, 7, "not a readable MSD index (an entry must be a path"),
     ],
 )
 def test_an_msd_task_is_known_by_its_labels_names(
