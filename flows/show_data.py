@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from flows.show import in_long_lines, terminal
+from flows.show import in_long_lines, table, terminal
 from pipelines.work.wording import counted
 
 SHOWN = 10  # of files that are passed over

@@ -122,7 +122,7 @@ def test_a_mask_of_an_unknown_name_is_told_and_can_be_left_out(tmp_path: Path) -
     own = {"scapulette": "background", "spleeen_bit": "ignore"}
     (row,) = usable(taken(raw, {"totalsegmentator": own}))
     assert contracts(row) == {"1=spleen", "1=ignore"}
-    assert claims.unread_below(raw, tuple(readers())) == claims.Unread({}, [])  # a mask that is not read is claimed
+    assert claims.unread_below(raw, tuple(readers())) == claims.Unread({}, [], [])  # a mask that is not read is claimed
 
 
 def test_a_hundred_masks_do_not_count_as_a_hundred_volumes_in_memory(tmp_path: Path) -> None:
