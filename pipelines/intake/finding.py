@@ -16,7 +16,7 @@ from pipelines.scans.key import Pseudonyms
 from pipelines.scans.label_names import Meanings
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import HIDDEN, Names, at, hashed
-from pipelines.sources import Scan, dicom, readers
+from pipelines.sources import Scan, dicom, readers, scans_in
 
 _FOR_ONCE = secrets.token_bytes(32)
 
@@ -36,8 +36,9 @@ def find(
     """
     names = names or Names(Pseudonyms(_FOR_ONCE), show_paths=True)
     files = {entry["path"]: entry for entry in listed.to_pylist()}
-    found = {**readers(), "dicom": dicom.find}
-    scans = [scan for name in sources if name in found for scan in found[name](list(files), folder, meanings or {})]
+    asked = set(sources)
+    scans = list(scans_in(list(files), folder, meanings or {}, asked))
+    scans += dicom.find(list(files), folder, {}) if "dicom" in asked else ()
     claimed = {path for scan in scans for path in scan.paths}
     rows = [_row(_shown(scan, modalities or {}), folder, files, names) for scan in scans]
     unread = [entry for path, entry in files.items() if entry["problem"] and path not in claimed]

@@ -23,7 +23,7 @@ from pipelines.scans import vocabulary, volume
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.label_names import Meanings
 from pipelines.scans.volume import VolumeError
-from pipelines.sources import Scan, readers
+from pipelines.sources import Scan, readers, scans_in
 
 LOOKED_AT = 5  # labels of a source whose values are listed
 CT_BELOW_HU = -500.0  # air; no MR has it
@@ -99,15 +99,11 @@ def found(folder: Path, settings: params.Params) -> list[SourceFound]:
 
 
 def _by_source(folder: Path, meanings: Meanings) -> dict[str, list[Scan]]:
-    """Each file counts for the first layout that claims it, as in `data check`."""
     paths = sorted(path.relative_to(folder).as_posix() for path, problem in walk(folder) if not problem)
-    taken: set[str] = set()
     found: dict[str, list[Scan]] = {}
-    for find in readers().values():
-        for scan in find([path for path in paths if path.isprintable()], folder, meanings):
-            if set(scan.paths) - taken:
-                taken |= set(scan.paths)
-                found.setdefault(f"{scan.source}-{scan.dataset}".rstrip("-"), []).append(scan)
+    for scan in scans_in([path for path in paths if path.isprintable()], folder, meanings, readers()):
+        if scan.paths:
+            found.setdefault(f"{scan.source}-{scan.dataset}".rstrip("-"), []).append(scan)
     return found
 
 

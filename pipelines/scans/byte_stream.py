@@ -3,9 +3,11 @@
 import zlib
 from typing import IO
 
-from pipelines.scans.volume_error import VolumeError
-
 CHUNK_BYTES = 1 << 20  # read at a time
+
+
+class VolumeError(ValueError):
+    """A file that cannot be used as a volume; the message is the reason, fit for the manifest."""
 
 
 class ByteStream:

@@ -22,7 +22,7 @@ _BEGIN, _END = "\x02", "\x03"  # a listed path holds no control characters
 _MSD = r"(?:(?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{1,3}|amos_0\d{3})"
 _MSD_TASK = r"(?:brats|heart|leftatrium|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon|amos)"
 _BRATS_LATER = r"BraTS-(?:GLI|MEN|MET|PED|SSA|GoAT)-\d{5}"
-_BRATS = rf"(?:BraTS(?:20_(?:Training|Validation)_\d{{3}}|2021_\d{{5}})|{_BRATS_LATER}-\d{{3}})"
+_BRATS = rf"(?:BraTS(?:20_(?:Training|Validation)_\d{{3}}|2021_\d{{5}})|{_BRATS_LATER}(?:-\d{{3}})?)"
 _LITS = r"(?:(?:volume|segmentation)-(?:\d{1,2}|1[0-2]\d|130)|test-volume-[0-6]?\d)"
 _FLARE = r"FLARE22_T[rsu]_\d{4}"
 _TOTAL = r"s[01]\d{3}"  # of the structures in its masks: not named here, as people add their own
@@ -30,7 +30,7 @@ _ACDC, _KITS = r"patient\d{3}", r"case_00[0-5]\d\d"
 _IDS = {
     "msd": re.compile(f"{_MSD_TASK}/{_MSD}"),
     "acdc": re.compile(rf"{_ACDC}(?:_frame\d\d)?"),
-    "brats": re.compile(f"{_BRATS}|{_BRATS_LATER}"),
+    "brats": re.compile(_BRATS),
     "lits": re.compile(_LITS),
     "flare": re.compile(_FLARE),
     "totalsegmentator": re.compile(rf"(?:(?:mri-)?v\d{{1,3}})?/{_TOTAL}"),

@@ -21,7 +21,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from pipelines.scans import channels
 from pipelines.scans.byte_stream import ByteStream
-from pipelines.scans.volume_error import VolumeError as VolumeError
+from pipelines.scans.byte_stream import VolumeError as VolumeError
 from pipelines.work.memory import free_bytes
 
 MAX_VOXELS = 2**30  # 4 GiB in float32, twice a whole-body CT: beyond it a header is broken, not a scan large

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from pipelines.intake.listing import walk
 from pipelines.scans import channels
 from pipelines.scans.volume import VolumeError, outline
-from pipelines.sources import readers, stem_of
+from pipelines.sources import readers, scans_in, stem_of
 from pipelines.sources.channel_names import modality_of
 
 log = logging.getLogger(__name__)
@@ -66,16 +66,14 @@ def _of_layouts(
     scans: dict[str, dict[str, Path]] = {}
     others: set[Path] = set()
     free = set(paths) - made_here
-    for find in readers().values():
-        for scan in find(listed, root, {}):
-            others |= {root / path for path in (*scan.labels, *scan.unread)}
-            images = {role: root / path for role, path in scan.images.items()}
-            images = {role: path for role, path in images.items() if channels.file_of(path) in free}
-            if images:
-                free -= {channels.file_of(path) for path in images.values()}
-                stems = [_stem(path, source) for path in images.values()]
-                name = _common(stems)
-                scans[stems[0] if name in scans else name] = images
+    for scan in scans_in(listed, root, {}, readers()):
+        others |= {root / path for path in (*scan.labels, *scan.unread)}
+        images = {role: root / path for role, path in scan.images.items()}
+        images = {role: path for role, path in images.items() if channels.file_of(path) in free}
+        if images:
+            stems = [_stem(path, source) for path in images.values()]
+            name = _common(stems)
+            scans[stems[0] if name in scans else name] = images
     return scans, others
 
 

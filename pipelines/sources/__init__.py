@@ -6,7 +6,7 @@ A reader looks at names (and at a small index file where the layout has one), ne
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,16 @@ def readers() -> dict[str, Reader]:
         "flare": flare.find,
         "pairs": pairs.find,
     }
+
+
+def scans_in(files: Sequence[str], root: Path, meanings: Meanings, layouts: Container[str]) -> Iterator[Scan]:
+    """Of these layouts, in the order of `readers`; a file that one has claimed is no other's."""
+    taken: set[str] = set()
+    for name, find in readers().items():
+        if name in layouts:
+            own = [scan for scan in find(files, root, meanings) if not taken & set(scan.paths)]
+            taken.update(path for scan in own for path in scan.paths)
+            yield from own
 
 
 def layout_of(source: str) -> str:

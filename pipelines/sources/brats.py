@@ -16,7 +16,9 @@ from pipelines.sources import NIFTI, Scan, ambiguous, group, slug
 from pipelines.sources.channel_names import modality_of
 
 _PATTERN = r"(?P<case>(?:.*/)?(?P<name>[^/]+))/(?P=name)[_-](?P<role>flair|t1ce|t1n|t1c|t1|t2w|t2f|t2|seg)" + NIFTI
-_LATER = re.compile(r"BraTS-(?P<kind>[A-Za-z]+)-\d+-(?P<occasion>\d+)")
+_LATER = re.compile(r"(?P<patient>BraTS-(?P<kind>[A-Za-z]+)-\d+)(?:-(?P<occasion>\d+))?")
+_TREATED = 100  # the first occasion after treatment
+_LATER_ROLES = {"t1n", "t1c", "t2w", "t2f"}
 
 
 def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
@@ -31,18 +33,23 @@ def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]
             problem = problem or f"{at(folder)}: one sequence by two names; keep one"
         later = _LATER.fullmatch(name)
         dataset = slug(later["kind"]) if later else ""
-        try:
-            labels = {label[0]: _contract(later, of_source(meanings, f"brats-{dataset}".strip("-")))} if label else {}
-        except ValueError as error:
-            labels = dict.fromkeys(label or (), "")
-            problem = problem or f"{at(folder)}: {error}"
-        yield Scan("brats", name.rpartition("-")[0] if later else name, name, images, labels, problem, dataset=dataset)
+        known = _contract(later) if later or _LATER_ROLES & set(roles) else "brats"
+        contract, unsaid = _said(known, of_source(meanings, f"brats-{dataset}".strip("-"))) if label else ("", "")
+        problem = problem or (unsaid and f"{at(folder)}: {unsaid}")
+        patient, labels = later["patient"] if later else name, {label[0]: contract} if label else {}
+        yield Scan("brats", patient, name, images, labels, problem, dataset=dataset)
 
 
-def _contract(later: re.Match[str] | None, own: Mapping[str, str]) -> str:
-    if later is None:
-        return restated("brats", own)
-    if later["kind"] == "PED":
-        return contract_by_value(own).spelled()
-    after_treatment = later["kind"] == "GLI" and int(later["occasion"]) >= 100
-    return restated("brats24" if after_treatment else "brats23", own)
+def _contract(later: re.Match[str] | None) -> str:
+    """By name; empty if the data set's name does not tell it."""
+    if later is None or later["kind"] != "GLI":
+        return "" if later and later["kind"] == "PED" else "brats23"
+    return "brats24" if int(later["occasion"] or 0) >= _TREATED else "brats23"
+
+
+def _said(known: str, own: Mapping[str, str]) -> tuple[str, str]:
+    """The contract with what params.yaml says, and the problem if there is none."""
+    try:
+        return restated(known, own) if known else contract_by_value(own).spelled(), ""
+    except ValueError as error:
+        return "", str(error)

@@ -76,6 +76,20 @@ def test_a_resection_cavity_is_expected_after_treatment_only(tmp_path: Path) -> 
     assert "label value 4 outside the contract (0, 1, 2, 3)" in before.quarantined
 
 
+def test_names_without_an_occasion_and_of_ones_own_are_read_as_the_later_years(tmp_path: Path) -> None:
+    brats(tmp_path / "raw", "BraTS-GoAT-00001")
+    brats(tmp_path / "raw", "case7")
+    assert {row.source for row in usable(taken(tmp_path / "raw"))} == {"brats-goat", "brats"}
+
+
+def test_a_file_is_of_one_layout(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    image(raw / "images/volume-0.nii.gz", 1, ct=True)
+    save(raw / "labels/segmentation-0.nii.gz", LABEL)
+    (row,) = usable(taken(raw))
+    assert (row.source, row.annotated) == ("lits", ["liver", "liver_tumour"])
+
+
 def test_values_that_changed_from_year_to_year_have_to_be_said(tmp_path: Path) -> None:
     brats(tmp_path / "raw", "BraTS-PED-00001-000", 2)
     (row,) = taken(tmp_path / "raw")
