@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.scans import modalities
 from pipelines.scans.contracts import CONTRACTS
 from pipelines.scans.label_names import Meanings, contract_by_name, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import Scan, beside, read_index
-
-_MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT"}
 
 
 def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]:
@@ -38,7 +37,7 @@ def _task(index: str, present: set[str], root: Path, meanings: Meanings) -> Iter
         content = read_index(root / index)
         if isinstance(content, dict) and "channel_names" in content:
             return  # nnU-Net's index of the same name
-        name, modality = content["name"].lower(), _MODALITIES[content["modality"]["0"].lower()]
+        name, modality = content["name"].lower(), _only_modality(content["modality"])
         entries = [_pair(entry) for entry in [*content["training"], *content.get("test", [])]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
@@ -47,6 +46,12 @@ def _task(index: str, present: set[str], root: Path, meanings: Meanings) -> Iter
     task = _Task(index, name, modality, *_contract(index, name, content.get("labels"), meanings))
     for image, label in entries:
         yield _scan(task, image, label, present)
+
+
+def _only_modality(named: dict[str, str]) -> str:
+    if len(named) > 1:
+        raise ValueError(f"its images have {len(named)} channels in one file; split them")
+    return modalities.here().named(named["0"])
 
 
 def _contract(index: str, name: str, labels: Any, meanings: Meanings) -> tuple[str, str]:

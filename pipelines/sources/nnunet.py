@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from model.network.config import MODALITIES
+from pipelines.scans import modalities
 from pipelines.scans.label_names import Meanings, contract_by_name, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import Scan, beside, read_index, slug
@@ -18,7 +18,6 @@ from pipelines.sources import Scan, beside, read_index, slug
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
 # A patient seen several times must not be on both sides of a split: patient001_frame01 and _frame12 are one.
 _OCCASION = re.compile(r"^(.+?)[_-](?:frame|phase|time|visit|ses|session|tp)[-_]?\d+$", re.IGNORECASE)
-_MODALITIES = {"MRI": "MR", "T1W": "T1", "T1GD": "T1CE", "T1C": "T1CE", "T1N": "T1", "T2W": "T2", "T2F": "FLAIR"}
 _ENDINGS = (".nii.gz", ".nii")
 
 
@@ -52,13 +51,13 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path, 
     present = set(files)
     for case, (images, label, own) in cases.items():
         found = f"{at(index)}: {problem}" if problem else own or _missing(case, images, label, channels, present)
-        modalities = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
+        shown = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
         patient = _OCCASION.sub(r"\1", case)
         yield Scan(
             "nnunet",
             f"{folder}/{patient}",
             f"{folder}/{case}",
-            modalities,
+            shown,
             {label: contract} if label else {},
             found,
             dataset=dataset,
@@ -83,11 +82,11 @@ Case = tuple[dict[int, str], str | None, str]  # channel -> path, label, problem
 
 def _channels(names: Any) -> dict[int, str]:
     channels: dict[int, str] = {}
+    known = modalities.here()
     for key, name in _mapping(names, "channel_names").items():
-        plain = re.sub(r"[^A-Z0-9]", "", str(name).upper())
-        modality = _MODALITIES.get(plain, plain)
-        if modality not in MODALITIES[1:] or not str(key).isdigit():
-            raise ValueError(f"channel {key!r} is called {name!r}; known are {', '.join(MODALITIES[1:])}")
+        modality = known.find(str(name))
+        if modality is None or not str(key).isdigit():
+            raise ValueError(f"channel {key!r} is called {name!r}; {known.remedy(str(name))}")
         if modality in channels.values():
             raise ValueError(f"two channels are called {name!r}; a modality can be there once")
         channels[int(key)] = modality
