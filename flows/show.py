@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.work.wording import counted
+
 if TYPE_CHECKING:
     from flows.new_project import Made
 
@@ -94,6 +96,8 @@ def _registered(status: dict[str, Any]) -> list[str]:
 
 def scans(rows: list[dict[str, Any]]) -> None:
     """One line a scan, with its notes, quarantined ones with their reason; then the count."""
+    from pipelines.scans.manifest import SET_ASIDE
+
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("case", "source", "split", "quarantined", "notes"):
         table.add_column(name, overflow="fold")  # never cut: a path ends with the file's name
@@ -102,12 +106,11 @@ def scans(rows: list[dict[str, Any]]) -> None:
         table.add_row(*map(Text, cells))  # as text: names may look like markup
     console = _console()
     console.print(table) if console.is_terminal else _wide(table)
-    aside = sum(row["quarantined"].startswith("set aside: ") for row in rows)
+    aside = sum((row["quarantined"] or "").startswith(SET_ASIDE) for row in rows)
     refused = sum(bool(row["quarantined"]) for row in rows) - aside
     noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(
-        f"{len(rows)} scans, {refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes"
-    )
+    told = f"{refused} quarantined, {f'{aside} set aside, ' if aside else ''}{noted} with notes"
+    console.print(f"{counted(len(rows), 'scan')}, {told}")
 
 
 def known_structures(records: list[dict[str, Any]]) -> None:

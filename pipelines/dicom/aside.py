@@ -44,6 +44,11 @@ _ANY = (
         "",
     ),
     (
+        "a map of a material",
+        set[str](),
+        r"\biodine (map|only|no water|\(water\))|\bz ?eff|effective z|electron density",
+    ),
+    (
         "a map of perfusion",
         {"CBF", "CBV", "RCBF", "RCBV", "MTT", "RMTT", "TTP", "TMAX"},
         r"\br?r?cb[fv]\b|\br?mtt\b|\bttp\b|\btmax\b|blood (flow|volume)|transit time|time to peak|permeability",

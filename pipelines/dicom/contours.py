@@ -16,7 +16,7 @@ from pydicom.sr._snomed_dict import mapping as SNOMED
 
 from pipelines.dicom.frames import Frame, frames_of
 from pipelines.dicom.polygon import filled
-from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text
+from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text, texts
 from pipelines.dicom.stack import Stack
 from pipelines.scans.label_names import side_of, structure_of
 from pipelines.work.wording import counted
@@ -141,7 +141,8 @@ def structure_set(dataset: Dataset, stack: Stack) -> Drawing:
 
 def _fill(contour: Dataset, stack: Stack, inside: np.ndarray, outlines: np.ndarray) -> bool:
     """The contour's inside by exclusive-or, and what its outline runs through, into its slice. False: no area."""
-    count = int(number(contour, "NumberOfContourPoints") or 0)
+    stated = number(contour, "NumberOfContourPoints")
+    count = len(texts(contour, "ContourData")) // 3 if stated is None else int(stated)
     if count < 3:
         return False
     if count > MAX_POINTS:

@@ -27,7 +27,8 @@ from pipelines.dicom.frames import Frame, frames_of, kinds_of
 from pipelines.dicom.masks import Labels, label_map
 from pipelines.dicom.profile import ProfileOptions, deidentified
 from pipelines.dicom.reading import DAMAGE, DicomError, header, is_lossy, text
-from pipelines.dicom.sequence import CT, PET, flattened, recognise
+from pipelines.dicom.roles import CT, PET
+from pipelines.dicom.sequence import flattened, recognise
 from pipelines.dicom.split import DuplicatedError, Parts, split, split_by_number, without_copies
 from pipelines.dicom.stack import Stack
 from pipelines.dicom.stored import Stored, scaled

@@ -187,6 +187,12 @@ _KEYS = {
     "echo": (("MREchoSequence", "EffectiveEchoTime"), ("MREchoSequence", "EchoTime")),
     "time": (("FrameContentSequence", "TemporalPositionIndex"), ("", "TemporalPositionIdentifier")),
     "trigger": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"), ("", "TriggerTime")),
+    "phase": (
+        ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
+        ("RespiratorySynchronizationSequence", "NominalPercentageOfRespiratoryPhase"),
+        ("", "NominalPercentageOfCardiacPhase"),
+        ("", "NominalPercentageOfRespiratoryPhase"),
+    ),
     "b": (("MRDiffusionSequence", "DiffusionBValue"), ("", "DiffusionBValue")),
     "acquisition": (("FrameContentSequence", "FrameAcquisitionNumber"), ("", "AcquisitionNumber")),
 }

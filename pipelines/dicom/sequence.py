@@ -16,52 +16,40 @@ from pydicom import Dataset
 
 from pipelines.dicom.aside import described
 from pipelines.dicom.frames import kinds_of
-from pipelines.dicom.reading import items, soft_number, text, texts
+from pipelines.dicom.reading import DAMAGE, items, soft_number, text, texts
+from pipelines.dicom.roles import (
+    ADC,
+    BY_CONTRAST,
+    CINE,
+    CT,
+    DCE,
+    DWI,
+    FLAIR,
+    IN_WORDS,
+    LGE,
+    MORE_EXACT,
+    MR,
+    OF_NO_SEQUENCE,
+    PD,
+    PET,
+    SWI,
+    T1,
+    T1CE,
+    T2,
+    US,
+)  # fmt: skip
 
 CODES, DESCRIPTION, MODALITY = "codes", "description", "modality"
-# Every role that a series may get: names of model.network.config.MODALITIES. MR: the sequence is not stated.
-CT, PET, US, MR, T1, T1CE, T2, FLAIR, CINE, PD, DWI, ADC, SWI, LGE, DCE = ROLES = (
-    "CT", "PET", "US", "MR", "T1", "T1CE", "T2", "FLAIR", "CINE", "PD", "DWI", "ADC", "SWI", "LGE", "DCE",
-)  # fmt: skip
 _BY_MODALITY = {"CT": CT, "PT": PET, "US": US}
 _NO_AGENT = re.compile(r"^(no|none|nil|non|without|n/?a|0|-)?\W*$", re.IGNORECASE)
-_IN_WORDS = (  # first match wins
-    (ADC, r"\badc\b|apparent diffusion"),
-    (DWI, r"\bdwi\b|\bdti\b|\bdiff(usion)?\b|\btrace\b"),
-    (SWI, r"\bswi\b|\bswan\b|suscept"),
-    (LGE, r"\blge\b|late (gad|enh)|delayed enh|\bpsir\b"),
-    (CINE, r"\bcine\b|\btrufi\b|\bfiesta\b|\bssfp\b"),
-    (DCE, r"\bdce\b|dynamic|\bdyn\b"),
-    (FLAIR, r"flair|tirm.*dark|dark.?fluid"),
-    (PD, r"\bpd\b|proton"),
-    (T2, r"\bt2"),
-    (T1, r"\bt1|mprage|\bspgr\b|\bbravo\b|\btfl\b|\bvibe\b"),
-)
-_OF_NO_SEQUENCE = (  # what, by code strings or words: images that no role means, though their times look like one
-    ("a map of tissue properties", {"T1 MAP", "T2 MAP", "T1_MAP", "T2_MAP", "T1MAP", "T2MAP", "T2_STAR_MAP", "R2 MAP"},
-     r"\bt[12] ?(\*|star)? ?map|\bmapping\b|molli\b|\becv\b|\br2 ?(\*|star)|fat ?fraction|\bpdff\b|elasto"),
-    ("a map of the diffusion tensor", {"FA", "RA", "TENSOR", "TRACE_MAP", "EADC"},
-     r"\bfa\b|fractional|\btensor\b|\bcolfa\b|\beadc\b|exp(onential)? ?(adc|app)"),
-    ("an angiography or flow image", {"TOF", "ANGIO", "FLOW_ENCODED"},
-     r"\btof\b|time.of.flight|angio|\bmra\b|\bmrv\b|\btricks\b|\btwist\b|\btrance\b|inhance|\bflow\b(?!.?comp)|venc"),
-    ("a perfusion image", {"PERFUSION", "ASL"}, r"\b(3d)?p?c?asl\b|arterial spin|perfusion|\bperf\b|\bdsc\b|\bpwi\b"),
-    ("a functional image", {"FMRI"}, r"\b(rs)?fmri\b|\bbold\b"),
-    ("a tagged image", {"TAGGING"}, r"\btagg"),
-    ("the fat of a Dixon sequence", {"FAT", "F", "FAT_ONLY"},
-     r"\bfat (only|image)|\bfat:|(dixon|flex|ideal).*(\bfat\b(?! ?-?(sat|sup))|\bf$)"),
-    ("a subtraction", {"SUBTRACTION", "SUB"}, r"subtract|\bsubs?\b(?!.?\d)"),
-    ("a T2*-weighted image", {"T2_STAR"}, r"\bt2 ?(\*|star)|\bhemo\b"),
-)  # fmt: skip
-_MORE_EXACT = {"a perfusion image": DCE, "a T2*-weighted image": SWI}  # what a word of the same description says better
 _AFTER_CONTRAST = re.compile(r"post|gad|\bgd\b|t1ce|t1c\b|\+c\b|c\+|contrast|\bkm\b|enhanced", re.IGNORECASE)
 _BEFORE_CONTRAST = re.compile(r"\bpre|without|w/?o\b|nativ|non.?contrast", re.IGNORECASE)
 _ECHO_PLANAR = re.compile(r"\bep2d|\bepfid|\bepse|\bepi\b|\*ep")
-_BY_CONTRAST = {"T1": T1, "T2": T2, "PROTON_DENSITY": PD, "FLUID_ATTENUATED": FLAIR, "DIFFUSION": DWI}
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """`role`: one of ROLES. `by`: codes, description or modality. `note`: where the two disagree, or why it is MR."""
+    """`role`: one of roles.ROLES. `by`: codes, description or modality. `note`: where they disagree; why it is MR."""
 
     role: str
     by: str
@@ -100,6 +88,8 @@ def _combined(coded: str, worded: str, dataset: Dataset) -> Recognised:
         return Recognised(DCE, CODES)
     if coded == T1 and contrast:
         return Recognised(T1CE, CODES)
+    if coded == T2 and worded == FLAIR and soft_number(dataset, "InversionTime") is None:
+        return Recognised(FLAIR, DESCRIPTION, "nulled fluid by the description only; the inversion time is absent")
     if coded == T1 and worded == T1CE:
         return Recognised(T1CE, DESCRIPTION, "contrast agent by the description only; the attribute is absent")
     if coded:
@@ -108,6 +98,8 @@ def _combined(coded: str, worded: str, dataset: Dataset) -> Recognised:
         return Recognised(coded, CODES, note)
     if worded in ("", T1, T1CE, T2, PD) and _is_echo_planar(dataset):
         return Recognised(MR, CODES, "an echo-planar image: none of the known sequences")
+    if worded == CINE and not _is_gated(dataset) and "cine" not in described(dataset):
+        return Recognised(MR, CODES, "a balanced gradient echo: none of the known sequences")
     if worded == T2 and {*texts(dataset, "ScanningSequence")} == {"GR"}:
         return Recognised(MR, CODES, "a gradient echo that the description calls T2: T2*, none of the known sequences")
     if worded:
@@ -125,13 +117,17 @@ def has_contrast_agent(dataset: Dataset) -> bool:
 
 def _of_no_sequence(dataset: Dataset, kinds: frozenset[str], worded: str) -> str:
     """What an image is instead of one of the known sequences; empty if it may be one."""
-    words = f"{described(dataset)} {text(dataset, 'SequenceName').lower()}"
     if text(dataset, "AngioFlag").upper() == "Y":
         return "an angiography or flow image"
-    for what, codes, pattern in _OF_NO_SEQUENCE:
-        if _MORE_EXACT.get(what) != worded and (codes & kinds or re.search(pattern, words)):
+    for what, codes, pattern in OF_NO_SEQUENCE:
+        if MORE_EXACT.get(what) != worded and (codes & kinds or re.search(pattern, _words(dataset), re.MULTILINE)):
             return what
     return ""
+
+
+def _words(dataset: Dataset) -> str:
+    """Description and name of the sequence, a line each."""
+    return f"{described(dataset)}\n{text(dataset, 'SequenceName').lower()}"
 
 
 def _is_dynamic(dataset: Dataset) -> bool:
@@ -144,9 +140,23 @@ def _times(dataset: Dataset) -> float:
 
 
 def _is_echo_planar(dataset: Dataset) -> bool:
-    words = f"{described(dataset)} {text(dataset, 'SequenceName').lower()}"
     stated = "EP" in texts(dataset, "ScanningSequence") or text(dataset, "EchoPlanarPulseSequence").upper() == "YES"
-    return stated or "EPI" in kinds_of(dataset) or bool(_ECHO_PLANAR.search(words))
+    factor = _private_number(dataset, 0x2001, "Philips Imaging DD 001", 0x13)
+    return stated or factor > 1 or "EPI" in kinds_of(dataset) or bool(_ECHO_PLANAR.search(_words(dataset)))
+
+
+def _private_number(dataset: Dataset, group: int, creator: str, element: int) -> float:
+    """Of the few private attributes that alone tell something; 0 if it is absent."""
+    try:
+        return float(dataset.private_block(group, creator)[element].value)
+    except DAMAGE:
+        return 0.0
+
+
+def _is_gated(dataset: Dataset) -> bool:
+    """Was the image triggered by the heart? Its repetition time is then a beat's, or a part of one."""
+    stated = (soft_number(dataset, name) or 0.0 for name in ("TriggerTime", "HeartRate", "NominalInterval"))
+    return any(value > 0 for value in stated) or (soft_number(dataset, "CardiacNumberOfImages") or 0.0) > 1
 
 
 def _by_kinds(dataset: Dataset, kinds: frozenset[str]) -> str:
@@ -166,7 +176,7 @@ def _by_codes(dataset: Dataset, kinds: frozenset[str]) -> str:
     if kinds & {"R", "REAL", "R_IR"} or _is_echo_planar(dataset):
         return ""
     if contrast := next(
-        (_BY_CONTRAST[kind] for kind in texts(dataset, "AcquisitionContrast") if kind in _BY_CONTRAST), ""
+        (BY_CONTRAST[kind] for kind in texts(dataset, "AcquisitionContrast") if kind in BY_CONTRAST), ""
     ):
         return contrast
     if echo is None or repetition is None:
@@ -183,8 +193,9 @@ def _inversion_recovery(dataset: Dataset, echo: float, repetition: float, invers
         return FLAIR  # fluid nulled
     if 0 < inversion < 300:
         return T2 if echo >= 60 else ""  # fat nulled (STIR): T2 by its long echo, else of no name here
-    if inversion < 500 and "GR" in texts(dataset, "ScanningSequence") and has_contrast_agent(dataset):
-        return ""  # myocardium nulled after contrast: a late enhancement, unless the description says otherwise
+    of_the_heart = has_contrast_agent(dataset) or _is_gated(dataset)
+    if inversion < 500 and of_the_heart and "GR" in texts(dataset, "ScanningSequence"):
+        return ""  # myocardium nulled after contrast: a late enhancement, if a description says so
     if echo <= 30 and (repetition <= 3500 or inversion >= 300):
         return T1  # MPRAGE, T1 FLAIR
     return ""
@@ -192,6 +203,9 @@ def _inversion_recovery(dataset: Dataset, echo: float, repetition: float, invers
 
 def _gradient_echo(dataset: Dataset, echo: float, repetition: float) -> str:
     flip = soft_number(dataset, "FlipAngle") or 90.0
+    variant = {*texts(dataset, "SequenceVariant")}
+    if _is_gated(dataset) or ("SS" in variant and "SP" not in variant):
+        return ""  # the heart, or balanced: T2 over T1
     if echo <= 8 and repetition <= 400 and flip >= 8:
         return T1
     return SWI if echo >= 15 and "SWI" in text(dataset, "SequenceName").upper() else ""
@@ -214,7 +228,7 @@ def _by_words(dataset: Dataset) -> str:
 
 def _role_in(written: str) -> str:
     words = written.replace("_", " ").lower()
-    for role, pattern in _IN_WORDS:
+    for role, pattern in IN_WORDS:
         if re.search(pattern, words):
             after = _AFTER_CONTRAST.search(words) and not _BEFORE_CONTRAST.search(words)
             return T1CE if role == T1 and after else role

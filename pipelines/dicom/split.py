@@ -16,7 +16,13 @@ from pipelines.dicom.reading import DicomError
 from pipelines.work.wording import counted
 
 SAME_PLACE_MM = 0.01
-RANKED = ("trigger", "time", "acquisition", "acquisition time")  # keys whose order at one place is the volumes' order
+RANKED = (
+    "trigger",
+    "phase",
+    "time",
+    "acquisition",
+    "acquisition time",
+)  # keys whose order at one place is the volumes' order
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ def split(frames: list[Frame], min_slices: int) -> Parts:
     places = _places(frames)
     if len(set(places)) == len(frames):
         return Parts([frames])
-    if len(set(places)) < min_slices:
+    if (count := len(set(places))) < min_slices:
         raise DuplicatedError(
-            f"several slices at one place with different pixels, and {counted(len(set(places)), 'place')} where at "
-            f"least {min_slices} make a volume"
+            f"several slices at one place with different pixels, and {counted(count, 'place')} where at least "
+            f"{min_slices} make a volume"
         )
     counts = Counter(places).values()
     if min(counts) != max(counts):

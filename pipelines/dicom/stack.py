@@ -121,9 +121,8 @@ def _refuse_missing(steps: np.ndarray) -> None:
     whole = [(k, n) for k, n in gaps if abs(steps[k] / usual - n) < 0.1 * n]
     if gaps and len(whole) == len(gaps):
         lost = sum(n - 1 for _, n in whole)
-        raise DicomError(
-            f"{lost} slices are missing, the first after slice {whole[0][0] + 1} of {len(steps) + 1} by position"
-        )
+        missing = "1 slice is" if lost == 1 else f"{lost} slices are"
+        raise DicomError(f"{missing} missing, the first after slice {whole[0][0] + 1} of {len(steps) + 1} by position")
 
 
 def _drift(places: np.ndarray, positions: np.ndarray, first: Frame) -> tuple[np.ndarray, float]:

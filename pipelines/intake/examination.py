@@ -67,7 +67,7 @@ def _without_duplicates(rows: list[Row]) -> list[Row]:
     is kept, else the first."""
     seen: dict[str, Row] = {}
     refused: dict[int, str] = {}
-    for number in sorted((k for k, row in enumerate(rows) if not row.quarantined), key=lambda k: rows[k].label is None):
+    for number in sorted((k for k, row in enumerate(rows) if not row.quarantined), key=lambda k: not rows[k].labels):
         row = rows[number]
         images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
         if kept := seen.get(row.case_id) or seen.get(images):

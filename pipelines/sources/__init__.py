@@ -28,6 +28,7 @@ class Scan:
     by name or spelled out (pipelines/scans/contracts.py); none if unlabelled. `problem`: why the scan cannot be used,
     if the names already tell; paths and ids in it are marked by `naming.at`.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of its contracts.
+    `notes`: what is odd about it already, `check: finding`.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Scan:
     labels: dict[str, str]
     problem: str = ""
     annotated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     dataset: str = ""
 
     @property

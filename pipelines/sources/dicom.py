@@ -90,4 +90,8 @@ def _scan(group: list[_Found]) -> Scan:
     images = {each.volume["role"]: each.image for each in group}
     key = "+".join(sorted(each.name for each in group))
     labels = {labelled.label: OWN_IDS} if labelled.label else {}
-    return Scan("dicom", group[0].patient, key, images, labels, annotated=tuple(labelled.volume["annotated"]))
+    return Scan(
+        "dicom", group[0].patient, key, images, labels,
+        annotated=tuple(labelled.volume["annotated"]),
+        notes=tuple(f"dicom: {each.volume['role']}: {note}" for each in group for note in each.volume["notes"]),
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 
 from pipelines import params
-from pipelines.intake import claims, meant
+from pipelines.intake import claims, used_structures
 from pipelines.scans import key, manifest, scan_files
 from pipelines.work import environment, project
 from pipelines.work.writing import replacing, write_json
@@ -36,7 +36,7 @@ def main() -> None:
     with replacing(project.INVENTORY) as temporary:
         pq.write_table(table, temporary)
     paths = scan_files.paths(table["path"].to_pylist())
-    for path, content in meant.of_scans(paths, project.RAW, settings.data).items():
+    for path, content in used_structures.of_scans(paths, project.RAW, settings.data).items():
         write_json(path, content)
     log.info(
         "inventory: %d files, %d unreadable", table.num_rows, table.num_rows - table["problem"].to_pylist().count("")

@@ -20,11 +20,12 @@ def test_scans_are_listed_with_their_notes_and_reasons(
             **{**asdict(row), "case_id": "acdc-3", "split": "", "quarantined": "label is empty", "notes": ["slices: 3"]}
         ),
     ]
-    show.scans([asdict(each) for each in rows])
+    aside = Row(**{**asdict(row), "case_id": "dicom-4", "split": "", "quarantined": "set aside: a localiser"})
+    show.scans([asdict(each) for each in [*rows, aside]])
     told = capsys.readouterr().out
     assert "slices: 3, below 5; spacing: 15 mm" in told
     assert "label is empty" in told
-    assert told.splitlines()[-1] == "3 scans, 1 quarantined, 1 with notes"
+    assert told.splitlines()[-1] == "4 scans, 1 quarantined, 1 set aside, 1 with notes"
 
 
 def test_a_file_that_is_called_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

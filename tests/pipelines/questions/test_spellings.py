@@ -183,6 +183,7 @@ def test_what_a_machine_fills_in_is_kept_by_lists_of_words_and_codes() -> None:
         ("ManufacturerModelName", "SOMATOM Definition AS+", "SOMATOM Definition"),
         ("ConvolutionKernel", "Br40d\\3", "Br40d\\3"), ("ConvolutionKernel", "QUENNEVAULT", ""),
         ("ImageType", "QUENNEVAULT", ""), ("ImageType", "ORIGINAL", "ORIGINAL"), ("Manufacturer", "SIEMENS", "SIEMENS"),
-        ("EchoTime", "4.6", "4.6"),
+        ("EchoTime", "4.6", "4.6"), ("ScanningSequence", "QUENNEVAULT", ""), ("ScanningSequence", "GR", "GR"),
+        ("ManufacturerModelName", "WU LI", ""),
     ):  # fmt: skip
         assert technical(keyword, text) == kept

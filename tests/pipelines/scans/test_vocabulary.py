@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.intake.meant import structures_meant
+from pipelines.intake.used_structures import structures_meant
 from pipelines.params.schema import Data
 from pipelines.scans import own_structures, vocabulary
 from pipelines.scans.contracts import contract_of

@@ -1,7 +1,7 @@
 """Which structures and modalities the scans of a project mean, from names alone: what its results depend on of both
 vocabularies.
 
-    for path, content in meant.of_scans(paths, folder, data).items(): ...       what inventory writes, by file
+    for path, content in used_structures.of_scans(paths, folder, data).items(): ...       what inventory writes, by file
 """
 
 import json
