@@ -27,21 +27,6 @@ MODALITIES: tuple[str, ...] = (
     "US",
 )
 
-
-
-def modalities_with(names: Iterable[str]) -> tuple[str, ...]:
-    """The names by row of a network for these: the fixed ones, then the others in order."""
-    return (*MODALITIES, *sorted(set(names) - set(MODALITIES)))
-
-
-def rows_of(names: Sequence[str], modalities: Sequence[str] = MODALITIES) -> list[int]:
-    """The row of each of `names`; `modalities`: names by row. Raises ValueError if one has none."""
-    known = {name: row for row, name in enumerate(modalities) if row}
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"the network has no row for modality {', '.join(unknown)}; it has {', '.join(known)}")
-    return [known[name] for name in names]
-
-
 # A training patch is best a multiple of this on every axis (a smaller remainder wastes work on partial tokens).
 # The network itself takes any size.
 ALIGNMENT = 4
@@ -153,6 +138,19 @@ PRESETS: dict[str, NetworkConfig] = {
         drop_path=0.2,
     ),
 }
+
+
+def modalities_with(names: Iterable[str]) -> tuple[str, ...]:
+    """The names by row of a network for these: the fixed ones, then the others in order."""
+    return (*MODALITIES, *sorted(set(names) - set(MODALITIES)))
+
+
+def rows_of(names: Sequence[str], modalities: Sequence[str] = MODALITIES) -> list[int]:
+    """The row of each of `names`; `modalities`: names by row. Raises ValueError if one has none."""
+    known = {name: row for row, name in enumerate(modalities) if row}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"the network has no row for modality {', '.join(unknown)}; it has {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def strides(spacing_mm: Sequence[float]) -> tuple[tuple[int, int, int], ...]:

@@ -134,7 +134,9 @@ def _ct_intensity(name: str, array: np.ndarray, low: float, high: float, bounds:
     if low < least or high > most:
         share = _share((array < least) | (array > most))
         if share > bounds.stray_fraction:
-            yield Finding(f"intensity: {share:.1%} of {name} is outside [{least:g}, {most:g}] HU; padding, or other units")
+            yield Finding(
+                f"intensity: {share:.1%} of {name} is outside [{least:g}, {most:g}] HU; padding, or other units"
+            )
 
 
 def slices(modality: str, array: np.ndarray, axis: int, constant: np.ndarray, bounds: Quality) -> Iterator[Finding]:

@@ -5,17 +5,17 @@ A label map never replaces what it was made from, nor lies where the next predic
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.network.config import MODALITIES
+from pipelines.scans import modalities
 from pipelines.scans.volume import VolumeError, outline
 
 log = logging.getLogger(__name__)
 
 MADE_HERE = "medsegformer label map"  # how the free text of every label map that predictions write begins
 ENDINGS = (".nii.gz", ".nii")
-_MODALITY_SUFFIXES = tuple(f"_{name.lower()}" for name in MODALITIES[1:])
 _NOT_SCANS = ("_seg", "_gt", "segmentation")
 
 
@@ -64,6 +64,7 @@ def find_scans(source: Path) -> dict[str, dict[str, Path]]:
     if not source.is_dir():
         raise ValueError(f"{source} is neither a file nor a folder")
     scans: dict[str, dict[str, Path]] = {}
+    suffixes = _suffixes()
     own = 0
     for path in sorted(path for path in source.rglob("*") if _is_nifti(path)):
         stem = _stem(path)
@@ -72,9 +73,9 @@ def find_scans(source: Path) -> dict[str, dict[str, Path]]:
         if is_made_here(path):
             own += 1
             continue
-        suffix = max((s for s in _MODALITY_SUFFIXES if stem.lower().endswith(s)), key=len, default="")
+        suffix = max((s for s in suffixes if stem.lower().endswith(s)), key=len, default="")
         name = (path.relative_to(source).parent / stem[: len(stem) - len(suffix)]).as_posix()
-        taken = scans.setdefault(name, {}).setdefault(suffix[1:].upper(), path)
+        taken = scans.setdefault(name, {}).setdefault(suffixes.get(suffix, ""), path)
         if taken != path:
             raise ValueError(f"{taken} and {path.name} are the same scan twice; keep one")
     if own:
@@ -82,6 +83,14 @@ def find_scans(source: Path) -> dict[str, dict[str, Path]]:
     if not scans:
         raise ValueError(f"{source} holds no NIfTI scan (*.nii.gz, *.nii)")
     return scans
+
+
+def _suffixes() -> dict[str, str]:
+    """How a file's name ends -> the modality that it says."""
+    known = modalities.here().values()
+    return {
+        f"_{re.sub('[ -]', '_', called.lower())}": each.name for each in known for called in (*each.synonyms, each.name)
+    }
 
 
 def is_made_here(path: Path) -> bool:
