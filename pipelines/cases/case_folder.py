@@ -32,9 +32,11 @@ from pipelines.work.writing import replacing
 
 UNFINISHED = ".unfinished"
 MADE_BY = ("model.data.casefile", "pipelines.cases.preparation")
-# What only names things; label contracts are counted where they apply, so that a new one touches no other source.
+# What only names things; label contracts and units are counted where they apply, so that a new one touches no other
+# source.
 COUNTED_APART = (
     "pipelines.scans.manifest",
+    "pipelines.scans.modalities",
     "pipelines.scans.contracts",
     "pipelines.scans.structure",
     "pipelines.scans.vocabulary",
