@@ -52,7 +52,8 @@ def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
     if changed.result():  # DVC learns of it only from the inventory, at the next run
         stale |= dvc.downstream(declared, {"inventory"})
     if used_structures.changed():
-        depends = {stage.name for stage in declared if project.STRUCTURES.as_posix() in stage.deps}
+        written = {path.as_posix() for path in used_structures.WRITTEN}
+        depends = {stage.name for stage in declared if written & set(stage.deps)}
         stale |= dvc.downstream(declared, depends)
     stale |= dvc.downstream(declared, of_other_code.result())
     return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared if stage.name != CODE}

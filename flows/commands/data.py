@@ -117,6 +117,20 @@ def data_plan(json: Json = False) -> None:
     (show.as_json if json else show_data.planned)(plan.read())
 
 
+@app.command("modalities")
+def data_modalities(json: Json = False) -> None:
+    """What a channel can show: kind, unit and synonyms of every known name, those of modalities.yaml included."""
+    from flows import show
+    from pipelines.scans import modalities
+
+    known = modalities.here().values()
+    if json:
+        show.as_json({"modalities": [each.to_json() for each in known]})
+    else:
+        for each in known:
+            print(f"{each.name:16} {each.kind or '-':10} {each.unit:5} {', '.join(each.synonyms)}".rstrip())
+
+
 @app.command("verify")
 def data_verify(
     reread: Annotated[

@@ -171,9 +171,7 @@ def extended(base: Vocabulary, own: Mapping[str, Any], told_as: str) -> Vocabula
         try:
             structures[name] = _changed(base[name], given) if name in base else _declared(name, given, structures)
         except ValidationError as error:
-            problems += [
-                f"{name}.{'.'.join(map(str, each['loc'])) or 'entry'}: {_said(each)}" for each in error.errors()
-            ]
+            problems += told(name, error)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -218,7 +216,15 @@ def next_id(structures: Iterable[Structure]) -> int:
     return max([FIRST_OWN_ID - 1, *(each.id for each in structures)]) + 1
 
 
-def read(path: Path) -> dict[str, Any]:
+def told(name: str, error: ValidationError) -> list[str]:
+    """What is wrong with an entry, a line a fault."""
+    return [
+        f"{name}.{'.'.join(map(str, each['loc'])) or 'entry'}: {short(each['input'])}: {each['msg']}"
+        for each in error.errors()
+    ]
+
+
+def read(path: Path, what: str = "structures", example: str = "my_lesion: {id: 10000}") -> dict[str, Any]:
     """The entries by name, not validated. Raises VocabularyError if the file holds no mapping, or a name twice."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -229,9 +235,7 @@ def read(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise VocabularyError(
-            f"{path}: must map names of structures to what they are, as in `my_lesion: {{id: 10000}}`"
-        )
+        raise VocabularyError(f"{path}: must map names of {what} to what they are, as in `{example}`")
     return content
 
 
@@ -244,7 +248,3 @@ class _Loader(yaml.CSafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _said(detail: Any) -> str:
-    return f"{short(detail['input'])}: {detail['msg']}"

@@ -17,7 +17,7 @@ from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.network.config import PRESETS
+from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
 from model.weights import Card
@@ -51,7 +51,10 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
     patch_size = {source: configs.patch_size(source, settings.train, plan) for source in sources}
-    network_config = PRESETS[settings.model.preset]
+    validation = [
+        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
+    ]
+    network_config = configs.network_config(settings.model, [*training, *validation])
     config = StreamConfig(
         classes=classes.names,
         structures=classes.structures,
@@ -63,12 +66,10 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         foreground_fraction=settings.train.foreground_fraction,
         source_balance=settings.train.source_balance,
         augment=configs.augment_config(settings.train),
+        modalities=network_config.modalities,
     )
     for record in {case.record.annotated: case.record for case in training}.values():
         config.meaning(record)  # structures that overlap are refused before the first step
-    validation = [
-        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
-    ]
     with torch.device("meta"):
         network = MedSegFormer(network_config, num_classes=len(classes.names) + 1)
     if settings.train.freeze_encoder:
@@ -81,17 +82,21 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),
         parallel=configs.parallel_config(settings.train),
-        card=_card(settings, classes, patch_size, plan),
+        card=_card(settings, network_config, classes, patch_size, plan),
         encoder=project.PRETRAINED if settings.pretrain.steps else None,
     )
 
 
 def _card(
-    settings: params.Params, classes: Classes, patch_size: dict[str, tuple[int, int, int]], plan: Preprocessing
+    settings: params.Params,
+    network: NetworkConfig,
+    classes: Classes,
+    patch_size: dict[str, tuple[int, int, int]],
+    plan: Preprocessing,
 ) -> Card:
     return Card(
         preset=settings.model.preset,
-        network=asdict(PRESETS[settings.model.preset]),
+        network=asdict(network),
         classes=classes.names,
         structures={name: classes.structures[name] for name in classes.names},
         patch_size=patch_size,

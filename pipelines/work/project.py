@@ -71,6 +71,7 @@ DEIDENTIFIED = Path("data/deidentified")
 CODE = Path("data/code")  # one digest a stage, see pipelines/work/code.py
 INVENTORY = Path("data/inventory.parquet")
 STRUCTURES = Path("data/structures.json")  # of the vocabulary, what the scans use; see pipelines/stages/inventory.py
+MODALITIES = Path("data/modalities.json")  # likewise, of modalities.yaml
 MANIFEST = Path("data/manifest.parquet")
 PLAN = Path("data/plan.json")
 CASES = Path("data/cases")

@@ -161,13 +161,13 @@ def test_declaring_keeps_comments_and_gives_the_next_id(own: Path) -> None:
 
 def test_results_depend_on_the_structures_that_their_scans_use(own: Path) -> None:
     data = Data(sources=("phantom",), split_seed=0, test_fraction=0.2, validation_fraction=0.1)
-    before = structures_meant([], Path(), data)
+    before = structures_meant([], data)
     own.write_text("lump: {id: 10000}\n")
-    assert structures_meant([], Path(), data) == before
+    assert structures_meant([], data) == before
     assert {"kidney", "kidney_left", "whole_tumour", "myocardium"} <= set(before)
     assert "spleen" not in before
     own.write_text("halves: {id: 10000, parts: [myocardium, left_ventricle]}\n")  # a union of what they use
-    assert structures_meant([], Path(), data) == {**before, "halves": vocabulary.here()["halves"].to_json()}
+    assert structures_meant([], data) == {**before, "halves": vocabulary.here()["halves"].to_json()}
 
 
 def test_a_code_decides_only_with_its_organ() -> None:
