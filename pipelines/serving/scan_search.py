@@ -25,6 +25,7 @@ _NOT_SCANS = re.compile(r"(?:^|[_-])(?:d?seg|seg-.*|gt|mask|labels?|probseg)$|se
 _LABEL_FOLDER = re.compile(r"labels?(?:tr|ts|va|val)?|masks?|segmentations?", re.IGNORECASE)
 _SUFFIXED = re.compile(r"(?P<name>.+)[_-](?P<suffix>[^_-]+)")
 _BIDS = re.compile(r"(?:.*/)?sub-[^/]+/(?:.*/)?sub-[^/]+")
+MOST_WORDS = 3  # of a modality's name
 MAX_CHANNELS = 16  # beyond, a number of four digits is a year or a running number
 
 
@@ -105,14 +106,15 @@ def _by_names(source: Path, paths: Iterable[Path]) -> dict[str, dict[str, Path]]
 
 
 def _parted(stem: str, present: set[str]) -> tuple[str, str]:
-    """A scan's name, and the modality or the number of a channel that its last word says, if it does."""
-    match = _SUFFIXED.fullmatch(stem)
-    if match is None:
-        return stem, ""
-    name, suffix = match["name"], match["suffix"]
-    if re.fullmatch(r"\d{4}", suffix) and int(suffix) < MAX_CHANNELS and f"{name}_0000" in present:
-        return name, str(int(suffix))
-    return (name, modality) if (modality := modalities.here().find(suffix)) else (stem, "")
+    """A scan's name, and the modality or the number of a channel that its last words say, if they do."""
+    words = re.split(r"([_-])", stem)
+    last = words[-1]
+    if re.fullmatch(r"\d{4}", last) and int(last) < MAX_CHANNELS and f"{''.join(words[:-2])}_0000" in present:
+        return "".join(words[:-2]), str(int(last))
+    for first in range(max(2, len(words) - 2 * MOST_WORDS + 1), len(words), 2):  # the longest first
+        if modality := modalities.here().find(" ".join(words[first::2])):
+            return "".join(words[: first - 1]), modality
+    return stem, ""
 
 
 def _is_label(path: Path) -> bool:

@@ -32,7 +32,7 @@ from pipelines.pages import montage
 from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structure import IGNORED
-from pipelines.scans.volume import Geometry, restore
+from pipelines.scans.volume import Geometry, VolumeError, restore
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
@@ -151,6 +151,8 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
     )
     try:
         reference = restore(labels.read(row), Geometry.from_json(case.record.geometry).whole)
+    except VolumeError:  # of the file, which it names
+        raise
     except ValueError as error:
         raise ValueError(f"label: {error}") from None
     if reference.shape != predicted.shape:

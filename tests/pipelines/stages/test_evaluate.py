@@ -89,7 +89,7 @@ def test_labels_through_a_contract_and_back_are_themselves() -> None:
 def test_a_union_is_found_where_its_parts_are() -> None:
     """A source called a kidney what the network tells as left and right; and the other way round."""
     reference = np.full((4, 4, 4), WORDS["kidney"].id, np.uint8)
-    predicted = np.full((4, 4, 4), WORDS["kidney_left"].id, np.uint8)
+    predicted = np.full((4, 4, 4), WORDS["kidney_left"].id, np.int16)
     predicted[2:] = WORDS["kidney_right"].id
     assert {score.structure: score.dice for score in score_case(case(("kidney",)), reference, predicted)} == {
         "kidney": 1
