@@ -1,12 +1,17 @@
 """What the commands print for people."""
 
 import json
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from flows.new_project import Made
 
 COLOURS = {"fresh": "green", "stale": "yellow", "running": "cyan"}
 
@@ -24,7 +29,7 @@ def run_summary(result: dict[str, Any]) -> None:
     table.add_column("scans", justify="right")
     for row in result["dice"]:
         table.add_row(row["source"], row["structure"], figure(row["dice"]), str(row["cases"]))
-    console = _console()
+    console = terminal()
     console.print(table)
     console.print(headline(result))
     console.print("\nWhere to look next", style="bold")
@@ -48,13 +53,24 @@ def _pretraining() -> list[tuple[str, str]]:
     return [("pretraining", f"{page} (what the encoder made of hidden parts)")] if there else []
 
 
+def project_made(folder: Path, made: "Made") -> None:
+    """What was done, and the next two commands."""
+    print(f"{folder} is a project {'now; its README.md says what lies where' if made.is_new else 'already'}")
+    for what, names in (("written", made.written), ("left as it is", made.kept)):
+        if names and not made.is_new:
+            print(f"  {what}: {', '.join(names)}")
+    print("Next:")
+    print(f"  cd {shlex.quote(str(folder))}\n  medseg run")
+    print("\n".join(made.remarks), end="\n" if made.remarks else "")
+
+
 def stages(status: dict[str, Any]) -> None:
     from flows.status import next_step
 
     table = Table("stage", "state", box=box.SIMPLE_HEAD)
     for name, state in status["stages"].items():
         table.add_row(name, Text(state, COLOURS[state]))
-    console = _console()
+    console = terminal()
     console.print(table)
     for line in _registered(status):
         console.print(line, soft_wrap=True)
@@ -75,123 +91,15 @@ def _registered(status: dict[str, Any]) -> list[str]:
     ]
 
 
-def scans(rows: list[dict[str, Any]]) -> None:
-    """One line a scan, with its notes, quarantined ones with their reason; then the count."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("case", "source", "split", "quarantined", "notes"):
-        table.add_column(name, overflow="fold")  # never cut: a path ends with the file's name
-    for row in rows:
-        cells = (row["case_id"], row["source"], row["split"], row["quarantined"] or "", "; ".join(row["notes"]))
-        table.add_row(*map(Text, cells))  # as text: names may look like markup
-    console = _console()
-    console.print(table) if console.is_terminal else _wide(table)
-    refused = sum(bool(row["quarantined"]) for row in rows)
-    noted = sum(bool(row["notes"]) and not row["quarantined"] for row in rows)
-    console.print(f"{len(rows)} scans, {refused} quarantined, {noted} with notes")
-
-
-def unclaimed(paths: list[str]) -> None:
-    """How many NIfTI files no layout claims, the first of them, and what it comes nearest to."""
-    from pipelines.sources.likeness import nearest_layout
-
-    if paths:
-        layout, called = nearest_layout(paths[0])
-        print(f"{len(paths)} NIfTI files are in no layout that is read; the first: {paths[0]}")
-        print(f"nearest layout: {layout} ({called}); docs/data.md has all of them")
-
-
-def proposal(content: dict[str, Any]) -> None:
-    """A line a source: what it holds and what was guessed; then what would be written, and what is still to be said."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("source", "scans", "labelled", "show", "structures", "guessed: check these"):
-        table.add_column(name, overflow="fold")
-    for row in content["sources"]:
-        guessed = content["guessed"].get(row["source"], {})
-        cells = (
-            row["source"], str(row["scans"]), str(row["labelled"]), ", ".join(row["modalities"]),
-            ", ".join(row["structures"]), "\n".join(f"{name}: {meant}" for name, meant in guessed.items()),
-        )  # fmt: skip
-        table.add_row(*map(Text, cells))
-    console = _console()
-    console.print(table) if console.is_terminal else _wide(table)
-    unclaimed(content["unclaimed"])
-    if content["dicom"]:
-        print(f"{content['dicom']} DICOM files are not among these; docs/deidentification.md says how to read them")
-    console.print(f"data/raw will be a link to {content['folder']}", soft_wrap=True)
-    console.print(f"params.yaml will be profile {content['profile']} with", soft_wrap=True)
-    for change in content["changes"]:
-        console.print(f"  {change}", soft_wrap=True)
-    for row in content["sources"]:
-        for remark in row["open"]:
-            console.print(f"{row['source']}: its scans are quarantined until you say {remark}", soft_wrap=True)
-
-
-def _wide(table: Table) -> None:
+def in_long_lines(table: Table) -> None:
     """A row a line, as long as it is: for files and pipes."""
     console = Console(width=10_000)
     console.print(table, highlight=False)
 
 
-def planned(content: dict[str, Any]) -> None:
-    """One line a decision; values that params.yaml states have a star."""
-    table = Table("source", "decides", "value", "because", box=box.SIMPLE_HEAD)
-    for source, entries in content["decisions"].items():
-        for name, entry in entries.items():
-            table.add_row(source, name, _decided(entry), entry["reason"])
-    table.add_row("all", "ct_scale_hu", _decided(content["ct_scale_hu"]), content["ct_scale_hu"]["reason"])
-    _console().print(table)
-
-
-def _decided(entry: dict[str, Any]) -> str:
-    value = entry["value"]
-    if isinstance(value, dict):
-        value = list(value.values())
-    shown = " x ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
-    return f"{shown}{' *' if entry['stated'] else ''}"
-
-
-def problems(found: dict[str, Any]) -> None:
-    """Every problem on its line; then what was looked at."""
-    console = _console()
-    for entry in found["problems"]:
-        console.print(f"{entry['case_id']} {entry['problem']}", soft_wrap=True)
-    for case_id, reason in found["left_out"].items():
-        console.print(f"{case_id} was left out: {reason}", soft_wrap=True)
-    console.print(
-        f"{found['scans']} scans ({found['quarantined']} quarantined), {found['files']} files, {found['cases']} case "
-        f"files: {len(found['problems'])} problems",
-        highlight=False,
-    )
-
-
-def audit(result: dict[str, Any]) -> None:
-    """The audit's verdict, each file with the kinds of value found in it, and what the search did not cover."""
-    table(
-        {
-            "DICOM files read": result["dicom_files"],
-            "spellings searched for": result["values"],
-            "values left out by the rules": result["left_out"],
-            "files searched": f"{result['files']}, {result['bytes'] / 1e6:.1f} MB",
-        }
-    )
-    for entry in result["found"]:
-        where = "its name" if entry["in_name"] else "its content"
-        print(f"FOUND in {entry['file']} ({where}): {', '.join(entry['kinds'])}")
-    if result["unread"]:
-        print(f"{result['unread']} raw files could not be read; what they hold was not searched for")
-    for place in result["not_covered"]:
-        print(f"not searched: {place}")
-    if not result["values"]:
-        print("nothing to search for: no DICOM header or name of a raw file tells of a patient, so this proves nothing")
-    elif result["ok"]:
-        print("nothing identifying found")
-    else:
-        print(f"{len(result['found'])} files hold what identifies a patient")
-
-
 def table(content: dict[str, Any]) -> None:
     """A flat or nested mapping as name and value."""
-    console = _console()
+    console = terminal()
     for name, value in content.items():
         shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
         console.print(f"{name:<32} {shown}", soft_wrap=True)
@@ -231,7 +139,7 @@ def settings(rows: list[dict[str, Any]]) -> None:
         value = json.dumps(row["value"]).replace('"', "")
         style = "yellow" if row["from"] == "own change" else None
         table.add_row(f"{row['key']}\n  {value} ({row['from']})", _meaning(row), style=style)
-    _console().print(table)
+    terminal().print(table)
 
 
 def variables(content: dict[str, Any]) -> None:
@@ -240,7 +148,7 @@ def variables(content: dict[str, Any]) -> None:
     for row in sorted(content["variables"], key=lambda row: row["value"] is None):
         style = "red" if row["problem"] else None if row["value"] is None else "bold"
         table.add_row(f"{row['name']}\n  {row['value'] or 'unset: ' + row['default']}", _meaning(row), style=style)
-    console = _console()
+    console = terminal()
     console.print(table)
     for remark in [*(row["problem"] for row in content["variables"] if row["problem"]), *content["unknown"]]:
         console.print(remark, soft_wrap=True)
@@ -258,7 +166,7 @@ def _meaning(row: dict[str, Any]) -> str:
     return f"{row['type']}{bound}: {row['description']}"
 
 
-def _console() -> Console:
+def terminal() -> Console:
     """Prints what it is given: a file may be called `a[/b]c.nii.gz`, which is no markup."""
     return Console(markup=False, highlight=False)
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows import dvc, lock
-from pipelines.intake import raw_folder
+from pipelines.intake import raw_folder, used_structures
 from pipelines.params import profiles
 from pipelines.stages import CODE, STAGES
 from pipelines.work import code, project
@@ -51,6 +51,10 @@ def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
     declared, stale = dvc.declared(), dvc.stale()
     if changed.result():  # DVC learns of it only from the inventory, at the next run
         stale |= dvc.downstream(declared, {"inventory"})
+    if used_structures.changed():
+        written = {path.as_posix() for path in used_structures.WRITTEN}
+        depends = {stage.name for stage in declared if written & set(stage.deps)}
+        stale |= dvc.downstream(declared, depends)
     stale |= dvc.downstream(declared, of_other_code.result())
     return {stage.name: "stale" if stage.name in stale else "fresh" for stage in declared if stage.name != CODE}
 

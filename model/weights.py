@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.engine.dtensors import local_part, plain_name, shard_like
-from model.network.config import NetworkConfig
+from model.network.config import MODALITIES, NetworkConfig
 from model.network.medsegformer import MedSegFormer
 
 SHARD_BYTES = 4 * 2**30
 HEADER_BYTES = 100_000_000  # the safetensors format's own bound
 MODEL, ENCODER = "model", "encoder"  # how the files' names begin
 PRETRAINED = ("embedding.", "encoder.")  # the tensors that fine-tuning starts from
+_ROWS = "embedding.modality.weight"  # a row a modality: their number may differ
 _KEY = "medsegformer"
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -35,7 +36,8 @@ _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 class Card:
     """What a weights file says about itself.
 
-    `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable.
+    `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable. Its
+    `modalities` are the names by row of the embedding; weights older than these have the fixed ones.
     `classes`: structure of every output but background, in order. `structures`: the system's id of each.
     `vocabulary`: what they are and consist of (pipelines/scans/structure.py); empty in weights older than it.
     `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: digests of what
@@ -200,7 +202,8 @@ def load(folder: Path) -> tuple[MedSegFormer, Card]:
 def load_encoder(network: nn.Module, folder: Path) -> None:
     """Copy pretrained weights into a network's embedding and encoder, sharded or not; the rest stays as it is.
 
-    Strict: a tensor that is missing, left over or of another shape is named in a ValueError, and nothing is copied.
+    A modality's row is taken by its name; that of one which the encoder does not know stays as it is, too. Strict
+    otherwise: a tensor that is missing, left over or of another shape is named in a ValueError, and nothing is copied.
     """
     named = {plain_name(name): parameter for name, parameter in network.named_parameters()}
     started = {name: parameter for name, parameter in named.items() if name.startswith(PRETRAINED)}
@@ -212,7 +215,22 @@ def load_encoder(network: nn.Module, folder: Path) -> None:
             "set pretrain.steps to 0"
         )
     for name, tensor in _tensors(folder, ENCODER):
-        local_part(started[name].data).copy_(local_part(shard_like(tensor, started[name])))
+        whole = _rows_by_name(tensor, folder, started[name], network) if name == _ROWS else tensor
+        local_part(started[name].data).copy_(local_part(shard_like(whole, started[name])))
+
+
+def _rows_by_name(theirs: Tensor, folder: Path, parameter: Tensor, network: nn.Module) -> Tensor:
+    """Every rank calls this: where the two know different modalities, the parameter is put together."""
+    config: Any = network.config
+    known = _record(files(folder, ENCODER)[0])["network"].get("modalities", MODALITIES)[1:]
+    wanted = config.modalities[1:]
+    if tuple(known) == wanted:
+        return theirs
+    rows = _whole(parameter).clone()
+    for row, name in enumerate(wanted):
+        if name in known:
+            rows[row] = theirs[known.index(name)]
+    return rows
 
 
 def _misfits(parameters: dict[str, nn.Parameter], folder: Path) -> list[str]:
@@ -227,9 +245,14 @@ def _misfits(parameters: dict[str, nn.Parameter], folder: Path) -> list[str]:
         *(
             f"{name} is {shapes[name]}, not {list(parameter.shape)}"
             for name, parameter in parameters.items()
-            if name in shapes and shapes[name] != list(parameter.shape)
+            if name in shapes and _fixed(name, shapes[name]) != _fixed(name, list(parameter.shape))
         ),
     ]
+
+
+def _fixed(name: str, shape: list[int]) -> list[int]:
+    """What of a shape must agree."""
+    return shape[1:] if name == _ROWS else shape
 
 
 def _tensors(folder: Path, stem: str = MODEL) -> Iterator[tuple[str, Tensor]]:

@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).parents[1]
 # group: they share servers.
 LONGEST = (
     "tests/test_pipeline.py",
+    "tests/test_installed.py",
     "tests/flows",
     "tests/security",
     "tests/pipelines/training/test_survival.py",

@@ -30,17 +30,22 @@ BIN = Path(sys.executable).parent
 FLOORS_NOBODY_REACHES = {"default": 0.0, "kidney_cyst": 1.0}
 
 
-def copy_project(target: Path) -> Path:
-    """The files git knows, in a repository of their own, with parameters cut down to seconds."""
+def copy_checkout(target: Path) -> Path:
+    """The files git knows, links as links."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     for name in listed:
-        if (REPOSITORY / name).is_file() and name not in ("dvc.lock",):
+        if (REPOSITORY / name).exists() and name not in ("dvc.lock",):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target / name)
-    shorten(target)
+            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
+    return target
+
+
+def copy_project(target: Path) -> Path:
+    """The checkout as a project, in a repository of its own, with parameters cut down to seconds."""
+    shorten(copy_checkout(target))
     for command in (
         ["init", "-q"],
         ["add", "."],
@@ -138,6 +143,20 @@ def test_after_a_run_everything_is_fresh_and_registered(project: Path) -> None:
     assert "candidate" in found["registered"]["aliases"]
     (stored,) = (project / ".medseg/weights").glob("*/model.safetensors")
     assert stored.samefile(project / "models/train/model.safetensors")  # one file, however many refer to it
+
+
+def test_a_structure_declared_leaves_every_result_fresh_and_one_that_scans_use_does_not(project: Path) -> None:
+    own = project / "structures.yaml"
+    before = own.read_text()
+    try:
+        call(project, "medseg", "structures", "add", "snowflake_lesion", "--in", "liver")
+        assert set(status(project)["stages"].values()) == {"fresh"}
+        assert re.findall(r"Running stage '(\w+)'", call(project, "dvc", "repro").stdout) == ["code", "inventory"]
+        own.write_text(f"{own.read_text()}kidney_tumour: {{tolerance_mm: 9}}\n")
+        stale = [name for name, state in status(project)["stages"].items() if state == "stale"]
+        assert stale[:2] == ["deidentify", "ingest"]
+    finally:
+        own.write_text(before)
 
 
 def test_nothing_changed_means_nothing_done(project: Path) -> None:

@@ -24,15 +24,16 @@ def data_ls(json: Json = False) -> None:
 @app.command("check")
 def data_check(folder: Folder, json: Json = False) -> None:
     """What a folder holds, what would be quarantined, and why. Writes nothing. Exit code 1 if nothing is usable."""
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import folder_check
 
-    rows, unclaimed = folder_check.check(folder), folder_check.unclaimed(folder)
+    rows, unread = folder_check.check(folder), folder_check.unread(folder)
     if json:
-        show.as_json({"scans": rows, "unclaimed": unclaimed})
+        show.as_json({"scans": rows, "unclaimed": unread.unclaimed, "packed": unread.packed})
     else:
-        show.scans(rows)
-        show.unclaimed(unclaimed)
+        show_data.scans(rows)
+        show_data.unclaimed(unread.unclaimed)
+        show_data.packed(unread.packed)
     if all(row["quarantined"] for row in rows):
         raise typer.Exit(1)
 
@@ -55,10 +56,10 @@ def data_import(
     Asks before; --json alone shows it and writes nothing.
     """
     enter_project()
-    from flows import importing, show
+    from flows import importing, show, show_data
 
     proposed = importing.outlook(folder, profile, changes or [])
-    (show.as_json if json else show.proposal)(proposed)
+    (show.as_json if json else show_data.proposal)(proposed)
     if json and not yes:
         return
     if not yes:
@@ -97,11 +98,11 @@ def data_whereis(pseudonym: str, json: Json = False) -> None:
 def data_audit_phi(json: Json = False) -> None:
     """Search the project for what identifies a patient in the raw scans. Exit code 1 if any is found, or none known."""
     enter_project()
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import phi
 
     result = phi.audit()
-    (show.as_json if json else show.audit)(result)
+    (show.as_json if json else show_data.audit)(result)
     if not result["ok"]:
         raise typer.Exit(1)
 
@@ -110,10 +111,24 @@ def data_audit_phi(json: Json = False) -> None:
 def data_plan(json: Json = False) -> None:
     """Target spacing, patch and normalisation of every source, each with its reason."""
     enter_project()
-    from flows import show
+    from flows import show, show_data
     from pipelines.stages import plan
 
-    (show.as_json if json else show.planned)(plan.read())
+    (show.as_json if json else show_data.planned)(plan.read())
+
+
+@app.command("modalities")
+def data_modalities(json: Json = False) -> None:
+    """What a channel can show: kind, unit and synonyms of every known name, those of modalities.yaml included."""
+    from flows import show
+    from pipelines.scans import modalities
+
+    known = modalities.here().values()
+    if json:
+        show.as_json({"modalities": [each.to_json() for each in known]})
+    else:
+        for each in known:
+            print(f"{each.name:16} {each.kind or '-':10} {each.unit:5} {', '.join(each.synonyms)}".rstrip())
 
 
 @app.command("verify")
@@ -126,11 +141,11 @@ def data_verify(
     """Check that every scan's files and case file still have their size and hash. Exit code 1 if one does not."""
     enter_project()
     log_to_terminal()
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import verification
 
     found = verification.verify(reread)
-    (show.as_json if json else show.problems)(found)
+    (show.as_json if json else show_data.problems)(found)
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -152,9 +167,9 @@ def data_fetch(
 
 
 def _show_scans(rows: list[dict[str, Any]], json: bool) -> None:
-    from flows import show
+    from flows import show, show_data
 
     if json:
         show.as_json({"scans": rows})
     else:
-        show.scans(rows)
+        show_data.scans(rows)

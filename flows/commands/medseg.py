@@ -15,15 +15,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import configuration
+from flows.commands import configuration, projects
 from flows.commands import data as data_commands
+from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
 model_app = group("The network.")
+app.command("init")(projects.make_project)
 app.add_typer(configuration.params_app, name="params")
 app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
+app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
 
 
@@ -208,6 +211,9 @@ def env(json: Json = False) -> None:
 
     variables = {"variables": environment.rows(), "unknown": environment.unknown()}
     (show.as_json if json else show.variables)(variables)
+
+
+app.command("docs")(projects.list_documents)
 
 
 @model_app.command("summary")

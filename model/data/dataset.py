@@ -24,7 +24,7 @@ from model.data.augment import Region, read_region
 from model.data.casefile import Case, CaseRecord
 from model.data.draws import PLAIN_CROP, AugmentConfig, draw
 from model.data.targets import Meaning, Targets, meaning
-from model.network.config import MODALITIES
+from model.network.config import MODALITIES, rows_of
 
 CPU = torch.device("cpu")
 SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch, or all of one sample
@@ -71,7 +71,7 @@ class RawBatch:
 class StreamConfig:
     """`classes`: structure of every class but background, in the network's order. `structures`: id of every structure
     that a case annotates; `covers`: the classes (from 1 on) of those that are no class. `regions`: trained as a whole,
-    too. `patch_size` by source."""
+    too. `patch_size` by source. `modalities`: the network's, by row."""
 
     classes: tuple[str, ...]
     structures: Mapping[str, int]
@@ -83,6 +83,7 @@ class StreamConfig:
     augment: AugmentConfig
     covers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     regions: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = MODALITIES
     _known: dict[tuple[Any, ...], Meaning] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def meaning(self, record: CaseRecord) -> Meaning:
@@ -176,7 +177,7 @@ def collate(
     meant = [config.meaning(record) for record in records]
     for row, (record, (patch, label)) in enumerate(zip(records, patches, strict=True)):
         image[row, : len(patch)] = patch
-        modality[row, : len(patch)] = torch.tensor([MODALITIES.index(name) for name in record.modalities])
+        modality[row, : len(patch)] = torch.tensor(rows_of(record.modalities, config.modalities))
         target[row] = torch.from_numpy(meant[row].values).to(device)[label.long()]
     ids = tuple(record.case_id for record in records)
     targets = tuple(each.targets for each in meant)

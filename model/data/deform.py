@@ -66,7 +66,7 @@ def sample_label(label_DHW: Tensor, grid: Tensor) -> Tensor:
     """
     padded = F.pad(label_DHW, (1,) * 6)  # with what lies outside
     border = _over_neighbours(padded, torch.maximum) != _over_neighbours(padded, torch.minimum)
-    nearest = _nearest(F.pad(label_DHW.short().masked_fill_(border, UNDECIDED), (1,) * 6), grid)
+    nearest = _nearest(F.pad(label_DHW.short().masked_fill(border, UNDECIDED), (1,) * 6), grid)
     undecided = (nearest == UNDECIDED).flatten().nonzero()[:, 0]
     points = grid.flatten(1).index_select(1, undecided)
     best = total = torch.zeros(points.shape[1], device=grid.device)

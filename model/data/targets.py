@@ -84,8 +84,8 @@ def meaning(
     value_of = {index: value for value, group in enumerate(groups, start=1) for index in group}
     background = tuple(index for index in range(classes) if index not in value_of)
     unions = [found for covered in regions.values() if len(found := _told_by(covered, groups, value_of)) > 1]
-    found = (background, *(tuple(sorted(group)) for group in groups))
-    return Meaning(Targets(found, tuple(names), tuple(unions)), table)
+    told = (background, *(tuple(sorted(group)) for group in groups))
+    return Meaning(Targets(told, tuple(names), tuple(unions)), table)
 
 
 def _told_by(covered: Sequence[int], groups: Sequence[frozenset[int]], value_of: Mapping[int, int]) -> tuple[int, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-# What a channel shows. Position 0 marks an absent channel. Append only: the position is part of every trained model.
+# What a channel shows, by row of the embedding. Position 0 marks an absent channel. These are fixed: every network has
+# them, at these positions; what else a model is trained on has further rows of its own, which its weights' card lists.
 MODALITIES: tuple[str, ...] = (
     "absent",
     "CT",
@@ -52,12 +53,15 @@ class NetworkConfig:
     condition_dim: int = 32  # modality and spacing
     drop_path: float = 0.0  # stochastic depth rate of the last block; grows linearly from 0
     auxiliary_heads: int = 2  # deep supervision at strides 2 and 4
+    modalities: tuple[str, ...] = MODALITIES  # names by row of the modality embedding; see `modalities_with`
 
     def __post_init__(self) -> None:
         for name in ("widths", "decoder_widths"):
             for width in getattr(self, name):
                 if width % self.head_dim:
                     raise ValueError(f"{name} {getattr(self, name)} must be multiples of head_dim {self.head_dim}")
+        if self.modalities[: len(MODALITIES)] != MODALITIES or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} must begin with {MODALITIES}, and hold each name once")
         if not 0 <= self.auxiliary_heads <= 2:
             raise ValueError(f"auxiliary_heads {self.auxiliary_heads} must be 0, 1 (stride 2) or 2 (strides 2 and 4)")
 
@@ -134,6 +138,19 @@ PRESETS: dict[str, NetworkConfig] = {
         drop_path=0.2,
     ),
 }
+
+
+def modalities_with(names: Iterable[str]) -> tuple[str, ...]:
+    """The names by row of a network for these: the fixed ones, then the others in order."""
+    return (*MODALITIES, *sorted(set(names) - set(MODALITIES)))
+
+
+def rows_of(names: Sequence[str], modalities: Sequence[str] = MODALITIES) -> list[int]:
+    """The row of each of `names`; `modalities`: names by row. Raises ValueError if one has none."""
+    known = {name: row for row, name in enumerate(modalities) if row}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"the network has no row for modality {', '.join(unknown)}; it has {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def strides(spacing_mm: Sequence[float]) -> tuple[tuple[int, int, int], ...]:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.config import MODALITIES, NetworkConfig
+from model.network.config import NetworkConfig
 from model.network.layers import Conv3d, FullResolution, VolumeNorm
 
 
@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.modality = nn.Embedding(len(MODALITIES) - 1, config.condition_dim)  # an absent channel has none
+        self.modality = nn.Embedding(len(config.modalities) - 1, config.condition_dim)  # an absent channel has none
         self.condition = nn.Linear(config.condition_dim + 3, config.condition_dim)
         self.stem_full = ConditionedConv(1, config.stem_dims[0], config.condition_dim)
         self.full_gate = ChannelGate(config.stem_dims[0])

@@ -37,7 +37,7 @@ class MedSegFormer(BlockNetwork):
     ) -> Tensor | list[Tensor]:
         """Logits (B, classes, D, H, W); with `auxiliary` a list, finest first, for deep supervision.
 
-        `modality_BC`: index into `MODALITIES` per channel, int64; 0 marks an absent channel, whose voxels are ignored.
+        `modality_BC`: index into `config.modalities` per channel, int64; 0 is an absent one, whose voxels are ignored.
         `spacing_mm`: of the axes D, H, W, one for the batch. Any D, H, W from 1 up.
         """
         steps = strides(spacing_mm)

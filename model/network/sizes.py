@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from model.network.config import MODALITIES, PRESETS, NetworkConfig, pooled_grid, sizes_after, spacings_after, strides
+from model.network.config import PRESETS, NetworkConfig, pooled_grid, sizes_after, spacings_after, strides
 
 
 def parameter_counts(config: NetworkConfig, num_classes: int) -> dict[str, int]:
@@ -22,7 +22,7 @@ def parameter_counts(config: NetworkConfig, num_classes: int) -> dict[str, int]:
     levels = config.decoder_widths[:-1]
     return {
         "embedding": (
-            (len(MODALITIES) - 1) * condition
+            (len(config.modalities) - 1) * condition
             + _linear(condition + 3, condition)
             + sum(_conv(a, b) + 2 * b + _linear(condition, 2 * b) + b * b for a, b in ((1, full), (full, half)))
             + _conv(half, config.widths[0], bias=True)
@@ -73,7 +73,7 @@ def pretraining_parameters(config: NetworkConfig) -> int:
         + 2 * dim
         + _upsample(dim, half)
         + _upsample(half, full)
-        + (len(MODALITIES) - 1) * full
+        + (len(config.modalities) - 1) * full
     )
 
 

@@ -27,7 +27,7 @@ from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks
-from model.network.config import MODALITIES, NetworkConfig, sizes_after, spacings_after, strides
+from model.network.config import NetworkConfig, sizes_after, spacings_after, strides
 from model.network.embedding import PatchEmbedding
 from model.network.encoder import Encoder
 from model.network.layers import BlockNetwork, FillNormal, Upsample
@@ -111,7 +111,7 @@ class Reconstruction(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.to_half = Upsample(dim, half)
         self.to_full = Upsample(half, full)
-        self.modality = nn.Embedding(len(MODALITIES) - 1, full)
+        self.modality = nn.Embedding(len(config.modalities) - 1, full)
 
     def forward(
         self,

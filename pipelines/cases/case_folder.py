@@ -25,15 +25,18 @@ from pipelines.cases.preparation import Preprocessing
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.manifest import SPLITS, Row
+from pipelines.scans.modalities import in_hu
 from pipelines.work import code
 from pipelines.work.digests import Digests, sha256_of
 from pipelines.work.writing import replacing
 
 UNFINISHED = ".unfinished"
 MADE_BY = ("model.data.casefile", "pipelines.cases.preparation")
-# What only names things; label contracts are counted where they apply, so that a new one touches no other source.
+# What only names things; label contracts and units are counted where they apply, so that a new one touches no other
+# source.
 COUNTED_APART = (
     "pipelines.scans.manifest",
+    "pipelines.scans.modalities",
     "pipelines.scans.contracts",
     "pipelines.scans.structure",
     "pipelines.scans.vocabulary",
@@ -140,8 +143,9 @@ def _contract_digest(name: str) -> str:
 
 def _key(row: Row, plan: Preprocessing, points: int, made_by: list[str]) -> str:
     source = plan.sources[row.source]
-    windowed = "CT" in row.modalities and source.normalisation == preparation.WINDOW
-    scan = [row.case_id, row.source, row.split, row.modalities, row.annotated]
+    hounsfield = [name for name in row.modalities if in_hu(name)]
+    windowed = bool(hounsfield) and source.normalisation == preparation.WINDOW
+    scan = [row.case_id, row.source, row.split, row.modalities, hounsfield, row.annotated]
     applied = [source.spacing_mm, source.normalisation, asdict(plan.ct) if windowed else None, points]
     files = [(file.role, file.content) for file in row.files]
     return hashlib.sha256(json.dumps([scan, files, applied, made_by]).encode()).hexdigest()

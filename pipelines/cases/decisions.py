@@ -17,6 +17,7 @@ import numpy as np
 
 from model.network.config import ALIGNMENT
 from pipelines.cases.preparation import WINDOW, Z_SCORE, CTScale
+from pipelines.scans.modalities import in_hu
 
 COARSE_PERCENTILE = 10
 SOFT_TISSUE = CTScale(low=-1000.0, high=1000.0, mean=0.0, std=300.0)
@@ -90,7 +91,7 @@ def patch(median_shape: Sequence[float], spacing_mm: Sequence[float], budget: in
 
 
 def normalisation(modalities: Sequence[str]) -> tuple[str, str]:
-    if "CT" in modalities:
+    if any(map(in_hu, modalities)):
         return WINDOW, "CT numbers mean the same tissue in every scan: one window for all keeps that"
     return Z_SCORE, f"{', '.join(modalities)} has no physical unit: each scan by the mean and deviation of its content"
 

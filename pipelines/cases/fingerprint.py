@@ -16,6 +16,7 @@ from pipelines.cases.forecast import fingerprint_bytes, fingerprint_seconds
 from pipelines.cases.preparation import bounding_box, content_of, moments
 from pipelines.scans import labels, scan_files, vocabulary
 from pipelines.scans.manifest import Row
+from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import IGNORED
 from pipelines.work import code, project, within_memory
 from pipelines.work.cache import Cache
@@ -43,7 +44,7 @@ class ScanStatistics:
 
 def take(rows: Sequence[Row], place: Callable[[], Executor]) -> tuple[dict[str, ScanStatistics], dict[str, str]]:
     """Statistics by case id, and the reasons of scans that gave none. `place` is asked where to work, if need be."""
-    bound = max(1, CT_SAMPLES // max(1, sum("CT" in row.modalities for row in rows)))
+    bound = max(1, CT_SAMPLES // max(1, sum(any(map(in_hu, row.modalities)) for row in rows)))
     refused: dict[str, str] = {}
     made_by = code.digest("pipelines.cases.fingerprint")
     keys = {row.case_id: _key(row, made_by) for row in rows}
@@ -79,14 +80,18 @@ def scan_statistics(row: Row) -> ScanStatistics | str:
         values = {modality: volume.array[foreground] for modality, volume in scan.items()}
     except (ValueError, MemoryError) as error:
         return str(error) or "does not fit in memory"
-    samples = values["CT"] if "CT" in values and row.labels else np.zeros(0, np.float32)
+    samples = [_thinned(inside) for modality, inside in values.items() if row.labels and in_hu(modality)]
     return ScanStatistics(
         content_shape=content_shape,
         filled=float(content.mean()),
         intensity={modality: _summary(inside) for modality, inside in values.items() if inside.size},
         structures=structures,
-        ct_samples=samples[:: max(1, samples.size // CT_SAMPLES_PER_CASE)],
+        ct_samples=np.concatenate([np.zeros(0, np.float32), *samples]),
     )
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, values.size // CT_SAMPLES_PER_CASE)]
 
 
 def _summary(values: np.ndarray) -> tuple[float, ...]:
@@ -103,7 +108,7 @@ def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
 
 
 def _key(row: Row, made_by: str) -> str:
-    files = [(file.role, file.content, file.contract) for file in row.files]
+    files = [(file.role, in_hu(file.role), file.content, file.contract) for file in row.files]
     return hashlib.sha256(json.dumps([files, row.annotated, made_by]).encode()).hexdigest()
 
 

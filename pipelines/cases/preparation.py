@@ -8,7 +8,7 @@ file carries.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from model.data.casefile import Case, CaseRecord
 from pipelines.cases.resampling import resample, resample_label, resampled_shape
 from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
+from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Geometry, Volume
 
@@ -41,7 +42,8 @@ class SourceRecord:
     """What a model must know of a source it was trained on, to meet a new scan of its kind.
 
     `spacing_mm`: the network's grid. `native_spacing_mm`: median of the scans' own. `normalisation`: WINDOW or
-    Z_SCORE. `patch_size`: voxels (D, H, W), stated or planned; empty in weights older than the plan.
+    Z_SCORE. `patch_size`: voxels (D, H, W), stated or planned; empty in weights older than the plan. `always`: those of
+    `modalities` that every training scan had.
     """
 
     modalities: tuple[str, ...]
@@ -50,14 +52,19 @@ class SourceRecord:
     native_spacing_mm: tuple[float, float, float]
     normalisation: str = WINDOW
     patch_size: tuple[int, ...] = ()
+    always: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """All that turning a scan into network input depends on; travels inside the weights file."""
+    """All that turning a scan into network input depends on; travels inside the weights file.
+
+    `units`: HU or none by modality, as pipelines.scans.modalities had them; empty in weights older than it.
+    """
 
     ct: CTScale
     sources: dict[str, SourceRecord]
+    units: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,7 +72,12 @@ class Preprocessing:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Preprocessing":
         sources = {name: SourceRecord(**_with_tuples(own)) for name, own in record["sources"].items()}
-        return Preprocessing(CTScale(**record["ct"]), sources)
+        return Preprocessing(CTScale(**record["ct"]), sources, dict(record.get("units", {})))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that were trained on."""
+        return tuple(sorted({name for record in self.sources.values() for name in record.modalities}))
 
 
 def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,16 +105,16 @@ def prepare(
     target = resampled_shape(shape, first.spacing_mm, spacing_mm)
     image = np.empty((len(scan), *target), dtype=np.float32)
     for channel, modality in enumerate(sorted(scan)):
-        window = ct if modality == "CT" and normalisation == WINDOW else None
+        window = ct if in_hu(modality) and normalisation == WINDOW else None
         image[channel] = resample(_normalised(scan[modality].array[box], window), target, order=3)
     return image, geometry
 
 
 def content_of(scan: Mapping[str, Volume]) -> np.ndarray:
-    """Bool (D, H, W): where any modality shows something. MR: non-zero; CT: above air."""
+    """Bool (D, H, W): where any modality shows something: what is in HU above air, all else non-zero."""
     content = np.zeros(next(iter(scan.values())).array.shape, dtype=bool)
     for modality, volume in scan.items():
-        content |= volume.array > CT_AIR_HU if modality == "CT" else volume.array != 0
+        content |= volume.array > CT_AIR_HU if in_hu(modality) else volume.array != 0
     return content
 
 

@@ -16,18 +16,22 @@ MARGIN = 0.25  # of each side
 MIN_GLYPHS = 5
 GLYPH_VOXELS = (5, 40)  # height
 SLICES_LOOKED_AT = 9  # an annotation is on every slice, or on the first and last
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+FROM_FILM = ("DF", "DV", "SD", "WSD", "DRW", "SYN")  # values of ConversionType
 
 
 def stated(dataset: Dataset) -> str:
     """The header's own statement that the pixels hold text, or nothing."""
     if text(dataset, "BurnedInAnnotation").upper() == "YES":
         return "BurnedInAnnotation is YES: the pixels hold text"
-    if text(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE):
-        return "a secondary capture: its pixels may hold text"
-    if text(dataset, "ConversionType").upper() in ("DF", "DV", "SD", "WSD", "DRW", "SYN"):
+    if from_film(dataset) and not text(dataset, "SOPClassUID"):
         return "a digitised film, video or screen: its pixels may hold text"
     return ""
+
+
+def from_film(dataset: Dataset) -> bool:
+    """Does the header say that film, video or screen was digitised? In an image of a scanner's own class it is a
+    leftover of some archive, so that there the detector decides."""
+    return text(dataset, "ConversionType").upper() in FROM_FILM
 
 
 def seen(slices: np.ndarray) -> int | None:

@@ -6,20 +6,24 @@ A structure is found by its code or name in the vocabulary (pipelines/scans/voca
 out, with a note that counts but never quotes it: segment names are typed by people.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.path import Path as Polygon
 from pydicom import Dataset
+from pydicom.sr._snomed_dict import mapping as SNOMED
 
 from pipelines.dicom.frames import Frame, frames_of
-from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text
+from pipelines.dicom.polygon import filled
+from pipelines.dicom.reading import DAMAGE, DicomError, items, number, numbers, pixels, text, texts
 from pipelines.dicom.stack import Stack
-from pipelines.scans.label_names import structure_of
+from pipelines.scans.label_names import side_of, structure_of
+from pipelines.work.wording import counted
 
 ON_GRID_VOXELS = 0.1  # a label's voxel centres may lie this far off the image's
 MAX_POINTS = 20_000_000
+BACKGROUND = "125040"  # DCM
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ class Drawing:
 
 def bitmaps(dataset: Dataset, stack: Stack) -> Drawing:
     """A DICOM SEG, overlapping segments included. Raises DicomError if it cannot be laid on the stack."""
-    called = {int(number(item, "SegmentNumber") or 0): _called(item) for item in items(dataset, "SegmentSequence")}
-    names = {segment: structure_of(*called[segment]) for segment in called}
-    if not names:
+    segments = {
+        int(number(item, "SegmentNumber") or 0): meant(item, "SegmentedPropertyTypeCodeSequence", "SegmentLabel")
+        for item in items(dataset, "SegmentSequence")
+    }
+    if not segments:
         raise DicomError("the segmentation describes no segment")
     stored = pixels(dataset)
     kind = text(dataset, "SegmentationType").upper()
@@ -58,12 +64,11 @@ def bitmaps(dataset: Dataset, stack: Stack) -> Drawing:
     for frame, image in zip(frames_of(dataset, 0), stored, strict=True):
         where, part = _placed(frame, image, stack)
         for segment, inside in _segments_in(kind, [per_frame[frame.index], *shared], part):
-            if segment not in names:
+            if segment not in segments:
                 raise DicomError(f"frame {frame.index + 1} is of segment {segment}, which is not described")
-            if (name := names[segment]) is not None:
+            if name := segments[segment].structure:
                 masks.setdefault(name, np.zeros(shape, dtype=bool))[where] |= inside
-    unknown = sum(name is None for name in names.values())
-    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, notes)
+    return _drawing(masks, segments.values(), notes)
 
 
 def _segments_in(kind: str, groups: list[Dataset], image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -107,37 +112,41 @@ def nearest_slice(position_mm: float, stack: Stack) -> int:
 
 
 def structure_set(dataset: Dataset, stack: Stack) -> Drawing:
-    """An RTSTRUCT's closed planar contours, filled: a voxel is in if its centre is; one inside another is a hole."""
-    codes = {
-        int(number(item, "ReferencedROINumber") or 0): _code(items(item, "RTROIIdentificationCodeSequence"))
-        for item in items(dataset, "RTROIObservationsSequence")
+    """An RTSTRUCT's closed planar contours, filled: a voxel is in if its centre is, or lies on an outline; one contour
+    inside another is a hole. One of fewer than three points encloses nothing and is left out."""
+    observed = {
+        int(number(item, "ReferencedROINumber") or 0): item for item in items(dataset, "RTROIObservationsSequence")
     }
-    called = {}
+    regions = {}
     for item in items(dataset, "StructureSetROISequence"):
         roi = int(number(item, "ROINumber") or 0)
-        called[roi] = (codes.get(roi, ""), text(item, "ROIName"))
-    names = {roi: structure_of(*called[roi]) for roi in called}
+        coded = observed.get(roi, Dataset())
+        regions[roi] = meant(coded, "RTROIIdentificationCodeSequence", "", text(item, "ROIName"))
     masks: dict[str, np.ndarray] = {}
     shape = (len(stack.frames), *stack.frames[0].shape)
+    crumbs = 0
     for contour_set in items(dataset, "ROIContourSequence"):
-        name = names.get(int(number(contour_set, "ReferencedROINumber") or 0))
-        if name is None:
+        region = regions.get(int(number(contour_set, "ReferencedROINumber") or 0))
+        if region is None or not region.structure:
             continue
-        mask = masks.setdefault(name, np.zeros(shape, dtype=bool))
-        drawn = np.zeros(shape, dtype=bool)
+        inside, outlines = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
         for contour in items(contour_set, "ContourSequence"):
             if text(contour, "ContourGeometricType").upper() in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                _fill(contour, stack, drawn)
-        mask |= drawn
-    unknown = sum(name is None for name in names.values())
-    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, [])
+                crumbs += not _fill(contour, stack, inside, outlines)
+        mask = masks.setdefault(region.structure, np.zeros(shape, dtype=bool))
+        mask |= inside | outlines
+    notes = [f"{counted(crumbs, 'contour')} of fewer than 3 points: left out"] if crumbs else []
+    return _drawing(masks, regions.values(), notes)
 
 
-def _fill(contour: Dataset, stack: Stack, drawn: np.ndarray) -> None:
-    """Exclusive-or of the contour's inside into its slice of `drawn`."""
-    count = int(number(contour, "NumberOfContourPoints") or 0)
-    if not 3 <= count <= MAX_POINTS:
-        raise DicomError(f"a closed contour of {count} points")
+def _fill(contour: Dataset, stack: Stack, inside: np.ndarray, outlines: np.ndarray) -> bool:
+    """The contour's inside by exclusive-or, and what its outline runs through, into its slice. False: no area."""
+    stated = number(contour, "NumberOfContourPoints")
+    count = len(texts(contour, "ContourData")) // 3 if stated is None else int(stated)
+    if count < 3:
+        return False
+    if count > MAX_POINTS:
+        raise DicomError(f"a closed contour of {count} points; at most {MAX_POINTS} are read")
     flat = numbers(contour, "ContourData", 3 * count)
     if flat is None:
         raise DicomError("a contour without points")
@@ -148,39 +157,73 @@ def _fill(contour: Dataset, stack: Stack, drawn: np.ndarray) -> None:
     if np.ptp(points @ first.normal) > 0.5 * stack.step_mm:
         raise DicomError("a contour does not lie in the plane of the image's slices")
     rows, columns = relative @ first.column / first.spacing_mm[0], relative @ first.row / first.spacing_mm[1]
-    top, left = max(0, int(np.floor(rows.min()))), max(0, int(np.floor(columns.min())))
-    bottom = min(drawn.shape[1], int(np.ceil(rows.max())) + 1)
-    right = min(drawn.shape[2], int(np.ceil(columns.max())) + 1)
-    if bottom <= top or right <= left:
-        return
-    grid = np.stack(np.meshgrid(np.arange(left, right), np.arange(top, bottom)), axis=-1).reshape(-1, 2)
-    inside = Polygon(np.stack([columns, rows], axis=1)).contains_points(grid)
-    drawn[k, top:bottom, left:right] ^= inside.reshape(bottom - top, right - left)
+    within, on = filled(np.stack([rows, columns], axis=1), inside.shape[1:])
+    inside[k] ^= within
+    outlines[k] |= on
+    return True
 
 
-def _called(item: Dataset) -> tuple[str, str]:
-    """Code and name of a segment."""
-    return _code(items(item, "SegmentedPropertyTypeCodeSequence")), text(item, "SegmentLabel")
+@dataclass(frozen=True)
+class Meant:
+    """`structure`: empty for what is none of the vocabulary. `background`: it says so itself."""
+
+    structure: str
+    background: bool
+
+
+def meant(item: Dataset, coded: str, named: str, name: str = "") -> Meant:
+    """By the code sequence `coded` and the label `named` of a segment or region; `name` stands for an absent label."""
+    name = text(item, named) if named else name
+    code = _code(items(item, coded))
+    background = code == BACKGROUND or name.strip().lower() == "background"
+    region = _code(items(item, "AnatomicRegionSequence"))
+    side = side_of(name) or _coded_side(items(item, coded))
+    return Meant("" if background else structure_of(code, name, region, side) or "", background)
+
+
+def _coded_side(found: list[Dataset]) -> str:
+    """By a modifier of the code, as in SEG objects."""
+    modifiers = [each for item in found for each in items(item, "SegmentedPropertyTypeModifierCodeSequence")]
+    return {"7771000": "left", "24028007": "right"}.get(_code(modifiers), "")
 
 
 def _code(found: list[Dataset]) -> str:
-    """The SNOMED CT code, or nothing."""
+    """The SNOMED CT code, also where it is spelled in the older SNOMED RT, or BACKGROUND; empty if there is none."""
     for item in found:
-        if text(item, "CodingSchemeDesignator").upper() == "SCT":
-            return text(item, "CodeValue")
+        scheme, value = text(item, "CodingSchemeDesignator").upper(), text(item, "CodeValue")
+        if scheme == "SCT" or (scheme, value) == ("DCM", BACKGROUND):
+            return value
+        if scheme in ("SRT", "SNM3", "99SDM"):
+            return str(SNOMED["SRT"].get(value, ""))
     return ""
+
+
+def _drawing(masks: dict[str, np.ndarray], found: Iterable[Meant], notes: list[str]) -> Drawing:
+    unknown = sum(not each.structure and not each.background for each in found)
+    return Drawing([Drawn(name, mask) for name, mask in masks.items()], unknown, notes)
 
 
 def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
     """One mask a structure over several objects, and notes."""
     masks: dict[str, np.ndarray] = {}
     notes = [note for drawing in drawings for note in drawing.notes]
+    notes += [
+        f"{count} objects drew {name}: all of what they drew was taken; leave one if they are versions"
+        for name, count in _drawn_again(drawings).items()
+    ]
     for drawing in drawings:
         for drawn in drawing.drawn:
             masks[drawn.structure] = masks[drawn.structure] | drawn.mask if drawn.structure in masks else drawn.mask
     if unknown := sum(drawing.unknown for drawing in drawings):
-        notes.append(f"{unknown} segments are no structure of the vocabulary (structures.yaml) and were left out")
+        are = "is" if unknown == 1 else "are"
+        notes.append(f"{counted(unknown, 'segment')} {are} no structure of the vocabulary (structures.yaml): left out")
     return masks, notes
+
+
+def _drawn_again(drawings: list[Drawing]) -> dict[str, int]:
+    """Structure -> how many objects drew it, if several did."""
+    drawn = Counter(name for drawing in drawings for name in {each.structure for each in drawing.drawn})
+    return {name: count for name, count in sorted(drawn.items()) if count > 1}
 
 
 def read(kind: str, dataset: Dataset, stack: Stack) -> Drawing:

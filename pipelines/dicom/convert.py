@@ -8,8 +8,7 @@ pipelines/dicom/profile.py. Reasons and notes name a file by the pseudonym of it
 """
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -20,18 +19,22 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from pipelines.dicom import burned, contours, deface
+from pipelines.dicom import burned, deface
+from pipelines.dicom.aside import planning
+from pipelines.dicom.aside import reason as not_a_scan
 from pipelines.dicom.descriptors import technical
-from pipelines.dicom.frames import Frame, frames_of
+from pipelines.dicom.frames import Frame, frames_of, kinds_of
+from pipelines.dicom.masks import Labels, label_map
 from pipelines.dicom.profile import ProfileOptions, deidentified
-from pipelines.dicom.reading import DAMAGE, DicomError, header, pixels, text, whole
+from pipelines.dicom.reading import DAMAGE, DicomError, header, is_lossy, text
+from pipelines.dicom.roles import CT, PET
 from pipelines.dicom.sequence import flattened, recognise
-from pipelines.dicom.stack import DuplicatedError, Stack, split, without_copies
+from pipelines.dicom.split import DuplicatedError, Parts, split, split_by_number, without_copies
+from pipelines.dicom.stack import Stack
+from pipelines.dicom.stored import Stored, scaled
 from pipelines.scans import vocabulary
-from pipelines.scans.contracts import smallest_type
 from pipelines.scans.key import Pseudonyms
-from pipelines.scans.label_names import structure_of
-from pipelines.scans.volume import VolumeError, read
+from pipelines.work.wording import counted
 from pipelines.work.writing import replacing
 
 # Kept in the record, after de-identification: what a model's performance may depend on.
@@ -56,7 +59,8 @@ class SeriesSettings:
 @dataclass(frozen=True)
 class Conversion:
     """`files`: of one series; `called`: their pseudonyms. `labels`: (kind of object, file). `beside`: NIfTI files in
-    the series' folder. `name`: of the outputs, without ending. `folder`: where they go."""
+    the series' folder. `name`: of the outputs, without ending. `folder`: where they go. `patient`: pseudonym; empty:
+    the one that the header alone gives."""
 
     files: tuple[Path, ...]
     called: tuple[str, ...]
@@ -66,11 +70,13 @@ class Conversion:
     folder: Path
     settings: SeriesSettings
     pseudonyms: Pseudonyms
+    patient: str = ""
 
 
 @dataclass
 class SeriesVolume:
-    """One volume of a series. `image`, `label`: file names, empty if there is none."""
+    """One volume of a series. `image`, `label`: file names, empty if there is none. `set_aside`: images of the series
+    that are no scan, and why."""
 
     role: str = ""
     recognised_by: str = ""
@@ -81,6 +87,7 @@ class SeriesVolume:
     affine: list[list[float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     quarantined: str = ""
+    set_aside: str = ""
 
 
 @dataclass
@@ -99,22 +106,38 @@ def convert(conversion: Conversion) -> SeriesRecord:
     record = SeriesRecord()
     try:
         headers = [_at(conversion.called[k], header, path) for k, path in enumerate(conversion.files)]
-        first = headers[0]
-        if reason := next(filter(None, map(burned.stated, headers)), ""):
-            raise DicomError(f"{reason}; blank or remove it, then it can be used")
         record.attributes, record.study_day = _kept(
-            deidentified(first, conversion.pseudonyms, conversion.settings.options)
+            deidentified(headers[0], conversion.pseudonyms, conversion.settings.options, conversion.patient)
         )
-        frames = [frame for k, each in enumerate(headers) for frame in _at(conversion.called[k], frames_of, each, k)]
-        if any(frame.localiser for frame in frames):
-            record.set_aside = "a localiser: planning images of several orientations"
+        frames, aside = _scans(headers, conversion)
+        if reason := (planning(frames) if frames else "; ".join(aside)):
+            unused = "; what was drawn on it is not used" if conversion.labels else ""
+            record.set_aside = f"{reason}{unused}"
             return record
-        for k, stacked in enumerate(_volumes(frames, conversion)):
+        work = _Work(conversion, headers, frames)
+        parts = _parts(frames, work)
+        for k, stacked in enumerate(parts.volumes):
             name = conversion.name if k == 0 else f"{conversion.name}-{k + 1}"
-            record.volumes.append(_volume(name, stacked, headers, conversion))
+            record.volumes.append(_volume(name, stacked, [parts.note] if parts.note else [], work))
+        told = (f"{counted(count, 'image')} of the series: {reason}" for reason, count in aside.items())
+        record.volumes += [SeriesVolume(set_aside=reason) for reason in told]
     except DAMAGE as error:
-        record.quarantined = str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
+        record.quarantined = _told(error)
     return record
+
+
+class _Work:
+    """What the volumes of a series share."""
+
+    def __init__(self, conversion: Conversion, headers: list[Dataset], frames: list[Frame]) -> None:
+        self.conversion, self.headers = conversion, headers
+        self.stored = Stored(conversion.files, conversion.called)
+        self.labels = Labels(conversion.labels, conversion.beside)
+        self.diffusion = any(isinstance(b := frame.keys.get("b"), float) and b > 0 for frame in frames)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
 
 
 def _at(called: str, work: Any, *arguments: Any) -> Any:
@@ -125,147 +148,88 @@ def _at(called: str, work: Any, *arguments: Any) -> Any:
         raise DicomError(f"file {called}: {error}") from None
 
 
-def _volumes(frames: list[Frame], conversion: Conversion) -> list[list[Frame]]:
+def _scans(headers: list[Dataset], conversion: Conversion) -> tuple[list[Frame], Counter[str]]:
+    """The frames of a scan, and how many images are none, by reason. Raises DicomError if one of a scan is unusable."""
+    frames, aside = [], Counter[str]()
+    for k, each in enumerate(headers):
+        if reason := not_a_scan(each, kinds_of(each)):
+            aside[reason] += 1
+            continue
+        if reason := burned.stated(each):
+            raise DicomError(f"{reason}; blank or remove it, then it can be used")
+        found = _at(conversion.called[k], frames_of, each, k)
+        reasons = {kinds: not_a_scan(each, kinds) for kinds in {frame.kinds for frame in found}}
+        frames += [frame for frame in found if not reasons[frame.kinds]]
+        aside.update(filter(None, (reasons[frame.kinds] for frame in found)))
+    return frames, aside
+
+
+def _parts(frames: list[Frame], work: _Work) -> Parts:
+    """The volumes of a series. Where no attribute tells them apart the images are looked at: copies count once."""
+    least = work.conversion.settings.min_slices
     try:
-        return split(frames)
-    except DuplicatedError:
-        stored = _stored(frames, conversion)
-        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in stored]
-        return [without_copies(frames, digests)]
+        return split(frames, least)
+    except DuplicatedError as refusal:
+        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in work.stored.of(frames)]
+        if once := without_copies(frames, digests):
+            return Parts([once])
+        return split_by_number(frames, least, refusal)
 
 
-def _volume(name: str, frames: list[Frame], headers: list[Dataset], conversion: Conversion) -> SeriesVolume:
+def _volume(name: str, frames: list[Frame], notes: list[str], work: _Work) -> SeriesVolume:
     """One stack, written; a refusal stays with this volume and the series' others go on."""
     volume = SeriesVolume()
-    own = flattened(headers[frames[0].file], frames[0].index)
-    found = recognise(own)
+    found = recognise(flattened(work.headers[frames[0].file], frames[0].index), work.diffusion)
     volume.role, volume.recognised_by = found.role, found.by
-    volume.notes += [found.note] if found.note else []
+    volume.notes += [*notes, *filter(None, [found.note]), *_remarks(frames, work.headers)]
     try:
-        stack = Stack.of(frames, conversion.settings.min_slices, conversion.settings.max_unevenness)
-        volume.notes += stack.notes
-        slices = _values(stack, conversion)
-        if (k := burned.seen(slices)) is not None:
-            raise DicomError(f"slice {k + 1} of {len(slices)} by position seems to hold burned-in text in its margin")
-        if stack.frames[0].inverted:
-            slices = slices.max() + slices.min() - slices
-            volume.notes.append("MONOCHROME1: values inverted")
-        masks = _masks(stack, conversion, volume)
-        fill = AIR_HU if found.role == "CT" else float(slices.min())
-        array = _voxels(stack.correct(slices, 1, fill))
-        if conversion.settings.deface and found.role != "PET" and deface.is_head(headers[0]):
-            array, note = deface.without_face(array, stack.affine)
-            volume.notes.append(note)
-        volume.shape, volume.affine = list(array.shape), stack.affine.round(6).tolist()
-        volume.image = _write(conversion.folder / f"{name}.nii.gz", array, stack.affine)
-        if masks:
-            label = _voxels(_label_map(masks, stack, volume))
-            volume.label = _write(conversion.folder / f"{name}-label.nii.gz", label, stack.affine)
-            words = vocabulary.here()
-            volume.annotated = sorted(masks, key=lambda structure: words[structure].id)
+        _fill(volume, name, frames, work)
     except DAMAGE as error:
-        volume.quarantined = str(error) if isinstance(error, DicomError) else f"damaged ({type(error).__name__})"
+        volume.quarantined = _told(error)
         volume.image = volume.label = ""
     return volume
 
 
-def _stored(frames: Sequence[Frame], conversion: Conversion) -> list[np.ndarray]:
-    """Stored values of every frame; a file of many frames is opened once."""
-    opened: dict[int, np.ndarray] = {}
-    result = []
-    for frame in frames:
-        if frame.file not in opened:
-            opened = {frame.file: _at(conversion.called[frame.file], _pixels_of, conversion.files[frame.file])}
-        result.append(opened[frame.file][frame.index])
-    return result
-
-
-def _pixels_of(path: Path) -> np.ndarray:
-    return pixels(whole(path))
-
-
-def _values(stack: Stack, conversion: Conversion) -> np.ndarray:
-    """(n, rows, columns) after slope and intercept: int16 where that is exact, else float32."""
-    stored = _stored(stack.frames, conversion)
-    scaled = [(frame.slope, frame.intercept) for frame in stack.frames]
-    if all(
-        array.dtype.kind in "iu" and slope == 1 and float(i).is_integer()
-        for array, (slope, i) in zip(stored, scaled, strict=True)
-    ):
-        values = np.stack([array.astype(np.int32) + int(i) for array, (_, i) in zip(stored, scaled, strict=True)])
-        if values.min() >= -(2**15) and values.max() < 2**15:
-            return values.astype(np.int16)
-        return values.astype(np.float32)
-    values = np.stack(
-        [array.astype(np.float32) * np.float32(s) + np.float32(i) for array, (s, i) in zip(stored, scaled, strict=True)]
-    )
-    if not np.isfinite(values).all():
-        raise DicomError(f"{int(values.size - np.isfinite(values).sum())} voxels are NaN or infinite")
-    return values
-
-
-def _masks(stack: Stack, conversion: Conversion, volume: SeriesVolume) -> dict[str, np.ndarray]:
-    """Structure -> mask on the slices as drawn; a label that cannot be used quarantines the volume."""
-    drawings = []
-    for k, (kind, path) in enumerate(conversion.labels):
-        try:
-            drawings.append(contours.read(kind, whole(path), stack))
-        except DicomError as error:
-            raise DicomError(f"{kind} {k + 1} of {len(conversion.labels)}: {error}") from None
-    masks, notes = contours.merged(drawings)
-    for path in conversion.beside:
-        masks |= _beside(path, stack, volume)
-    volume.notes += notes
-    return {name: mask for name, mask in masks.items() if mask.any()} or masks
-
-
-def _beside(path: Path, stack: Stack, volume: SeriesVolume) -> dict[str, np.ndarray]:
-    """A NIfTI label in the series' folder: `STRUCTURE.nii.gz`, or any name and a `.json` of value -> structure."""
-    meanings = _meanings(path)
-    if not meanings:
-        volume.notes.append(
-            "a NIfTI file beside the series: neither its name nor a .json says which structures it holds"
+def _remarks(frames: list[Frame], headers: list[Dataset]) -> list[str]:
+    """What is odd about images that can be used."""
+    of_files = [headers[file] for file in dict.fromkeys(frame.file for frame in frames)]
+    notes = []
+    if any(map(burned.from_film, of_files)):
+        notes.append(
+            "the header says that a film or screen was digitised (ConversionType), the class that it is a scan"
         )
-        return {}
-    try:
-        label = read(path)
-    except VolumeError as error:
-        raise DicomError(f"NIfTI label beside the series: {error}") from None
-    opened: Any = nib.load(path)
-    file_axes = np.asarray(opened.dataobj)
-    shape = stack.frames[0].shape[1], stack.frames[0].shape[0], len(stack.frames)
-    if stack.notes or file_axes.shape != shape or np.abs(label.affine - stack.affine).max() > 0.01:
-        raise DicomError("NIfTI label beside the series: it does not lie on the series' grid")
-    outside = sorted(set(np.unique(file_axes).tolist()) - {0, *meanings})
-    if outside:
-        raise DicomError(f"NIfTI label beside the series: value {outside[0]:g} has no meaning in its .json")
-    return {name: file_axes.transpose(2, 1, 0) == value for value, name in meanings.items()}
+    if any(map(is_lossy, of_files)):
+        notes.append("lossy compression: the values are near those of the scanner, not the same")
+    if (places := len({frame.keys.get("frame of reference") for frame in frames})) > 1:
+        notes.append(f"slices name {places} frames of reference; their places were taken as of one")
+    return notes
 
 
-def _meanings(path: Path) -> dict[int, str]:
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    if (name := structure_of("", stem)) is not None:
-        return {1: name}
-    try:
-        stated = json.loads(path.with_name(f"{stem}.json").read_text())
-        named = {int(value): structure_of("", str(name)) for value, name in stated.items()}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
-    return {value: name for value, name in named.items() if name is not None} if None not in named.values() else {}
-
-
-def _label_map(masks: dict[str, np.ndarray], stack: Stack, volume: SeriesVolume) -> np.ndarray:
-    """One value a voxel: where structures overlap the smaller one wins: the part of a whole."""
-    if not any(mask.any() for mask in masks.values()):
-        raise DicomError("the label is empty")
-    ids = {name: vocabulary.here()[name].id for name in masks}
-    label = np.zeros(next(iter(masks.values())).shape, smallest_type(max(ids.values())))
-    overlapping = np.sum(list(masks.values()), axis=0) > 1
-    for name in sorted(masks, key=lambda name: int(masks[name].sum()), reverse=True):
-        label[masks[name]] = ids[name]
-    if overlapping.any():
-        volume.notes.append(f"structures overlap in {int(overlapping.sum())} voxels: the smaller one was taken there")
-    return stack.correct(label, 0, 0)
+def _fill(volume: SeriesVolume, name: str, frames: list[Frame], work: _Work) -> None:
+    settings, folder = work.conversion.settings, work.conversion.folder
+    stack = Stack.of(frames, settings.min_slices, settings.max_unevenness)
+    volume.notes += stack.notes
+    slices = scaled(stack.frames, work.stored.of(stack.frames))
+    if (k := burned.seen(slices)) is not None:
+        raise DicomError(f"slice {k + 1} of {len(slices)} by position seems to hold burned-in text in its margin")
+    if stack.frames[0].inverted:
+        slices = slices.max() + slices.min() - slices
+        volume.notes.append("MONOCHROME1: values inverted")
+    masks, notes = work.labels.on(stack)
+    volume.notes += notes
+    fill = AIR_HU if volume.role == CT else float(slices.min())
+    array = _voxels(stack.correct(slices, 1, fill))
+    if settings.deface and volume.role != PET and deface.is_head(work.headers[0]):
+        array, note = deface.without_face(array, stack.affine)
+        volume.notes.append(note)
+    volume.shape, volume.affine = list(array.shape), stack.affine.round(6).tolist()
+    volume.image = _write(folder / f"{name}.nii.gz", array, stack.affine)
+    if masks:
+        label, notes = label_map(masks, stack)
+        volume.notes += notes
+        volume.label = _write(folder / f"{name}-label.nii.gz", _voxels(label), stack.affine)
+        words = vocabulary.here()
+        volume.annotated = sorted(masks, key=lambda structure: words[structure].id)
 
 
 def _voxels(slices: np.ndarray) -> np.ndarray:

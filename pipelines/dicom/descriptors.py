@@ -77,6 +77,7 @@ magnetom magneto max mct mono mobile multiva mx8000 naeotom nexaris one open opt
 pioneer precedence prime prisma prisma_fit pristina pro proteus quantum rxl revolution scope sensation signa sigma sky
 skyra sola somatom spectra spectral spectro spirit symphony terra titan trio triotim tim verio vantage vct vida vision
 vitrea vue xr xt fit as hd hdx hdxt go up all top now cardiac elan artist architect premier voyager creator hero air x
+ct cx dstream evo gx lx mi mr pet xs
 """
 _BODY_PARTS = """
 abdomenpelvis abdpel abdpelv anus arms axilla back bladder bowel breast brain buttock calcaneus calf cap cardiac cchest
@@ -98,7 +99,7 @@ mfsplit shmix siemens tof max min std sum parallel_projection b0 compressed fuse
 cardiac_gated respiratory_gated tagging flow_encoded velocity map_adc ivim dti normalized
 """
 _KERNEL = re.compile(r"[A-Za-z]{1,3}\d{1,3}[A-Za-z]?(?:\\?\d{1,2})?")
-_MODEL = re.compile(r"[A-Za-z]{0,3}[\d.]{1,3}T?|\d{1,3}|[A-Z]{2}")
+_MODEL = re.compile(r"[A-Za-z]{0,3}[\d.]{1,3}T?|\d{1,3}")
 _NO_CODE = re.compile(r"(?!)")
 # The record's attributes of the kind in TECHNICAL, and code strings: known words, and what a code looks like.
 _TECHNICAL_WORDS = {
@@ -106,6 +107,7 @@ _TECHNICAL_WORDS = {
     "ManufacturerModelName": (frozenset((_MAKERS + _MODELS).split()), _MODEL),
     "BodyPartExamined": (frozenset(_BODY_PARTS.split()) | VOCABULARY, _NO_CODE),
     "ConvolutionKernel": (VOCABULARY | {"boneplus", "detail", "chst", "lungplus", "edge", "smooth", "sharp"}, _KERNEL),
+    "ScanningSequence": (frozenset({"se", "ir", "gr", "ep", "rm"}), _NO_CODE),
     "ImageType": (frozenset(_IMAGE_TYPES.split()), re.compile(r"[A-Z]?\d{1,2}")),
 }
 _ALL = VOCABULARY | frozenset((_MAKERS + _MODELS + _BODY_PARTS).split())

@@ -4,23 +4,25 @@ A classic file is one frame; an enhanced one (multi-frame CT, MR) holds a volume
 once for all, what a classic header states. Lengths in mm, in the patient frame of DICOM (LPS: left, posterior, head).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
 
-from pipelines.dicom.reading import DicomError, image_shape, items, number, numbers, soft_number, text, texts
+from pipelines.dicom.reading import DAMAGE, DicomError, image_shape, items, number, numbers, soft_number, text, texts
 
 MAX_POSITION_MM = 1e5
-LOCALISER = {"LOCALIZER", "SCOUT", "SURVEY"}
+Key = float | str
 
 
 @dataclass(frozen=True)
 class Frame:
     """`file`, `index`: which file of the series, which frame in it. `position_mm`: centre of the first voxel, LPS.
     `row`, `column`: directions in which the column and the row index grow. `spacing_mm`: between rows, between columns.
-    `slope`, `intercept`: stored value -> value. `keys`: name -> value of what may tell stacks apart."""
+    `slope`, `intercept`: stored value -> value. `kinds`: code strings of what it shows, upper case. `keys`: name ->
+    value of what may tell stacks apart. `number`: of the image in its series, if it has one."""
 
     file: int
     index: int
@@ -32,8 +34,9 @@ class Frame:
     slope: float
     intercept: float
     inverted: bool
-    localiser: bool
-    keys: dict[str, str]
+    kinds: frozenset[str]
+    keys: dict[str, Key]
+    number: float | None
 
     @property
     def normal(self) -> np.ndarray:
@@ -67,6 +70,9 @@ class _Classic:
     def group(self, _macro: str) -> Dataset:
         return self._dataset
 
+    def number(self, _index: int) -> float | None:
+        return soft_number(self._dataset, "InstanceNumber")
+
 
 class _Enhanced:
     """Where an enhanced header states things: in a macro of the frame, or else of all frames."""
@@ -79,6 +85,9 @@ class _Enhanced:
             for item in items(place, macro):
                 return item
         return Dataset()
+
+    def number(self, index: int) -> float | None:
+        return index + 1.0
 
 
 def _frame(
@@ -95,7 +104,7 @@ def _frame(
     slope, intercept = _scale(dataset, place)
     return Frame(
         file, index, np.array(position), row, column, (spacing[0], spacing[1]), shape, slope, intercept, inverted,
-        _is_localiser(dataset, place), dict(_keys(dataset, place)),
+        _frame_kinds(dataset, place), dict(_keys(dataset, place)), place.number(index),
     )  # fmt: skip
 
 
@@ -133,25 +142,67 @@ def _scale(dataset: Dataset, place: "_Classic | _Enhanced") -> tuple[float, floa
     return 1.0 if slope is None else slope, intercept or 0.0
 
 
-def _is_localiser(dataset: Dataset, place: "_Classic | _Enhanced") -> bool:
-    kinds = {*texts(dataset, "ImageType")}
-    for macro in ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence"):
-        kinds |= {*texts(place.group(macro), "FrameType")}
-    return bool(kinds & LOCALISER)
+def kinds_of(dataset: Dataset) -> frozenset[str]:
+    """The code strings in which a header, or a macro of it, says what the image shows."""
+    found = (texts(dataset, keyword) for keyword in ("ImageType", "FrameType", *_CODED))
+    return frozenset(kind for kinds in found for kind in kinds) | {*_RAW_DATA.get(_ge_raw_type(dataset), ())}
 
 
-def _keys(dataset: Dataset, place: "_Classic | _Enhanced") -> Iterator[tuple[str, str]]:
+_CODED = ("ComplexImageComponent", "AcquisitionContrast")
+_RAW_DATA = {1: ("PHASE",), 2: ("REAL",), 3: ("IMAGINARY",)}
+
+
+def _ge_raw_type(dataset: Dataset) -> int:
+    """0 magnitude, 1 phase, 2 real, 3 imaginary: GE says it in a private attribute alone."""
+    try:
+        return int(dataset.private_block(0x0043, "GEMS_PARM_01")[0x2F].value)
+    except DAMAGE:
+        return 0
+
+
+def _frame_kinds(dataset: Dataset, place: "_Classic | _Enhanced") -> frozenset[str]:
+    macros = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+    return frozenset.union(kinds_of(dataset), *(kinds_of(place.group(macro)) for macro in macros))
+
+
+def _keys(dataset: Dataset, place: "_Classic | _Enhanced") -> Iterator[tuple[str, Key]]:
     """What may tell two images at one place apart, in the order in which it is tried."""
-    places = {
-        "echo": (("MREchoSequence", "EffectiveEchoTime"), ("MREchoSequence", "EchoTime")),
-        "time": (("FrameContentSequence", "TemporalPositionIndex"), ("", "TemporalPositionIdentifier")),
-        "trigger": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"), ("", "TriggerTime")),
-        "b": (("MRDiffusionSequence", "DiffusionBValue"), ("", "DiffusionBValue")),
-        "acquisition": (("FrameContentSequence", "FrameAcquisitionNumber"), ("", "AcquisitionNumber")),
-    }
-    for name, found in places.items():
+    for name, found in _KEYS.items():
         values = (soft_number(place.group(macro) if macro else dataset, keyword) for macro, keyword in found)
         if (value := next((value for value in values if value is not None), None)) is not None:
-            yield name, f"{value:g}"
+            yield name, float(f"{value:.6g}")
+    diffusion = place.group("MRDiffusionSequence")
+    for item in (*items(diffusion, "DiffusionGradientDirectionSequence"), diffusion):
+        if direction := texts(item, "DiffusionGradientOrientation"):
+            yield "direction", "/".join(direction)
+            break
     kinds = texts(place.group("MRImageFrameTypeSequence"), "FrameType") or texts(dataset, "ImageType")
     yield "type", "/".join(kinds[2:])
+    yield "frame of reference", text(dataset, "FrameOfReferenceUID")
+    if (acquired := _seconds(dataset, place.group("FrameContentSequence"))) is not None:
+        yield "acquisition time", acquired
+
+
+_KEYS = {
+    "echo": (("MREchoSequence", "EffectiveEchoTime"), ("MREchoSequence", "EchoTime")),
+    "time": (("FrameContentSequence", "TemporalPositionIndex"), ("", "TemporalPositionIdentifier")),
+    "trigger": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"), ("", "TriggerTime")),
+    "phase": (
+        ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
+        ("RespiratorySynchronizationSequence", "NominalPercentageOfRespiratoryPhase"),
+        ("", "NominalPercentageOfCardiacPhase"),
+        ("", "NominalPercentageOfRespiratoryPhase"),
+    ),
+    "b": (("MRDiffusionSequence", "DiffusionBValue"), ("", "DiffusionBValue")),
+    "acquisition": (("FrameContentSequence", "FrameAcquisitionNumber"), ("", "AcquisitionNumber")),
+}
+
+
+def _seconds(dataset: Dataset, content: Dataset) -> float | None:
+    """When an image was acquired, in seconds from a day that all images of a series share."""
+    stamps = (text(content, "FrameAcquisitionDateTime"), text(dataset, "AcquisitionDateTime"))
+    moments = (*(stamp[6:] for stamp in stamps), f"01{text(dataset, 'AcquisitionTime').replace(':', '')}")
+    for found in filter(None, (re.match(r"(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", moment) for moment in moments)):
+        day, hour, minute, second = map(float, found.groups())
+        return ((24 * day + hour) * 60 + minute) * 60 + second
+    return None

@@ -8,8 +8,9 @@ opened once in its life. A header that cannot be read is an entry too, with the 
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from pipelines.dicom import sandbox
-from pipelines.dicom.burned import SECONDARY_CAPTURE
-from pipelines.dicom.profile import patient_of
+from pipelines.dicom.aside import is_secondary_capture
+from pipelines.dicom.profile import patient_of, person_of
 from pipelines.dicom.reading import DAMAGE, DicomError, NotDicomError, header, items, looks_like_dicom, text
 from pipelines.scans.key import Pseudonyms
 from pipelines.work.cache import Cache
 
-VERSION = "1"  # of DicomFile and of how it is filled; another one reads every header again
+VERSION = "2"  # of DicomFile and of how it is filled; another one reads every header again
 CHUNK = 64  # headers a child reads
 LIMITS = sandbox.Limits(seconds=60, memory_gib=2)  # of a chunk: a thousand times usual
 IMAGE, SEGMENTATION, STRUCTURES, OTHER, REFUSED, FOREIGN, NIFTI = (
@@ -48,11 +49,13 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 @dataclass(frozen=True)
 class DicomFile:
     """`kind`: one of the constants above. `reason`: why it is refused, or what an `other` is. The rest are pseudonyms;
-    `references`: series that a segmentation or structure set was drawn on."""
+    `person`: of the patient's id without its issuer; `references`: series that a segmentation or structure set
+    was drawn on."""
 
     kind: str
     reason: str = ""
     patient: str = ""
+    person: str = ""
     study: str = ""
     series: str = ""
     place: str = ""
@@ -89,6 +92,7 @@ def _entry(dataset: Dataset, pseudonyms: Pseudonyms) -> DicomFile:
     return DicomFile(
         kind,
         patient=patient_of(dataset, pseudonyms),
+        person=person_of(dataset, pseudonyms),
         study=pseudonyms.name("study", study),
         series=pseudonyms.name("series", series),
         place=pseudonyms.name("place", place) if place else "",
@@ -103,7 +107,7 @@ def _kind(dataset: Dataset) -> tuple[str, str]:
         return SEGMENTATION, ""
     if uid == _STRUCTURES:
         return STRUCTURES, ""
-    if uid in _IMAGES or uid.startswith(SECONDARY_CAPTURE):
+    if uid in _IMAGES or is_secondary_capture(uid):
         return IMAGE, ""
     if not uid and "Rows" in dataset and text(dataset, "Modality").upper() in ("CT", "MR"):
         return IMAGE, ""
@@ -135,6 +139,22 @@ def refresh(
         for path, fresh in _read([path for path in files if path not in result], pseudonyms, limits):
             known.put(keys[path], json.dumps(asdict(fresh)))
             result[path] = fresh
+    return _one_pseudonym_each(result)
+
+
+def _one_pseudonym_each(entries: dict[Path, DicomFile]) -> dict[Path, DicomFile]:
+    """Some files of a patient may leave out who issued the id: they go to the one who has it, in the study or else in
+    the whole folder."""
+    issued: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for entry in entries.values():
+        if entry.patient != entry.person:
+            issued[entry.person, ""].add(entry.patient)
+            issued[entry.person, entry.study].add(entry.patient)
+    result = dict(entries)
+    for path, entry in entries.items():
+        found = issued.get((entry.person, entry.study)) or issued.get((entry.person, ""), set())
+        if entry.patient == entry.person and len(found) == 1:
+            result[path] = replace(entry, patient=next(iter(found)))
     return result
 
 
@@ -144,7 +164,7 @@ def _recalled(text: str) -> DicomFile:
 
 
 def _key(path: Path, sha256: str, mark: str) -> str:
-    return f"{mark}:{path.suffix.lower() in _SUFFIXES}:{path.name.endswith(('.nii', '.nii.gz'))}:{sha256}"
+    return f"{mark}:{path.suffix.lower() in _SUFFIXES}:{path.name.lower().endswith(('.nii', '.nii.gz'))}:{sha256}"
 
 
 def _read(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> Iterable[tuple[Path, DicomFile]]:

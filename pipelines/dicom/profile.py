@@ -72,10 +72,15 @@ class _Context:
     shift_days: int
 
 
-def deidentified(dataset: Dataset, pseudonyms: Pseudonyms, options: ProfileOptions | None = None) -> Dataset:
-    """A new data set without identity. Raises DicomError if an attribute cannot be read or nests beyond MAX_DEPTH."""
+def deidentified(
+    dataset: Dataset, pseudonyms: Pseudonyms, options: ProfileOptions | None = None, patient: str = ""
+) -> Dataset:
+    """A new data set without identity. Raises DicomError if an attribute cannot be read or nests beyond MAX_DEPTH.
+
+    `patient`: the pseudonym, where more is known of the patient than this header tells.
+    """
     options = options or ProfileOptions()
-    patient = patient_of(dataset, pseudonyms)
+    patient = patient or patient_of(dataset, pseudonyms)
     context = _Context(pseudonyms, options, patient, pseudonyms.shift_days(patient))
     try:
         result = _dataset(dataset, context, 0)
@@ -105,6 +110,12 @@ def patient_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
     if not study:
         raise DicomError("neither patient nor study nor series is named; nobody can tell whose scan this is")
     return pseudonyms.name("patient by study", study)
+
+
+def person_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
+    """The same whoever issued the id, and the patient's pseudonym where no issuer is named."""
+    identifier = text(dataset, "PatientID")
+    return pseudonyms.name("patient", f"\0{identifier}") if identifier else patient_of(dataset, pseudonyms)
 
 
 def shifted(value: str, days: int) -> str:

@@ -17,7 +17,14 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
 
 from pipelines.scans.nifti import MAX_VOXELS
 
@@ -201,6 +208,15 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
     if frames * rows * columns > MAX_VOXELS:
         raise DicomError(f"{frames} frames of {rows} x {columns} are beyond {MAX_VOXELS} voxels; the header is broken")
     return frames, rows, columns
+
+
+def is_lossy(dataset: Dataset) -> bool:
+    """Did the image go through a lossy compression, now or before, by its own word or by its encoding?"""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
+    return text(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY
+
+
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)  # encodings that cannot be without loss
 
 
 def pixels(dataset: Dataset) -> np.ndarray:

@@ -18,9 +18,10 @@ from pipelines import params
 from pipelines.dicom import index, sandbox
 from pipelines.dicom.convert import Conversion, SeriesRecord, SeriesSettings, convert
 from pipelines.dicom.index import DicomFile
+from pipelines.dicom.masks import meanings_of
 from pipelines.dicom.profile import ProfileOptions
 from pipelines.intake import listing
-from pipelines.scans import key
+from pipelines.scans import key, vocabulary
 from pipelines.scans.naming import Names
 from pipelines.work import code
 from pipelines.work.digests import sha256_of
@@ -28,6 +29,7 @@ from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
 
+_AN_OBJECT = {index.SEGMENTATION: "a segmentation", index.STRUCTURES: "a structure set"}
 REFUSED = "refused"  # folder of the records of files that belong to no series
 
 
@@ -102,7 +104,7 @@ def _place_labels(
         if targets:
             series[targets[0]].labels.append((files[path], entry.kind, path))
         else:
-            homeless[path] = f"a {entry.kind} drawn on a series that is not in the folder"
+            homeless[path] = f"{_AN_OBJECT[entry.kind]} drawn on a series that is not in the folder"
     return homeless
 
 
@@ -155,20 +157,19 @@ def _conversion(
         tuple(called[path] for _, path in series.files),
         tuple((kind, path) for _, kind, path in sorted(series.labels)),
         tuple(path for _, path in sorted(series.beside)),
-        series.name, out / series.entry.patient, settings, pseudonyms,
+        series.name, out / series.entry.patient, settings, pseudonyms, series.entry.patient,
     )  # fmt: skip
 
 
 def _inputs(series: _Series, settings: SeriesSettings, pseudonyms: key.Pseudonyms) -> str:
     """sha256 of all that a series' record depends on."""
-    meanings = [
-        path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json") for _, path in series.beside
-    ]
+    meanings = [meanings_of(path) for _, path in series.beside]
     content = [
         sorted(sha256 for sha256, _ in series.files),
         sorted((sha256, kind) for sha256, kind, _ in series.labels),
         sorted((sha256, path.name) for sha256, path in series.beside),
         [sha256_of(path) for path in meanings if path.is_file()],
+        vocabulary.here().digest if series.labels or series.beside else "",
         sorted(series.patients), asdict(settings), pseudonyms.fingerprint(), code.digest("pipelines.dicom.convert"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

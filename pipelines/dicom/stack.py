@@ -1,6 +1,5 @@
-"""Frames of one series -> stacks: slices in order, on one grid, with what was wrong and what was done about it.
+"""Frames of one volume -> a stack: slices in order, on one grid, with what was wrong and what was done about it.
 
-    split(frames)   one stack a volume: a series of two echoes or ten time points holds several
     Stack.of(...)   sorted by position along the normal; corrected where that loses nothing, else DicomError
     stack.correct   the same correction for the images and for a label drawn on the slices
 
@@ -8,19 +7,17 @@ A stack whose slices lie unevenly is resampled, a tilted gantry's shear is undon
 mended is refused with the reason: a missing slice is missing anatomy, and no interpolation brings it back.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 from scipy.ndimage import shift as shifted
 
 from pipelines.dicom.frames import Frame
 from pipelines.dicom.reading import DicomError
+from pipelines.dicom.split import SAME_PLACE_MM
+from pipelines.work.wording import counted
 
 EVEN_TOLERANCE = 0.01  # of the step; positions are rounded to 0.001-0.01 mm, steps are 0.5-10 mm
-SAME_PLACE_MM = 0.01
 TILT_TOLERANCE_DEG = 0.05
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -44,7 +41,7 @@ class Stack:
     def of(frames: list[Frame], min_slices: int, max_unevenness: float) -> "Stack":
         """Raises DicomError with the reason if the slices do not make a volume."""
         if len(frames) < min_slices:
-            raise DicomError(f"{len(frames)} slices where at least {min_slices} make a volume")
+            raise DicomError(f"{counted(len(frames), 'slice')} where at least {min_slices} make a volume")
         normal = frames[0].normal
         frames = sorted(frames, key=lambda frame: float(frame.position_mm @ normal))
         places = np.array([frame.position_mm for frame in frames])
@@ -115,56 +112,6 @@ class Stack:
         return np.stack(mixed).astype(np.float32)
 
 
-def split(frames: list[Frame]) -> list[list[Frame]]:
-    """The frames of a series by volume. Raises DicomError if they do not lie on one grid, or cannot be told apart."""
-    if any(frame.localiser for frame in frames):
-        raise DicomError("a localiser")
-    first = frames[0]
-    _refuse_mixed(frames)
-    if _is_distinct(frames):
-        return [frames]
-    names = list(dict.fromkeys(name for frame in frames for name in frame.keys))
-    for chosen in [*combinations(names, 1), *combinations(names, 2)]:
-        parts = defaultdict(list)
-        for frame in frames:
-            parts[tuple(frame.keys.get(name, "") for name in chosen)].append(frame)
-        if len(parts) > 1 and all(_is_distinct(part) for part in parts.values()):
-            return [parts[value] for value in sorted(parts)]
-    repeated = len(frames) - len({_place(frame, first) for frame in frames})
-    raise DuplicatedError(f"{repeated} slices lie at the place of another, and no attribute tells them apart")
-
-
-class DuplicatedError(DicomError):
-    """Several frames at one place; the caller may find that their pixels are the same, too."""
-
-
-def without_copies(frames: list[Frame], digests: list[str]) -> list[Frame]:
-    """One frame of each place, if all there hold the same pixels (`digests`). Raises DuplicatedError otherwise."""
-    kept: dict[tuple[int, ...], tuple[Frame, str]] = {}
-    for frame, digest in zip(frames, digests, strict=True):
-        earlier = kept.setdefault(_place(frame, frames[0]), (frame, digest))
-        if earlier[1] != digest:
-            raise DuplicatedError(
-                "several slices at one place with different pixels, and no attribute tells them apart"
-            )
-    return [frame for frame, _ in kept.values()]
-
-
-def _refuse_mixed(frames: Iterable[Frame]) -> None:
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes)[:4])
-        raise DicomError(f"slices of {len(shapes)} sizes in one series: {listed}")
-    first = next(iter(frames))
-    for frame in frames:
-        if abs(frame.row @ first.row - 1) > 1e-4 or abs(frame.column @ first.column - 1) > 1e-4:
-            raise DicomError("slices of several orientations in one series")
-        if max(abs(one / other - 1) for one, other in zip(frame.spacing_mm, first.spacing_mm, strict=True)) > 1e-3:
-            raise DicomError("slices of several pixel spacings in one series")
-        if frame.inverted != first.inverted:
-            raise DicomError("MONOCHROME1 and MONOCHROME2 in one series")
-
-
 def _refuse_missing(steps: np.ndarray) -> None:
     """A step of twice the usual, or of any whole multiple, is a gap."""
     usual = float(np.median(steps))
@@ -174,9 +121,8 @@ def _refuse_missing(steps: np.ndarray) -> None:
     whole = [(k, n) for k, n in gaps if abs(steps[k] / usual - n) < 0.1 * n]
     if gaps and len(whole) == len(gaps):
         lost = sum(n - 1 for _, n in whole)
-        raise DicomError(
-            f"{lost} slices are missing, the first after slice {whole[0][0] + 1} of {len(steps) + 1} by position"
-        )
+        missing = "1 slice is" if lost == 1 else f"{lost} slices are"
+        raise DicomError(f"{missing} missing, the first after slice {whole[0][0] + 1} of {len(steps) + 1} by position")
 
 
 def _drift(places: np.ndarray, positions: np.ndarray, first: Frame) -> tuple[np.ndarray, float]:
@@ -192,11 +138,3 @@ def _drift(places: np.ndarray, positions: np.ndarray, first: Frame) -> tuple[np.
     if tilt < TILT_TOLERANCE_DEG or np.abs(drift).max() < 0.1 * min(first.spacing_mm):
         return np.zeros_like(drift), 0.0
     return drift, tilt
-
-
-def _is_distinct(frames: list[Frame]) -> bool:
-    return len({_place(frame, frames[0]) for frame in frames}) == len(frames)
-
-
-def _place(frame: Frame, first: Frame) -> tuple[int, ...]:
-    return (round(float(frame.position_mm @ first.normal) / SAME_PLACE_MM),)

@@ -15,6 +15,9 @@ from pipelines.work import project
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar")
+PACKED_TABLES = (".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")  # no scan is expected in them
+OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 
 
 def current() -> pa.Table:
@@ -59,11 +62,13 @@ def hide(listed: pa.Table, shown: dict[str, str]) -> pa.Table:
 class Unread:
     """What lies there and is not read. `scans`: their number by layout, of those that data.sources does not name.
 
-    `unclaimed`: paths of NIfTI files that no layout claims.
+    `unclaimed`: paths of NIfTI files that no layout claims. `packed`: of archives, compressed files and scans in
+    formats that are not read.
     """
 
     scans: dict[str, int]
     unclaimed: list[str]
+    packed: list[str]
 
     def remedy(self, requested: Sequence[str]) -> str:
         """What to type so that the layouts are read, too."""
@@ -81,7 +86,12 @@ def unread(paths: Sequence[str], folder: Path, requested: Sequence[str]) -> Unre
         if new and name not in requested:
             scans[name] = len(new)
     nifti = (path for path in paths if path.lower().endswith(NIFTI_SUFFIXES))
-    return Unread(scans, sorted(path for path in nifti if path not in taken))
+    packed = (path for path in paths if path.lower().endswith((*PACKED_SUFFIXES, *OTHER_FORMATS)))
+    return Unread(
+        scans,
+        sorted(path for path in nifti if path not in taken),
+        sorted(path for path in packed if not path.lower().endswith((*NIFTI_SUFFIXES, *PACKED_TABLES))),
+    )
 
 
 def unread_below(folder: Path, requested: Sequence[str]) -> Unread:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from pipelines import params
 from pipelines.intake import quality
 from pipelines.intake.quality import Finding
+from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import labels, nifti, scan_files, vocabulary
 from pipelines.scans.contracts import contract_of
@@ -19,7 +19,7 @@ from pipelines.scans.structure import IGNORED
 from pipelines.scans.vocabulary import Vocabulary
 from pipelines.scans.volume import Volume, VolumeError, same_grid
 from pipelines.sources import SEPARATE_GRIDS, layout_of
-from pipelines.work import within_memory
+from pipelines.work import project, within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, HALF, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
@@ -68,19 +68,19 @@ def _of_second(numbered: tuple[int, Row], bounds: Quality | None) -> Row:
 
 
 def _without_duplicates(rows: list[Row]) -> list[Row]:
-    """Every later row with the case id, or the very images, of an earlier usable one is quarantined."""
+    """Of usable rows with one case id, or the very same images, all but one are quarantined: the first that has a label
+    is kept, else the first."""
     seen: dict[str, Row] = {}
-    result = []
-    for row in rows:
-        if not row.quarantined:
-            images = "+".join(sorted(file.content for file in row.images if file.sha256))
-            if earlier := seen.get(row.case_id) or seen.get(images):
-                at, kept = row.files[0].path, earlier.files[0].path
-                row = replace(row, quarantined=f"{at}: duplicate case, the same as {kept}; keep one")
-            else:
-                seen |= {row.case_id: row, **({images: row} if images else {})}
-        result.append(row)
-    return result
+    refused: dict[int, str] = {}
+    for number in sorted((k for k, row in enumerate(rows) if not row.quarantined), key=lambda k: not rows[k].labels):
+        row = rows[number]
+        images = "+".join(sorted(file.content for file in row.images if file.sha256))
+        if kept := seen.get(row.case_id) or seen.get(images):
+            at = row.files[0].path
+            refused[number] = f"{at}: duplicate case, the same as {kept.files[0].path}; keep one"
+        else:
+            seen |= {row.case_id: row, **({images: row} if images else {})}
+    return [replace(row, quarantined=refused[k]) if k in refused else row for k, row in enumerate(rows)]
 
 
 def _with_unique_ids(rows: list[Row]) -> list[Row]:
@@ -133,19 +133,17 @@ def findings(
     return constant or ([] if bounds is None else quality.examine(images, structures, bounds, nominal_frame))
 
 
-def bounds_here() -> Quality | None:
-    """The project's bounds of the quality checks; outside a project, those this code was installed with, if any."""
-    settings = settings_here()
-    return None if settings is None else settings.ingest.quality
+def bounds_here() -> Quality:
+    """The project's bounds of the quality checks; outside a project, those of the profile `own`."""
+    return settings_here().ingest.quality
 
 
-def settings_here() -> params.Params | None:
-    """The project's parameters; outside a project, those this code was installed with, if any."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[2]):
-        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
-            return params.load(folder / "params.yaml")
-    return None
+def settings_here() -> params.Params:
+    """The project's parameters; outside a project, those of the profile `own`."""
+    here = project.find()
+    if here and (here / "params.yaml").is_file():
+        return params.load(here / "params.yaml")
+    return profiles.settings("own")
 
 
 def _read(row: Row, file: File) -> Volume:

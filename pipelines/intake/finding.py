@@ -101,6 +101,7 @@ def _row(scan: Scan, folder: Path, files: dict[str, Any], names: Names) -> Row:
         files=listed,
         annotated=annotated,
         quarantined=problem,
+        notes=list(scan.notes),
     )
 
 

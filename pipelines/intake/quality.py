@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import vocabulary
+from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Volume
 
@@ -111,30 +112,31 @@ def _angles(affine: np.ndarray, bounds: Quality) -> Iterator[Finding]:
 
 def strange_values(modality: str, array: np.ndarray, low: float, high: float, bounds: Quality) -> Iterator[Finding]:
     """Do the values fit the modality? `low`, `high`: their range."""
-    if modality == "CT":
-        yield from _ct_intensity(array, low, high, bounds)
+    if in_hu(modality):
+        yield from _ct_intensity(modality, array, low, high, bounds)
     elif _HU_LOWEST <= low <= _HU_AIR and _share(array < bounds.ct_air_hu) > _HU_AIR_SHARE:
         yield Finding(f"intensity: called {modality}, but its values are Hounsfield units", refused=True)
     elif low < 0 and (share := _share(array < 0)) > bounds.stray_fraction:
         yield Finding(f"intensity: {share:.1%} of {modality} is negative; normalised before?")
 
 
-def _ct_intensity(array: np.ndarray, low: float, high: float, bounds: Quality) -> Iterator[Finding]:
+def _ct_intensity(name: str, array: np.ndarray, low: float, high: float, bounds: Quality) -> Iterator[Finding]:
+    told = f"intensity: {name} from {low:g} to {high:g}"
     if high - low < bounds.ct_span_hu:
-        text = f"intensity: CT from {low:g} to {high:g} spans less than {bounds.ct_span_hu:g} HU; windowed or rescaled"
-        yield Finding(text, refused=True)
+        yield Finding(f"{told} spans less than {bounds.ct_span_hu:g} HU; windowed or rescaled", refused=True)
     elif low >= 0:
-        text = f"intensity: CT from {low:g} to {high:g} has no negative value: no Hounsfield units, or no intercept"
-        yield Finding(text, refused=True)
+        yield Finding(f"{told} has no negative value: no Hounsfield units, or no intercept", refused=True)
     elif low > bounds.ct_air_hu:
-        yield Finding(f"intensity: CT without air, lowest {low:g} HU; windowed, or a crop")
+        yield Finding(f"intensity: {name} without air, lowest {low:g} HU; windowed, or a crop")
     if high < _CT_BONE_HU and (share := _share(array == high)) > bounds.stray_fraction:
-        yield Finding(f"intensity: {share:.1%} of CT has its highest value {high:g} HU; windowed")
+        yield Finding(f"intensity: {share:.1%} of {name} has its highest value {high:g} HU; windowed")
     least, most = bounds.ct_range_hu
     if low < least or high > most:
         share = _share((array < least) | (array > most))
         if share > bounds.stray_fraction:
-            yield Finding(f"intensity: {share:.1%} of CT is outside [{least:g}, {most:g}] HU; padding, or other units")
+            yield Finding(
+                f"intensity: {share:.1%} of {name} is outside [{least:g}, {most:g}] HU; padding, or other units"
+            )
 
 
 def slices(modality: str, array: np.ndarray, axis: int, constant: np.ndarray, bounds: Quality) -> Iterator[Finding]:
@@ -235,7 +237,7 @@ def _slice_range(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _air_level(modality: str, array: np.ndarray, bounds: Quality) -> float:
-    if modality == "CT":
+    if in_hu(modality):
         return bounds.ct_air_hu
     sample = array.ravel()[:: max(1, array.size // _SAMPLES)]
     return bounds.mr_air * float(np.percentile(sample, 99))

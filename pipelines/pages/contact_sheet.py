@@ -30,6 +30,7 @@ from pipelines.pages.drawing import (
 from pipelines.pages.templates import render
 from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
+from pipelines.scans.modalities import in_hu
 from pipelines.work import within_memory
 from pipelines.work.memory import GIB, free_bytes
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -92,7 +93,7 @@ def draw(captioned: tuple[Row, list[str]]) -> Image.Image | None:
         return None
     picture = Image.new("RGB", (3 * PLANE_PX, PLANE_PX + CAPTION_PX))
     for axis in range(3):
-        plane = _plane(volume.array, label, volume.spacing_mm, axis, row.images[0].role == "CT")
+        plane = _plane(volume.array, label, volume.spacing_mm, axis, in_hu(row.images[0].role))
         picture.paste(plane, (axis * PLANE_PX, 0))
     _caption(picture, row, findings)
     return picture
@@ -151,7 +152,7 @@ def _section(source: str, rows: list[Row], drawn: int, words: set[str]) -> dict[
     return {
         "source": source,
         "scans": len(rows),
-        "refused": len(refused),
+        "refused": sum(not row.set_aside for row in refused),
         "noted": len(noted),
         "drawn": drawn,
         "flagged": [

@@ -3,6 +3,8 @@
     profiles/base.yaml      every key
     profiles/NAME.yaml      what NAME has otherwise; `extends: OTHER` builds on that profile instead of on the base
 
+A project's own lie in its folder `profiles`; the others come with the program. Of one name, the project's counts.
+
 Blocks are merged key by key. Lists, and tables that are stated by source or structure (patch_size, spacing_mm,
 normalisation, tiny_mm3, floors), are replaced whole: entries for another profile's sources would only mislead. That is
 why the merge is a recursion of ours and not OmegaConf's, which merges every table and drops the comments.
@@ -34,13 +36,13 @@ HEAD = """\
 
 
 def names() -> list[str]:
-    return sorted(file.stem for file in (project.root() / "profiles").glob("*.yaml") if file.stem != BASE)
+    return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")} - {BASE})
 
 
 def known(name: str) -> str:
     """The name itself. Raises ValueError with the known ones when it is none of them."""
     if name not in names():
-        raise ValueError(f"no profile {name!r}; known: {', '.join(names()) or 'none, profiles/ is empty'}")
+        raise ValueError(f"no profile {name!r}; known: {', '.join(names())}")
     return name
 
 
@@ -158,7 +160,14 @@ def _target() -> Path:
 
 
 def _file(name: str) -> Path:
-    return project.root() / "profiles" / f"{name}.yaml"
+    files = [folder / f"{name}.yaml" for folder in _folders()]
+    return next((file for file in files if file.is_file()), files[-1])
+
+
+def _folders() -> list[Path]:
+    """The project's own first, if here is one."""
+    here = project.find()
+    return [*([here / "profiles"] if here else []), project.SHIPPED / "profiles"]
 
 
 def _present() -> dict[str, Any] | None:

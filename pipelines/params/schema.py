@@ -12,16 +12,13 @@ from pipelines.params.block import Block, Fraction
 from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source, check_sources
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
-from pipelines.scans import vocabulary
+from pipelines.scans import modalities, vocabulary
 from pipelines.scans.contracts import BACKGROUND, IGNORE
 from pipelines.work.wording import did_you_mean
 
 Layout = Literal[
     "msd", "acdc", "brats", "kits", "lits", "bids", "nnunet", "totalsegmentator", "flare", "pairs", "dicom", "phantom"
 ]
-Modality = Literal[
-    "CT", "MR", "T1", "T1CE", "T2", "FLAIR", "CINE", "PD", "DWI", "ADC", "SWI", "LGE", "DCE", "PET", "US"
-]  # of model.network.config.MODALITIES; the first place there stands for none
 ONE_OR_MORE = BeforeValidator(lambda given: (given,) if isinstance(given, str) else _as_tuple(given))
 
 
@@ -41,7 +38,7 @@ class Data(Block):
         description="by source: what a label means, by its name or value: a structure, `background` (drawn, and none "
         "of those looked for) or `ignore` (nobody decided; left out of loss and evaluation)",
     )
-    modality: dict[str, Annotated[tuple[Modality, ...], ONE_OR_MORE]] = Field(
+    modality: dict[str, Annotated[tuple[str, ...], ONE_OR_MORE]] = Field(
         default={},
         description="by source: what its images show, where their names do not say; of several channels a list in "
         "their order",
@@ -52,12 +49,15 @@ class Data(Block):
 
     @model_validator(mode="after")
     def _labels_mean_structures(self) -> "Data":
-        known = vocabulary.here()
         check_sources("data.labels", self.labels)
         check_sources("data.modality", self.modality)
+        for source, shown in self.modality.items():
+            for name in shown:
+                if name not in (declared := modalities.here()):
+                    raise ValueError(f"data.modality.{source}: {name!r} is no modality; {declared.remedy(name)}")
         for source, meanings in self.labels.items():
             for name, meant in meanings.items():
-                if meant not in known and meant not in (IGNORE, BACKGROUND):
+                if meant not in (IGNORE, BACKGROUND) and meant not in (known := vocabulary.here()):
                     raise ValueError(
                         f"data.labels.{source}: {name!r} means {meant!r}, which is no structure"
                         f"{did_you_mean(meant, known)}, nor `{IGNORE}` or `{BACKGROUND}`; `medseg structures "
@@ -198,9 +198,8 @@ class Promote(Block):
     def _known_structures(self) -> "Promote":
         if "default" not in self.floors:
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
-        known = vocabulary.here()
-        for name in self.floors:
-            if name != "default" and name not in known:
+        for name in set(self.floors) - {"default"}:
+            if name not in (known := vocabulary.here()):
                 raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, known)}")
         return self
 
@@ -219,14 +218,6 @@ class Params(Block):
     evaluate: Evaluate
     register_: Register = Field(alias="register")
     promote: Promote
-
-    def sources_named(self) -> frozenset[str]:
-        """All that settings by source are stated for."""
-        tables = (
-            self.data.labels, self.data.modality, self.preprocess.spacing_mm, self.preprocess.normalisation,
-            self.pretrain.patch_size, self.train.patch_size,
-        )  # fmt: skip
-        return frozenset(name for table in tables for name in table)
 
     @model_validator(mode="after")
     def _frozen_after_pretraining(self) -> "Params":

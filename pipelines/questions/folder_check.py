@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import params
+import pyarrow as pa
+
 from pipelines.dicom import series
 from pipelines.intake import claims, listing
 from pipelines.intake.examination import bounds_here, examine, settings_here
@@ -21,12 +22,6 @@ from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
 from pipelines.scans.naming import Names
 from pipelines.sources import readers
-from pipelines.work import project
-
-OUTSIDE_A_PROJECT = params.Deidentify(
-    clean_descriptors=True, retain_device=False, deface=False, min_slices=3, max_unevenness=0.1, timeout_s=300.0,
-    memory_gib=4.0,
-)  # fmt: skip
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
@@ -34,9 +29,9 @@ def check(folder: Path) -> list[dict[str, Any]]:
     return [asdict(row) for row in _open_layouts(folder)] + [asdict(row) for row in _dicom(folder)]
 
 
-def unclaimed(folder: Path) -> list[str]:
-    """NIfTI files that no layout claims, by their path below `folder`."""
-    return claims.unread_below(folder, tuple(readers())).unclaimed
+def unread(folder: Path) -> claims.Unread:
+    """What no reader opens, by its path below `folder`."""
+    return claims.unread_below(folder, tuple(readers()))
 
 
 def _open_layouts(folder: Path) -> list[Row]:
@@ -46,10 +41,9 @@ def _open_layouts(folder: Path) -> list[Row]:
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
     settings = settings_here()
-    memory_gib = None if settings is None else settings.preprocess.memory_gib
-    told = ({}, {}) if settings is None else (settings.data.labels, settings.data.modality)
+    told = settings.data.labels, settings.data.modality
     rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), *told)
-    return examine(rows, bounds_here(), memory_gib)
+    return examine(rows, bounds_here(), settings.preprocess.memory_gib)
 
 
 def _dicom(folder: Path) -> list[Row]:
@@ -58,10 +52,10 @@ def _dicom(folder: Path) -> list[Row]:
         out, memory = Path(scratch) / "deidentified", Path(scratch) / "dicom.sqlite"
         listed = listing.take(folder, Path(scratch) / "digests.sqlite")
         open_paths = claims.claimed(listed["path"].to_pylist(), folder)
-        rest = listed.filter([path not in open_paths for path in listed["path"].to_pylist()])
+        rest = listed.filter(pa.array([path not in open_paths for path in listed["path"].to_pylist()], pa.bool_()))
         names = Names(pseudonyms)
         table = claims.hide(rest, {path: names.hidden(path) for path in rest["path"].to_pylist()})
-        series.bring(folder, table, out, pseudonyms, _settings(), memory)
+        series.bring(folder, table, out, pseudonyms, settings_here().deidentify, memory)
         found = examine(find_deidentified(out, Path(scratch) / "digests.sqlite"))
     return [replace(row, files=[replace(file, path=Path(file.path).name) for file in row.files]) for row in found]
 
@@ -72,10 +66,3 @@ def _key() -> Pseudonyms:
         return key.known()
     except ValueError:
         return Pseudonyms(secrets.token_bytes(32))
-
-
-def _settings() -> params.Deidentify:
-    try:
-        return params.load(project.root() / "params.yaml").deidentify
-    except ValueError:
-        return OUTSIDE_A_PROJECT

@@ -24,8 +24,8 @@ from pipelines.work import project
 from pipelines.work.progress import track
 
 # The program itself, its environment, and caches of its tools. A version may look like a date.
-PROGRAM = frozenset({"flows", "pipelines", "model", "tests", "benchmarks"})
-NOT_SEARCHED = PROGRAM | {
+PROGRAM = frozenset({"flows", "pipelines", "model", "tests", "benchmarks"})  # where the project is the source checkout
+NOT_SEARCHED = {
     ".venv", ".bench", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", "__pycache__",
     "requirements.lock", "requirements-gpu.lock",
 }  # fmt: skip
@@ -66,7 +66,7 @@ def search_project(root: Path, known: identity.Identity) -> dict[str, Any]:
 
 def _artefacts(root: Path) -> Iterator[Path]:
     """Every file of the project but the program; data/raw is what it must not have passed on."""
-    left_out = {root / project.RAW, *(root / name for name in NOT_SEARCHED | set(ON_PURPOSE))}
+    left_out = {root / project.RAW, *(root / name for name in (*NOT_SEARCHED, *ON_PURPOSE, *_program(root)))}
     seen = set()
     for here, folders, files in os.walk(root, followlinks=True):  # models may lie on another disk
         status = Path(here).stat()
@@ -79,10 +79,15 @@ def _artefacts(root: Path) -> Iterator[Path]:
         yield from (path for path in (Path(here) / file for file in files) if path not in left_out)
 
 
+def _program(root: Path) -> frozenset[str]:
+    """Folders of the program in the project. Elsewhere a folder called `tests` is no program's, and may hold scans."""
+    return PROGRAM if (root / "pipelines" / "__main__.py").is_file() else frozenset()
+
+
 def _search_git(root: Path, needles: Needles) -> list[dict[str, Any]]:
     """One entry an object of git's history in which something was found."""
     found = []
-    for name, content in file_contents.in_git(root, PROGRAM):
+    for name, content in file_contents.in_git(root, _program(root)):
         if kinds := {kind for piece in file_contents.packed(content) for kind in needles.found_in(piece)}:
             found.append({"file": f".git (object {name[:12]})", "kinds": sorted(kinds), "in_name": False})
     return found

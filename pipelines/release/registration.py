@@ -79,7 +79,7 @@ def _run_of(client: Any, weights_sha256: str) -> str:
 
 def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
     """The record whole, and of it what people look at and search for."""
-    commit = client.get_run(run_id).data.tags.get("git_commit")
+    told = client.get_run(run_id).data.tags
     return {
         "record": record.text(content),
         "record_sha256": record.digest(content),
@@ -87,7 +87,7 @@ def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
         "dice": record.text(content["dice"]),
         **({} if content["mean_dice"] is None else {"mean_dice": f"{content['mean_dice']:.6f}"}),
         "held_out_cases": str(content["cases"]),
-        "git_commit": commit or run_identity.git_commit(),
+        **{name: told.get(name) or here for name, here in run_identity.origin().items()},
         "mlflow_run_id": run_id,
         **content["identity"],
     }

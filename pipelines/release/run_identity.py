@@ -1,4 +1,4 @@
-"""What a result can be traced to: digests of what made it, and the commit.
+"""What a result can be traced to: digests of what made it, and the commits of project and program.
 
 Made of content alone - outputs upstream by their hashes in dvc.lock, and parameters as parsed - so that a comment in
 params.yaml or a setting that touches nothing of it makes no other result of it.
@@ -7,6 +7,7 @@ params.yaml or a setting that touches nothing of it makes no other result of it.
 import hashlib
 import json
 import subprocess
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +15,9 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipelines.scans import manifest
-from pipelines.work import project
+from pipelines.work import code, project
 
+HERE = Path(__file__).parents[2]  # the source checkout, or where packages are installed
 # What can change a result. The lock and the parameters are hashed by themselves, documents and tests change nothing.
 CODE = ("model", "pipelines", "dvc.yaml", "pyproject.toml", "requirements.lock")
 
@@ -49,19 +51,31 @@ def inputs_sha256(stage: str) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def git_commit() -> str:
-    """The commit, with `-dirty` if anything that can change a result differs from it; `unknown` outside git."""
+def origin() -> dict[str, str]:
+    """Tags: the project's commit, and the program's, which are the same where the project is the source checkout."""
+    return {"git_commit": _commit(project.root()), "program": program()}
+
+
+def program() -> str:
+    """The commit of the checkout that this code lies in, as in 3f2a...-dirty; of an installed package its version and
+    the head of its digest, as in 0.1.0+3f2a..."""
+    if (HERE / ".git").exists():  # in it, not above: a project under git may hold the environment
+        return _commit(HERE)
+    return f"{metadata.version('medsegformer')}+{code.of_program()[:12]}"
+
+
+def _commit(folder: Path) -> str:
+    """With `-dirty` if anything that can change a result differs from it; `unknown` outside git."""
     try:
-        commit = _git("rev-parse", "HEAD").strip()
-        changed = _git("status", "--porcelain", "--", *CODE)
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        changed = _git(folder, "status", "--porcelain", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}-dirty" if changed.strip() else commit
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=project.root())
-    return done.stdout
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=folder).stdout
 
 
 def _yaml(path: Path) -> dict[str, Any]:

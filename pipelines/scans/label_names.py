@@ -13,9 +13,16 @@ from typing import Any
 
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract, contract_of
-from pipelines.scans.structure import MORPHOLOGIES, words_of
+from pipelines.scans.structure import words_of
 from pipelines.scans.vocabulary import Vocabulary
 
+# SNOMED CT codes of a side or part of an organ, as regions of findings -> the organ's.
+_WHOLE_ORGAN = {
+    "18639004": "64033007", "9846003": "64033007",  # kidneys
+    "83678007": "12738006", "119235005": "12738006",  # cerebrum, part of the brain
+    "44029006": "39607008", "3341006": "39607008",  # lungs
+}  # fmt: skip
+_FINDINGS = ({"oedema"}, {"necrotic"}, {"enhancing"}, {"cyst"}, {"tumour"}, {"lesion"})  # names that say as little
 Meanings = Mapping[str, Mapping[str, str]]  # params.yaml, data.labels: source -> name or value -> what it means
 
 
@@ -86,12 +93,13 @@ def structure_of(code: str, name: str, region: str = "", side: str = "") -> str 
     such as a cyst, says nothing without `region`, the code of the organ it lies in. `side`: left or right, where a
     modifier says so.
     """
-    words = vocabulary.here()
-    if found := (side and words.known(words_of(name) | {side})) or words.named(name):
+    words, called, organ = vocabulary.here(), words_of(name), _WHOLE_ORGAN.get(region, region)
+    found = (side and words.known(called | {side})) or words.known(called)
+    if found and (called not in _FINDINGS or organ == getattr(words[found].region, "value", None)):
         return found
     coded = [each for each in words.values() if each.type.value == code]
-    if any(each.region is not None for each in coded) or code in MORPHOLOGIES:
-        coded = [each for each in coded if each.region is not None and each.region.value == region]
+    if any(each.region is not None for each in coded):
+        coded = [each for each in coded if each.region is not None and each.region.value in (region, organ)]
     whole = [each for each in coded if each.laterality in ((side,) if side else ("", "both")) and each.modifier is None]
     return (whole or coded)[0].name if len(whole or coded) == 1 else None
 

@@ -1,11 +1,9 @@
 """The label of a scan, as structure ids: one label map, or several masks put together."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from pipelines.scans import scan_files, vocabulary
-from pipelines.scans.contracts import LabelContract, contract_of
+from pipelines.scans.contracts import contract_of
 from pipelines.scans.manifest import Row
 from pipelines.scans.structure import IGNORED
 
@@ -64,10 +62,6 @@ def read(row: Row) -> np.ndarray:
     return pile.whole()
 
 
-def contracts(row: Row) -> Iterator[LabelContract]:
-    return (contract_of(file.contract) for file in row.labels)
-
-
 def nominal_frame(row: Row) -> bool:
     """Do its headers not tell the patient's sides?"""
-    return any(contract.nominal_frame for contract in contracts(row))
+    return any(contract_of(file.contract).nominal_frame for file in row.labels)

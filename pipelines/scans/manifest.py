@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 _KEY = b"medseg.key"
+SET_ASIDE = "set aside: "  # begins the reason of what is sound, but no scan to learn from: nobody can or need mend it
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 
@@ -65,6 +66,7 @@ class File:
 class Row:
     """One scan. `patient`: a pseudonym. `shape`, `spacing_mm`: (D, H, W) after reorientation; empty if unreadable.
 
+    `quarantined`: why it cannot be used, or with SET_ASIDE before, why it is not meant to be.
     `notes`: what is odd about a scan that can be used, `check: finding`; nothing identifying. `drawn`: those of
     `annotated` that its label has a voxel of.
     """
@@ -82,6 +84,10 @@ class Row:
     quarantined: str = ""
     notes: list[str] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
+
+    @property
+    def set_aside(self) -> bool:
+        return self.quarantined.startswith(SET_ASIDE)
 
     @property
     def images(self) -> list[File]:

@@ -165,9 +165,11 @@ def _checked_type(raw: Any) -> np.dtype[Any]:
     dtype = np.dtype(_SCALARS[code]).newbyteorder(raw.endianness)
     if bits != 8 * dtype.itemsize:
         raise VolumeError(f"bitpix {bits} contradicts datatype {_SCALARS[code]}; the header is broken")
-    for name in ("scl_slope", "scl_inter"):  # NaN slope: not scaled, as nibabel itself writes it
-        if np.isinf(raw[name]) or (name == "scl_inter" and np.isnan(raw[name]) and np.isfinite(raw["scl_slope"])):
-            raise VolumeError(f"{name} is {float(raw[name])}; correct the header")
+    slope, intercept = float(raw["scl_slope"]), float(raw["scl_inter"])
+    unscaled = slope == 0 or np.isnan(slope)  # by the standard, and as nibabel itself writes it: no intercept counts
+    for name, value, ignored in (("scl_slope", slope, unscaled), ("scl_inter", intercept, unscaled)):
+        if not (ignored or np.isfinite(value)):
+            raise VolumeError(f"{name} is {value}; correct the header")
     return dtype
 
 

@@ -9,6 +9,8 @@ Ids are for ever: weights, case files and label maps hold them. The default has 
 own from 10,000 on. pipelines.scans.structure.IGNORED is none: it marks voxels that nobody decided on.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipelines.scans.structure import Entry, Structure, of_entry, words_of
+from pipelines.scans.structure import Declaration, Structure, of_declaration, words_of
 from pipelines.work import project
 from pipelines.work.wording import did_you_mean, short
 
@@ -81,6 +83,11 @@ class Vocabulary(Mapping[str, Structure]):
 
     def known(self, words: frozenset[str]) -> str | None:
         return self._by_words.get(words)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that it says."""
+        return hashlib.sha256(json.dumps(self.records(self)).encode()).hexdigest()
 
     def records(self, names: Iterable[str]) -> dict[str, Any]:
         """What these structures are, with all that they can be told by: what a trained model carries."""
@@ -151,7 +158,9 @@ def _of_file(path: Path, _changed_ns: int, _bytes: int) -> Vocabulary:
 
 @lru_cache(maxsize=1)
 def default() -> Vocabulary:
-    return Vocabulary((of_entry(name, Entry.model_validate(entry)) for name, entry in read(DEFAULT).items()), FILE)
+    return Vocabulary(
+        (of_declaration(name, Declaration.model_validate(entry)) for name, entry in read(DEFAULT).items()), FILE
+    )
 
 
 def extended(base: Vocabulary, own: Mapping[str, Any], told_as: str) -> Vocabulary:
@@ -162,9 +171,7 @@ def extended(base: Vocabulary, own: Mapping[str, Any], told_as: str) -> Vocabula
         try:
             structures[name] = _changed(base[name], given) if name in base else _declared(name, given, structures)
         except ValidationError as error:
-            problems += [
-                f"{name}.{'.'.join(map(str, each['loc'])) or 'entry'}: {_said(each)}" for each in error.errors()
-            ]
+            problems += told(name, error)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -178,12 +185,12 @@ def _declared(name: Any, given: Any, present: Mapping[str, Structure]) -> Struct
         raise ValueError("a name is of small letters, digits and _, a letter first")
     if not isinstance(given, Mapping) or "id" not in given:
         raise ValueError(f"it needs an id, such as {{id: {next_id(present.values())}}}")
-    entry = Entry.model_validate(given)
+    entry = Declaration.model_validate(given)
     if entry.id < FIRST_OWN_ID:
         raise ValueError(
             f"id {entry.id} is below {FIRST_OWN_ID}; those are the default's. {next_id(present.values())} is free"
         )
-    structure = of_entry(name, entry)
+    structure = of_declaration(name, entry)
     alike = next((other.name for other in present.values() if other.codes == structure.codes and not other.parts), None)
     if alike and not structure.parts:
         raise ValueError(f"it has the codes of {alike}: distinct things need distinct type, region, side or modifier")
@@ -195,7 +202,7 @@ def _changed(structure: Structure, given: Any) -> Structure:
     allowed = {"synonyms", "colour", "tolerance_mm"}
     if not isinstance(given, Mapping) or not set(given) <= allowed:
         raise ValueError(f"it is one of the default's, of which only {', '.join(sorted(allowed))} can be said here")
-    entry = Entry.model_validate({**given, "id": structure.id})
+    entry = Declaration.model_validate({**given, "id": structure.id})
     return replace(
         structure,
         synonyms=(*structure.synonyms, *entry.synonyms),
@@ -209,7 +216,15 @@ def next_id(structures: Iterable[Structure]) -> int:
     return max([FIRST_OWN_ID - 1, *(each.id for each in structures)]) + 1
 
 
-def read(path: Path) -> dict[str, Any]:
+def told(name: str, error: ValidationError) -> list[str]:
+    """What is wrong with an entry, a line a fault."""
+    return [
+        f"{name}.{'.'.join(map(str, each['loc'])) or 'entry'}: {short(each['input'])}: {each['msg']}"
+        for each in error.errors()
+    ]
+
+
+def read(path: Path, what: str = "structures", example: str = "my_lesion: {id: 10000}") -> dict[str, Any]:
     """The entries by name, not validated. Raises VocabularyError if the file holds no mapping, or a name twice."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -220,9 +235,7 @@ def read(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise VocabularyError(
-            f"{path}: must map names of structures to what they are, as in `my_lesion: {{id: 10000}}`"
-        )
+        raise VocabularyError(f"{path}: must map names of {what} to what they are, as in `{example}`")
     return content
 
 
@@ -235,7 +248,3 @@ class _Loader(yaml.CSafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _said(detail: Any) -> str:
-    return f"{short(detail['input'])}: {detail['msg']}"

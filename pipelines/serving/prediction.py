@@ -29,8 +29,9 @@ from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.volume import VolumeError, outline, write_label
 from pipelines.serving import footprint
+from pipelines.serving.as_trained import meet
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.from_files import named, nearest_source, segment_files
+from pipelines.serving.from_files import segment_files
 from pipelines.serving.requests import Request, requests
 from pipelines.serving.scan_search import MADE_HERE, description_of
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
@@ -163,10 +164,9 @@ def _need(request: Request, job: Job, card: Card) -> tuple[int, int, float]:
     Raises VolumeError if the names and headers already forbid the scan.
     """
     plan = Preprocessing.from_json(card.preprocessing)
-    scan = named({name: outline(file) for name, file in request.files.items()}, plan, job.modality)
-    source = nearest_source(plan.sources, scan)
+    met = meet(plan, {name: outline(file) for name, file in request.files.items()}, job.modality)
+    scan, source, record = met.scan, met.source, plan.sources[met.source]
     first = next(iter(scan.values()))
-    record = plan.sources[source]
     voxels = prod(resampled_shape(first.shape, first.spacing_mm, record.spacing_mm))
     here = footprint.segment_bytes(first, len(scan), record, card, source)
     return here, footprint.window_bytes(voxels, len(scan), card, source), CHUNK_S + VOXEL_S * voxels

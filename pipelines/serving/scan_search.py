@@ -12,10 +12,9 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from pipelines.intake.listing import walk
-from pipelines.scans import channels
+from pipelines.scans import channels, modalities
 from pipelines.scans.volume import VolumeError, outline
 from pipelines.sources import readers, scans_in, stem_of
-from pipelines.sources.channel_names import modality_of
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def _common(stems: list[str]) -> str:
     folder, own = PurePosixPath(stems[0]).parent, PurePosixPath(stems[0]).name
     if len(set(stems)) == 1:
         match = _SUFFIXED.fullmatch(own)
-        said = match is not None and (match["suffix"] == "0000" or modality_of(match["suffix"]))
+        said = match is not None and (match["suffix"] == "0000" or modalities.here().find(match["suffix"]))
         return (folder / match["name"]).as_posix() if match is not None and said else stems[0]
     words = [re.split(r"([_-]+)", PurePosixPath(stem).name) for stem in stems]
     common = "".join(same[0] for same in takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False)))
@@ -113,7 +112,7 @@ def _parted(stem: str, present: set[str]) -> tuple[str, str]:
     name, suffix = match["name"], match["suffix"]
     if re.fullmatch(r"\d{4}", suffix) and int(suffix) < MAX_CHANNELS and f"{name}_0000" in present:
         return name, str(int(suffix))
-    return (name, modality) if (modality := modality_of(suffix)) else (stem, "")
+    return (name, modality) if (modality := modalities.here().find(suffix)) else (stem, "")
 
 
 def _is_label(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from model import weights
-from model.network.config import MODALITIES
+from model.network.config import rows_of
 from model.network.medsegformer import MedSegFormer
 from model.tasks.inference import sliding_window
 from model.weights import Card
@@ -56,7 +56,7 @@ class Segmenter:
         probability = sliding_window(
             self.network,
             torch.from_numpy(np.asarray(image, dtype=np.float32)).to(self.device),
-            torch.tensor([MODALITIES.index(name) for name in modalities], device=self.device),
+            torch.tensor(rows_of(modalities, self.network.config.modalities), device=self.device),
             record.spacing_mm,
             [(0, *unknown), *((index,) for index in known)],
             self.card.patch_size[source],

@@ -35,6 +35,7 @@ class Scan:
     marked by `naming.at`, and SOURCE stands for the source in what is to be put into params.yaml. `unknown`: labels
     whose names say nothing -> the structure they come nearest to.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of its contracts.
+    `notes`: what is odd about it already, `check: finding`.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Scan:
     labels: dict[str, str]
     problem: str = ""
     annotated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     dataset: str = ""
     unread: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)

@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans import modalities
 from pipelines.scans.label_names import Meanings, UnknownLabelsError, contract_by_name, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import Scan, read_index, slug
 
-_MODALITIES = {
-    "T1w": "T1", "T2w": "T2", "FLAIR": "FLAIR", "PDw": "PD", "PD": "PD", "T1map": "", "UNIT1": "T1", "inplaneT1": "T1",
-    "inplaneT2": "T2", "T2star": "SWI", "T2starw": "SWI", "swi": "SWI", "ct": "CT", "CT": "CT", "pet": "PET",
-    "MRI": "MR", "cine": "CINE",
-}  # fmt: skip
+_NO_SCANS = {"dwi", "asl", "bold", "cbv", "phase"}  # called as a modality is, but 4-D, or of a field map
 _PLACE = re.compile(r"(?P<top>(?:.*?/)??)(?:derivatives/(?:.*?/)?)?(?P<subject>sub-[A-Za-z0-9]+)/")
 _NIFTI = r"(?i:\.nii(\.gz)?)$"
 _NAME = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)" + _NIFTI)
@@ -90,9 +87,9 @@ def _entities(name: str) -> dict[str, str] | None:
 
 def _add_image(sessions: dict[tuple[str, str], _Session], top: str, subject: str, path: str) -> None:
     entities = _entities(PurePosixPath(path).name)
-    modality = "" if entities is None else _MODALITIES.get(entities["suffix"], "")
+    modality = "" if entities is None else _shown(entities["suffix"])
     if entities is None or not modality or set(entities) & {"label", "desc"}:
-        return  # bold, dwi, field maps: 4-D or no anatomy
+        return
     if modality == "T1" and "ce" in entities:
         modality = "T1CE"
     same = "_".join(f"{key}-{value}" for key, value in entities.items() if key not in _CONTRAST)
@@ -100,6 +97,11 @@ def _add_image(sessions: dict[tuple[str, str], _Session], top: str, subject: str
     session = sessions.setdefault((folder, same), _Session(top, subject, f"{same}/{PurePosixPath(folder).name}"))
     session.images.setdefault(modality, []).append(path)
     session.stems.append(_stem(path))
+
+
+def _shown(suffix: str) -> str:
+    """The modality that a suffix names; nothing of one that names none."""
+    return "" if suffix in _NO_SCANS else modalities.here().find(suffix) or ""
 
 
 def _image_of(label: str) -> str:
@@ -114,7 +116,7 @@ def _image_of(label: str) -> str:
 def _elsewhere(label: str) -> bool:
     """Is it drawn in a template's space? Then it is no label of the image as it was taken."""
     match = re.search(r"_space-([A-Za-z0-9]+)_", PurePosixPath(label).name)
-    return match is not None and match[1] not in {*_MODALITIES, "orig", "individual", "native", "scanner"}
+    return match is not None and not _shown(match[1]) and match[1] not in ("orig", "individual", "native", "scanner")
 
 
 def _own(session: _Session, labels: list[str]) -> list[str]:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans import modalities
 from pipelines.scans.label_names import Meanings, contract_by_value, of_source, restated
 from pipelines.scans.naming import at
 from pipelines.sources import NIFTI, Scan, ambiguous, group, slug
-from pipelines.sources.channel_names import modality_of
 
 _PATTERN = r"(?P<case>(?:.*/)?(?P<name>[^/]+))/(?P=name)[_-](?P<role>flair|t1ce|t1n|t1c|t1|t2w|t2f|t2|seg)" + NIFTI
 _LATER = re.compile(r"(?P<patient>BraTS-(?P<kind>[A-Za-z]+)-\d+)(?:-(?P<occasion>\d+))?")
@@ -25,7 +25,7 @@ def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]
     for folder, roles in group(files, _PATTERN).items():
         name = PurePosixPath(folder).name
         label = roles.pop("seg", None)
-        images = {modality_of(role) or role: paths[0] for role, paths in roles.items()}
+        images = {modalities.here().find(role) or role: paths[0] for role, paths in roles.items()}
         problem = ambiguous({**roles, "seg": label or []})
         if not images:
             problem = f"{at(folder)}: a segmentation without any of flair, t1, t1ce, t2 (or t2f, t1n, t1c, t2w)"

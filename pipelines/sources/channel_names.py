@@ -1,21 +1,8 @@
-"""What other people call the modalities of a scan's channels."""
+"""What an index says that a scan's channels show."""
 
-import re
 from typing import Any
 
-from model.network.config import MODALITIES
-
-_SPELLINGS = {
-    "MRI": "MR", "T1W": "T1", "T1N": "T1", "T1GD": "T1CE", "T1C": "T1CE", "T1POST": "T1CE", "T2W": "T2", "T2F": "FLAIR",
-    "T2FLAIR": "FLAIR", "FLAIRW": "FLAIR", "PDW": "PD", "PT": "PET",
-}  # fmt: skip
-
-
-def modality_of(name: str) -> str | None:
-    """One of the network's modalities; None if the name is none of them."""
-    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
-    found = _SPELLINGS.get(plain, plain)
-    return found if found in MODALITIES[1:] else None
+from pipelines.scans import modalities
 
 
 def channels_by_name(names: Any, key: str) -> dict[int, str]:
@@ -26,10 +13,11 @@ def channels_by_name(names: Any, key: str) -> dict[int, str]:
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{key} must map names, it is {type(names).__name__}")
     found: dict[int, str] = {}
+    known = modalities.here()
     for number, name in names.items():
-        modality = modality_of(str(name))
+        modality = known.find(str(name))
         if modality is None or not str(number).isdigit():
-            raise ValueError(f"channel {number!r} is called {name!r}; known are {', '.join(MODALITIES[1:])}")
+            raise ValueError(f"channel {number!r} is called {name!r}; {known.remedy(str(name))}")
         if modality in found.values():
             raise ValueError(f"two channels are called {name!r}; a modality can be there once")
         found[int(number)] = modality

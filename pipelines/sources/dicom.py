@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.scans.contracts import OWN_IDS
 from pipelines.scans.label_names import Meanings
+from pipelines.scans.manifest import SET_ASIDE
 from pipelines.sources import Scan
 
 GRID_TOLERANCE_MM = 1e-2
@@ -34,18 +35,25 @@ def find(files: Sequence[str], root: Path, meanings: Meanings) -> Iterator[Scan]
     for path in sorted(path for path in files if path.endswith(".json")):
         series = json.loads((root / path).read_text())
         folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
-        if reason := series["quarantined"] or (series["set_aside"] and f"set aside: {series['set_aside']}"):
-            yield _refused(stem, series["patient"] or stem, f"series {stem}: {reason}")
+        if reason := _reason(series, stem):
+            yield _refused(stem, series["patient"] or stem, reason)
         for k, volume in enumerate(series["volumes"], start=1):
             name = f"{stem}-{k}"
-            if volume["quarantined"]:
-                yield _refused(name, series["patient"], f"series {name}: {volume['quarantined']}")
+            if reason := _reason(volume, name):
+                yield _refused(name, series["patient"], reason)
                 continue
             label = (folder / volume["label"]).as_posix() if volume["label"] else None
             image = (folder / volume["image"]).as_posix()
             usable.append(_Found(name, series["patient"], series["study"], volume, image, label))
-    for group in _grouped(usable):
+    for group in _grouped(sorted(usable, key=lambda each: each.label is None)):
         yield _scan(group)
+
+
+def _reason(record: dict[str, Any], name: str) -> str:
+    """Why a series or volume cannot be used, or is not meant to be; empty if neither."""
+    if record["quarantined"]:
+        return f"series {name}: {record['quarantined']}"
+    return f"{SET_ASIDE}series {name}: {record['set_aside']}" if record["set_aside"] else ""
 
 
 def _refused(name: str, patient: str, problem: str) -> Scan:
@@ -53,11 +61,13 @@ def _refused(name: str, patient: str, problem: str) -> Scan:
 
 
 def _grouped(found: list[_Found]) -> Iterator[list[_Found]]:
-    """Volumes of one study on one grid, each of another role, with at most one label among them."""
+    """Volumes of one study on one grid, each of another role, with at most one label among them. One whose sequence is
+    not known may show what another shows, so it is a scan of its own."""
     groups: list[list[_Found]] = []
     for each in found:
         for group in groups:
-            distinct = each.volume["role"] not in {other.volume["role"] for other in group}
+            roles = [other.volume["role"] for other in (*group, each)]
+            distinct = len(set(roles)) == len(roles) and "MR" not in roles
             labels = sum(other.label is not None for other in (*group, each))
             if group[0].study == each.study and distinct and labels <= 1 and _same_grid(group[0].volume, each.volume):
                 group.append(each)
@@ -80,4 +90,8 @@ def _scan(group: list[_Found]) -> Scan:
     images = {each.volume["role"]: each.image for each in group}
     key = "+".join(sorted(each.name for each in group))
     labels = {labelled.label: OWN_IDS} if labelled.label else {}
-    return Scan("dicom", group[0].patient, key, images, labels, annotated=tuple(labelled.volume["annotated"]))
+    return Scan(
+        "dicom", group[0].patient, key, images, labels,
+        annotated=tuple(labelled.volume["annotated"]),
+        notes=tuple(f"dicom: {each.volume['role']}: {note}" for each in group for note in each.volume["notes"]),
+    )  # fmt: skip

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipelines.scans import modalities
 from pipelines.scans.label_names import Meanings, contract_by_value, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import NIFTI, Scan, ambiguous, flare, patient_of, slug, stem_of
-from pipelines.sources.channel_names import modality_of
 
 _IMAGES = re.compile(r"images?(?:Tr|Ts|Va|Val)?", re.IGNORECASE)
 _LABELS = re.compile(r"(?:labels?(?:Tr|Ts|Va|Val)?|masks?)", re.IGNORECASE)
@@ -90,7 +90,7 @@ def _parted(stem: str, drawn: set[str], numbered: bool) -> tuple[str, str]:
     match = _SUFFIXED.fullmatch(stem)
     if match is None:
         return stem, "0"
-    modality = modality_of(match["suffix"])
+    modality = modalities.here().find(match["suffix"])
     if stem in drawn:
         return stem, modality or "0"
     if numbered and re.fullmatch(r"\d{4}", match["suffix"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+LAYOUTS = ("brats", "kits", "acdc")
 BRATS_MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 

@@ -1,7 +1,6 @@
 """Turn original layouts into one manifest (DVC stage `ingest`).
 
-Reads   data/inventory.parquet, data/raw, params.yaml: data, ingest,
-        preprocess.memory_gib
+Reads   data/inventory.parquet, data/raw, structures.yaml, params.yaml: data, ingest, preprocess.memory_gib
 Writes  data/manifest.parquet, reports/ingest/: index.html and a picture a source; data/phantom (empty unless it is
         among the sources)
 Run     python -m pipelines ingest       # 208 hippocampus scans on 2 cores: about 3 s
@@ -34,8 +33,6 @@ from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
 
-SET_ASIDE = "set aside: "  # reasons of what is sound but no scan to learn from; not counted against the bound
-
 
 def main() -> None:
     settings = params.load()
@@ -48,7 +45,7 @@ def main() -> None:
     listed_files = _listed()
     unread = claims.unread(listed_files["path"].to_pylist(), project.RAW, settings.data.sources)
     pseudonyms = key.of_project()
-    names = Names(pseudonyms, known_sources=settings.sources_named())
+    names = Names(pseudonyms, known_sources={*settings.data.labels, *settings.data.modality})
     rows = find(project.RAW, listed_files, layouts, names, settings.data.labels, settings.data.modality)
     rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:
@@ -78,6 +75,9 @@ def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:
     if unread.unclaimed:
         told = "ingest: %d NIfTI files are in no layout that is read; `medseg data check %s` names the first"
         log.warning(told, len(unread.unclaimed), project.RAW)
+    if unread.packed:
+        told = "ingest: %d packed files are NOT read; unpack or convert them; `medseg data check %s` names the first"
+        log.warning(told, len(unread.packed), project.RAW)
 
 
 def _listed() -> pa.Table:
@@ -88,21 +88,25 @@ def _listed() -> pa.Table:
 
 
 def _report(rows: list[Row]) -> None:
-    counts = Counter((row.source, row.split or "quarantined") for row in rows)
+    counts = Counter((row.source, row.split or ("set aside" if row.set_aside else "quarantined")) for row in rows)
     for (source, split), count in sorted(counts.items()):
         log.info("ingest: %-16s %-12s %d", source, split, count)
-    for told in by_reason((row.case_id, row.quarantined) for row in rows if row.quarantined):
+    for told in by_reason((row.case_id, row.quarantined) for row in rows if row.quarantined and not row.set_aside):
         log.warning("ingest: quarantined %s", told)
+    for told in by_reason((row.case_id, row.quarantined) for row in rows if row.set_aside):
+        log.info("ingest: %s", told)
     noted = Counter(note.partition(":")[0] for row in manifest.usable(rows) for note in row.notes)
     for check, count in sorted(noted.items()):
         log.info("ingest: noted %-18s %d", check, count)
 
 
 def _stop_above(rows: list[Row], bound: float) -> None:
-    refused = [row for row in rows if row.quarantined and not row.quarantined.startswith(SET_ASIDE)]
-    if len(refused) > bound * len(rows):
+    """Raise ValueError above the bound. What is set aside counts neither as refused nor as a scan."""
+    counted = [row for row in rows if not row.set_aside]
+    refused = [row for row in counted if row.quarantined]
+    if len(refused) > bound * len(counted):
         reasons = listed((row.case_id, row.quarantined) for row in refused)
         raise ValueError(
-            f"{len(refused)} of {len(rows)} scans are quarantined, above ingest.max_quarantined_fraction {bound:g}; "
+            f"{len(refused)} of {len(counted)} scans are quarantined, above ingest.max_quarantined_fraction {bound:g}; "
             f"mend or remove them, or raise the bound: {reasons}"
         )

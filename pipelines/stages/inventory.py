@@ -1,7 +1,9 @@
 """List every raw file with its sha256 (DVC stage `inventory`).
 
-Reads   data/raw (a folder, or a link to one)
+Reads   data/raw (a folder, or a link to one), structures.yaml, modalities.yaml
 Writes  data/inventory.parquet: path, bytes, sha256, problem; pseudonyms in place of paths that may name somebody
+        data/structures.json: what the vocabulary says of the structures that the scans' labels mean
+        data/modalities.json: likewise, of the modalities that their channels show
         .medseg/raw-files.json: what they stand for, on this machine only
 Run     python -m pipelines inventory       # 15,000 unchanged files: a second; new ones at the disk's speed
 
@@ -17,10 +19,10 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 
 from pipelines import params
-from pipelines.intake import claims
-from pipelines.scans import key, manifest
+from pipelines.intake import claims, used_structures
+from pipelines.scans import key, manifest, scan_files
 from pipelines.work import environment, project
-from pipelines.work.writing import replacing
+from pipelines.work.writing import replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ def main() -> None:
     table = claims.current()
     with replacing(project.INVENTORY) as temporary:
         pq.write_table(table, temporary)
+    paths = scan_files.paths(table["path"].to_pylist())
+    for path, content in used_structures.of_scans(paths, project.RAW, settings.data).items():
+        write_json(path, content)
     log.info(
         "inventory: %d files, %d unreadable", table.num_rows, table.num_rows - table["problem"].to_pylist().count("")
     )

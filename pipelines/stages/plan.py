@@ -26,6 +26,7 @@ from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.params import bysource
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, Row
+from pipelines.scans.modalities import HU, NO_UNIT, in_hu
 from pipelines.work import project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.writing import write_json
@@ -59,11 +60,14 @@ def make(rows: list[Row], statistics: dict[str, ScanStatistics], settings: param
             native_spacing_mm=_three(np.median([row.spacing_mm for row in own], axis=0)),
             normalisation=planned[source]["normalisation"].value,
             patch_size=planned[source]["patch_size"].value,
+            always=tuple(sorted(set[str].intersection(*(set(row.modalities) for row in own)))),
         )
         for source, own in _by_source(rows).items()
     }
+    shown = {name for row in rows for name in row.modalities}
+    units = {name: HU if in_hu(name) else NO_UNIT for name in sorted(shown)}
     return {
-        **Preprocessing(scale.value, sources).to_json(),
+        **Preprocessing(scale.value, sources, units).to_json(),
         "decisions": {source: {name: asdict(each) for name, each in own.items()} for source, own in planned.items()},
         "ct_scale_hu": asdict(scale),
         "fingerprint": {source: _cohort(own, statistics) for source, own in _by_source(rows).items()},

@@ -24,7 +24,6 @@ from model.data.dataset import SampleStream, StreamConfig
 from model.engine.parallelize import reshard
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.network.config import PRESETS
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.probe import Probe
 from model.weights import ENCODER, EncoderCard
@@ -69,6 +68,8 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         raise ValueError(f"{cases / TRAIN} holds no case; add scans, or lower data.test_fraction")
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
+    validation = open_cases(cases / VALIDATION, VALIDATION, labelled=False)
+    network_config = configs.network_config(settings.model, [*training, *validation])
     config = StreamConfig(
         classes=(),
         structures={},
@@ -78,8 +79,8 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         foreground_fraction=0.0,
         source_balance=settings.pretrain.source_balance,
         augment=configs.augment_config(settings.pretrain),
+        modalities=network_config.modalities,
     )
-    network_config = PRESETS[settings.model.preset]
     with torch.device("meta"):
         network = MaskedAutoencoder(network_config)
     task = MaskedModelling(
@@ -90,7 +91,6 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     )
     for case in training:
         _check_cells(task, case.record.source, config.patch_size[case.record.source], case.record.spacing_mm)
-    validation = open_cases(cases / VALIDATION, VALIDATION, labelled=False)
     return Learning(
         network=network,
         task=task,
@@ -146,7 +146,7 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         write_history(folder / "history.csv", state.curve)
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
-    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), "git_commit": run_identity.git_commit()}
+    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), **run_identity.origin()}
 
 
 def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:

@@ -17,17 +17,18 @@ from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
-from model.network.config import PRESETS
+from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
 from model.weights import Card
 from pipelines import params
 from pipelines.cases import preparation
+from pipelines.cases.preparation import Preprocessing
 from pipelines.release import run_identity
 from pipelines.scans import vocabulary
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.training import configs, launcher
-from pipelines.training.classes import classes_of
+from pipelines.training.classes import Classes, classes_of
 from pipelines.training.history import write_history
 from pipelines.training.rank import Learning, LearningStage
 from pipelines.work import project
@@ -46,12 +47,14 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     if not training:
         raise ValueError(f"{cases / TRAIN} holds no labelled case; add scans, or lower data.test_fraction")
     annotated = {name for case in training for name in case.record.annotated}
-    words = vocabulary.here()
-    classes = classes_of(annotated, words, settings.train.regions)
+    classes = classes_of(annotated, vocabulary.here(), settings.train.regions)
     sources = sorted({case.record.source for case in training})
     plan = preparation.load(cases / "preprocessing.json")
     patch_size = {source: configs.patch_size(source, settings.train, plan) for source in sources}
-    network_config = PRESETS[settings.model.preset]
+    validation = [
+        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
+    ]
+    network_config = configs.network_config(settings.model, [*training, *validation])
     config = StreamConfig(
         classes=classes.names,
         structures=classes.structures,
@@ -63,12 +66,10 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         foreground_fraction=settings.train.foreground_fraction,
         source_balance=settings.train.source_balance,
         augment=configs.augment_config(settings.train),
+        modalities=network_config.modalities,
     )
     for record in {case.record.annotated: case.record for case in training}.values():
         config.meaning(record)  # structures that overlap are refused before the first step
-    validation = [
-        case for case in open_cases(cases / VALIDATION, VALIDATION) if set(case.record.annotated) <= annotated
-    ]
     with torch.device("meta"):
         network = MedSegFormer(network_config, num_classes=len(classes.names) + 1)
     if settings.train.freeze_encoder:
@@ -81,17 +82,27 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         validation=[case for case in validation if case.record.source in patch_size],
         fit=configs.fit_config(settings.train),
         parallel=configs.parallel_config(settings.train),
-        card=Card(
-            preset=settings.model.preset,
-            network=asdict(network_config),
-            classes=classes.names,
-            structures={name: classes.structures[name] for name in classes.names},
-            patch_size=patch_size,
-            preprocessing=plan.to_json(),
-            identity={},
-            vocabulary=words.records(classes.structures),
-        ),
+        card=_card(settings, network_config, classes, patch_size, plan),
         encoder=project.PRETRAINED if settings.pretrain.steps else None,
+    )
+
+
+def _card(
+    settings: params.Params,
+    network: NetworkConfig,
+    classes: Classes,
+    patch_size: dict[str, tuple[int, int, int]],
+    plan: Preprocessing,
+) -> Card:
+    return Card(
+        preset=settings.model.preset,
+        network=asdict(network),
+        classes=classes.names,
+        structures={name: classes.structures[name] for name in classes.names},
+        patch_size=patch_size,
+        preprocessing=plan.to_json(),
+        identity={},
+        vocabulary=vocabulary.here().records(classes.structures),
     )
 
 
@@ -106,4 +117,4 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         weights.export(folder, state.final_weights(), card)
         write_history(folder / "history.csv", state.curve)
     log.info("train: weights in %s", project.TRAINED)
-    return {"weights_sha256": weights.digest(project.TRAINED), "git_commit": run_identity.git_commit()}
+    return {"weights_sha256": weights.digest(project.TRAINED), **run_identity.origin()}

@@ -3,14 +3,19 @@
 Fields go by name: a setting that has the same name on both sides is handed over, and nothing is spelled twice.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+from model.data.casefile import Case
 from model.data.draws import AugmentConfig
 from model.engine.parallelize import ParallelConfig
 from model.engine.trainer import FitConfig
+from model.network.config import PRESETS, NetworkConfig, modalities_with
 from pipelines.cases.preparation import Preprocessing
 from pipelines.params import bysource
 from pipelines.params.recipe import Optimisation
+from pipelines.params.schema import Model
 
 
 def fit_config(settings: Optimisation) -> FitConfig:
@@ -23,6 +28,12 @@ def parallel_config(settings: Optimisation) -> ParallelConfig:
 
 def augment_config(settings: Optimisation) -> AugmentConfig:
     return AugmentConfig(**settings.augment.model_dump())
+
+
+def network_config(model: Model, cases: Iterable[Case]) -> NetworkConfig:
+    """The preset, with rows for all that these cases show."""
+    shown = {name for case in cases for name in case.record.modalities}
+    return replace(PRESETS[model.preset], modalities=modalities_with(shown))
 
 
 def _common(settings: Optimisation, kind: Any) -> dict[str, Any]:

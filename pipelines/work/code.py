@@ -46,6 +46,11 @@ def of_stage(stage: str) -> str:
     return digest(f"pipelines.stages.{stage}", without=cut)
 
 
+def of_program() -> str:
+    """Digest of all of ours: which program this is, where no commit says so."""
+    return digest(*_graph().modules, without=())
+
+
 def digest(*roots: str, without: tuple[str, ...] = WITHOUT_INFLUENCE) -> str:
     """sha256 over the normalised source of these modules and of all of ours that they import, directly or not.
 

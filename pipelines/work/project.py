@@ -10,19 +10,31 @@ from pathlib import Path
 
 from pipelines.work import environment
 
+# What comes with the program: in a wheel whole files, in the source checkout links to its own.
+SHIPPED = Path(__file__).parents[1] / "shipped"
+DOCUMENTS = (SHIPPED / "docs").resolve()
+
 
 def root() -> Path:
-    """The project's root: $MEDSEG_ROOT, or the nearest folder upwards that holds dvc.yaml.
+    """The project's root. Raises ValueError when there is none."""
+    if found := find():
+        return found
+    raise ValueError(
+        f"{Path.cwd()} is not inside a project: no dvc.yaml here or above; change into one, or make one with "
+        "`medseg init DIR`"
+    )
 
-    Raises ValueError when there is none.
-    """
+
+def find() -> Path | None:
+    """$MEDSEG_ROOT, or the nearest folder upwards that holds dvc.yaml, if any."""
     if named := environment.read().root:
         return named.resolve()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise ValueError(f"{here} is not inside a project: no dvc.yaml here or above; change into one or set MEDSEG_ROOT")
+    return above(Path.cwd())
+
+
+def above(here: Path) -> Path | None:
+    """The nearest folder from here upwards that is a project, if any."""
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
 
 
 def state_folder() -> Path:
@@ -58,6 +70,8 @@ PHANTOM = Path("data/phantom")
 DEIDENTIFIED = Path("data/deidentified")
 CODE = Path("data/code")  # one digest a stage, see pipelines/work/code.py
 INVENTORY = Path("data/inventory.parquet")
+STRUCTURES = Path("data/structures.json")  # of the vocabulary, what the scans use; see pipelines/stages/inventory.py
+MODALITIES = Path("data/modalities.json")  # likewise, of modalities.yaml
 MANIFEST = Path("data/manifest.parquet")
 PLAN = Path("data/plan.json")
 CASES = Path("data/cases")

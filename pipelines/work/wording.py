@@ -15,6 +15,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}" if 0 < len(names) <= FEW else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 slice`, `2 slices`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def by_reason(entries: Iterable[tuple[str, str]]) -> list[str]:
     """(name, reason) as `name: reason`, a reason that several share once: `name and 9 more: reason`."""
     names: dict[str, list[str]] = {}

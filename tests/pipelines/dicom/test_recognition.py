@@ -8,7 +8,8 @@ from pydicom import Dataset
 
 from model.network.config import MODALITIES
 from pipelines.dicom import burned, deface
-from pipelines.dicom.sequence import recognise
+from pipelines.dicom.roles import ROLES
+from pipelines.dicom.sequence import flattened, recognise
 from tests.pipelines.dicom import dicom_files as files
 
 
@@ -67,6 +68,85 @@ def test_where_codes_and_words_disagree_the_codes_decide_and_the_note_says_so() 
     plain = header(ScanningSequence="SE", EchoTime=10, RepetitionTime=500, SeriesDescription="T1 post gad")
     assert recognise(plain).role == "T1CE"
     assert "the attribute is absent" in recognise(plain).note
+
+
+GRADIENT_ECHO = {"ScanningSequence": "GR", "EchoTime": 4.6, "RepetitionTime": 20, "FlipAngle": 18}
+SPIN_ECHO = {"ScanningSequence": "SE", "EchoTime": 10, "RepetitionTime": 500}
+INVERSION = {"ScanningSequence": ["GR", "IR"], "EchoTime": 1.6, "RepetitionTime": 700, "ContrastBolusAgent": "Gadovist"}
+ECHO_PLANAR = {"ScanningSequence": ["EP", "SE"], "EchoTime": 65, "RepetitionTime": 2500}
+DERIVED = ["DERIVED", "SECONDARY", "PROCESSED"]
+
+
+@pytest.mark.parametrize(
+    ("values", "role"),
+    [
+        # derived images keep the times of what they were made of
+        ({**ECHO_PLANAR, "ImageType": DERIVED, "SeriesDescription": "Apparent Diffusion Coefficient (mm2/s)"}, "ADC"),
+        ({**SPIN_ECHO, "ImageType": DERIVED, "SeriesDescription": "reformatted"}, "MR"),
+        ({**SPIN_ECHO, "ImageType": DERIVED, "SeriesDescription": "t1 reformatted"}, "T1"),
+        ({**SPIN_ECHO, "SeriesDescription": "T1 map"}, "MR"),
+        ({**ECHO_PLANAR, "ImageType": DERIVED, "SeriesDescription": "DTI FA"}, "MR"),
+        ({**ECHO_PLANAR, "ImageType": DERIVED, "SeriesDescription": "eADC"}, "MR"),
+        # flow, perfusion, function
+        ({**GRADIENT_ECHO, "AngioFlag": "Y"}, "MR"),
+        ({**GRADIENT_ECHO, "SeriesDescription": "TOF 3D multi-slab"}, "MR"),
+        ({**GRADIENT_ECHO, "AcquisitionContrast": "FLOW_ENCODED"}, "MR"),
+        ({"ScanningSequence": "SE", "EchoTime": 9, "RepetitionTime": 4250, "SeriesDescription": "3DpCASL"}, "MR"),
+        ({**ECHO_PLANAR, "ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION", "NONE"]}, "MR"),
+        # echo-planar
+        ({"ScanningSequence": "EP", "EchoTime": 30, "RepetitionTime": 3000, "SequenceName": "*epfid2d1_64"}, "MR"),
+        (ECHO_PLANAR, "MR"),
+        ({**ECHO_PLANAR, "SeriesDescription": "t2 epi"}, "MR"),
+        ({**SPIN_ECHO, "SeriesDescription": "ep2d_se"}, "MR"),
+        ({**ECHO_PLANAR, "SeriesDescription": "ep2d_diff b0"}, "DWI"),
+        # late enhancement, whatever the inversion time, and what only looks like it
+        ({**INVERSION, "InversionTime": 280, "SeriesDescription": "LGE SAX PSIR"}, "LGE"),
+        ({**INVERSION, "InversionTime": 320, "SeriesDescription": "LGE SAX PSIR"}, "LGE"),
+        ({**INVERSION, "InversionTime": 320}, "MR"),
+        ({**INVERSION, "InversionTime": 900, "RepetitionTime": 2300}, "T1CE"),
+        # passages of contrast agent
+        ({**GRADIENT_ECHO, "SeriesDescription": "dynamic DCE perfusion", "ContrastBolusAgent": "Gadovist"}, "DCE"),
+        ({**GRADIENT_ECHO, "ContrastBolusAgent": "Gadovist", "NumberOfTemporalPositions": 4}, "DCE"),
+        ({**GRADIENT_ECHO, "SeriesDescription": "dynamic shim"}, "T1"),
+        # gradient echoes that people call T2, fat, subtractions, real parts
+        ({**GRADIENT_ECHO, "EchoTime": 20, "RepetitionTime": 600, "SeriesDescription": "t2star_fl2d_hemo"}, "MR"),
+        ({**GRADIENT_ECHO, "EchoTime": 20, "RepetitionTime": 600, "SeriesDescription": "ax t2 gre"}, "MR"),
+        ({**GRADIENT_ECHO, "ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT"]}, "MR"),
+        ({**GRADIENT_ECHO, "SeriesDescription": "t1_vibe_dixon_F"}, "MR"),
+        ({**SPIN_ECHO, "SeriesDescription": "t1 tse dixon fat sat"}, "T1"),
+        ({**SPIN_ECHO, "SeriesDescription": "T1 post SUB"}, "MR"),
+        ({**SPIN_ECHO, "ImageType": ["ORIGINAL", "PRIMARY", "R_IR", "R", "IR"]}, "MR"),
+        # the heart, balanced echoes, nulled fluid
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "TriggerTime": 30.0}, "MR"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "TriggerTime": 30.0, "SeriesDescription": "trufi sax"}, "CINE"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "SequenceVariant": ["SK", "SS"]}, "MR"),
+        ({**GRADIENT_ECHO, "EchoTime": 1.4, "SequenceVariant": ["SK", "SS"], "SeriesDescription": "trufi cor"}, "MR"),
+        ({**GRADIENT_ECHO, "SequenceVariant": ["SS", "SP"]}, "T1"),
+        ({"ScanningSequence": "RM", "EchoTime": 120, "RepetitionTime": 9000, "SeriesDescription": "Ax FLAIR"}, "FLAIR"),
+        # the protocol may name a whole examination
+        ({**SPIN_ECHO, "SeriesDescription": "Ax T1", "ProtocolName": "BRAIN MRA T2"}, "T1"),
+        ({**GRADIENT_ECHO, "EchoTime": 20, "ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI"]}, "SWI"),
+        ({"AcquisitionContrast": "FLUID_ATTENUATED", "EchoTime": 100, "RepetitionTime": 9000}, "FLAIR"),
+    ],
+)
+def test_a_role_is_right_or_mr(values: dict[str, Any], role: str) -> None:
+    found = recognise(header(**values))
+    assert found.role == role
+    assert found.role in ROLES
+
+
+def test_the_image_without_diffusion_weighting_belongs_to_its_diffusion_series() -> None:
+    assert recognise(header(**ECHO_PLANAR), diffusion=True).role == "DWI"
+
+
+def test_every_role_is_one_of_the_networks() -> None:
+    assert set(ROLES) <= set(MODALITIES)
+
+
+def test_a_frame_of_an_enhanced_image_is_known_by_its_own_type() -> None:
+    frame = files._item(MRImageFrameTypeSequence=[files._item(FrameType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC"])])
+    enhanced = header(PerFrameFunctionalGroupsSequence=[frame], EchoPulseSequence="SPIN")
+    assert recognise(flattened(enhanced, 0)).role == "ADC"
 
 
 @pytest.mark.parametrize("size", [10, 14, 22])

@@ -261,16 +261,8 @@ def two_patients(dataset: FileDataset, k: int) -> None:
     dataset.PatientID = f"P{k // 3}"
 
 
-def colour(dataset: FileDataset, _: int) -> None:
-    dataset.PhotometricInterpretation = "RGB"
-
-
 def burned(dataset: FileDataset, _: int) -> None:
     dataset.BurnedInAnnotation = "YES"
-
-
-def captured(dataset: FileDataset, _: int) -> None:
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
 
 
 def placeless(dataset: FileDataset, _: int) -> None:
@@ -292,9 +284,7 @@ def lookup(dataset: FileDataset, _: int) -> None:
         (sideways, "shifted sideways against each other by up to"),
         (two_at_one_place, "several slices at one place with different pixels"),
         (two_patients, "its slices name 2 different patients"),
-        (colour, "a colour image"),
         (burned, "BurnedInAnnotation is YES: the pixels hold text"),
-        (captured, "a secondary capture: its pixels may hold text"),
         (placeless, "ImagePositionPatient is missing"),
         (lookup, "look-up table"),
     ],

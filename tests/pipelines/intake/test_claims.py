@@ -28,9 +28,16 @@ def test_scans_of_a_layout_that_sources_leave_out_are_counted(tmp_path: Path) ->
     nnunet(tmp_path)
     touch(tmp_path, "case_00001/imaging.nii.gz", "case_00001/segmentation.nii.gz")
     found = claims.unread_below(tmp_path, ("kits", "phantom"))
-    assert found == claims.Unread({"nnunet": 2}, [])
+    assert found == claims.Unread({"nnunet": 2}, [], [])
     assert found.remedy(("kits", "phantom")) == "--set 'data.sources=[kits, phantom, nnunet]'"
     assert claims.unread_below(tmp_path, ("kits", "nnunet")).scans == {}
+
+
+def test_packed_files_and_other_formats_are_counted_and_tables_are_not(tmp_path: Path) -> None:
+    for name in ("1.2.840.1.dcm.gz", "IM0001.GZ", "export.zip", "a.nrrd", "sub-1_physio.tsv.gz", "notes.txt", "b.dcm"):
+        (tmp_path / name).touch()
+    found = claims.unread_below(tmp_path, tuple(readers())).packed
+    assert found == ["1.2.840.1.dcm.gz", "IM0001.GZ", "a.nrrd", "export.zip"]
 
 
 def test_files_of_no_layout_are_counted_whatever_the_case_of_their_ending(tmp_path: Path) -> None:

@@ -143,8 +143,17 @@ def test_a_bad_profile_is_refused_by_name_and_changes_nothing(project: Path, tex
 
 def test_unknown_profile_is_refused_with_the_known_ones(project: Path) -> None:
     for name in ("huge", "base"):
-        with pytest.raises(ValueError, match=f"no profile '{name}'; known: smoke"):
+        with pytest.raises(ValueError, match=f"no profile '{name}'; known: {', '.join(NAMES)}$"):
             profiles.use(name)
+
+
+def test_a_project_has_the_programs_profiles_and_its_own_come_first(project: Path) -> None:
+    (project / "profiles/smoke.yaml").write_text("extends: own\ntrain: {steps: 777}\n")
+    assert profiles.names() == NAMES
+    assert profiles.settings("smoke").train.steps == 777
+    shutil.rmtree(project / "profiles")
+    assert profiles.names() == NAMES
+    assert profiles.settings("smoke").train.steps == 500
 
 
 def test_use_writes_the_profile_and_keeps_what_was_ones_own(project: Path) -> None:

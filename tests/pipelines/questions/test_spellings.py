@@ -124,6 +124,9 @@ def test_a_name_in_gits_history_is_found_and_the_programs_own_text_is_not_search
         git("add", "-A")
         git("-c", "user.name=x", "-c", "user.email=x", "commit", "-m", "one")
     (tmp_path / "notes.txt").unlink()
+    assert "tests/example.py" in found(tmp_path, Value("name", "Quennevault^Odo"))  # of a project without the program
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/__main__.py").touch()
     (object_found,) = found(tmp_path, Value("name", "Quennevault^Odo"))
     assert object_found.startswith(".git (object ")
 
@@ -180,6 +183,7 @@ def test_what_a_machine_fills_in_is_kept_by_lists_of_words_and_codes() -> None:
         ("ManufacturerModelName", "SOMATOM Definition AS+", "SOMATOM Definition"),
         ("ConvolutionKernel", "Br40d\\3", "Br40d\\3"), ("ConvolutionKernel", "QUENNEVAULT", ""),
         ("ImageType", "QUENNEVAULT", ""), ("ImageType", "ORIGINAL", "ORIGINAL"), ("Manufacturer", "SIEMENS", "SIEMENS"),
-        ("EchoTime", "4.6", "4.6"),
+        ("EchoTime", "4.6", "4.6"), ("ScanningSequence", "QUENNEVAULT", ""), ("ScanningSequence", "GR", "GR"),
+        ("ManufacturerModelName", "WU LI", ""),
     ):  # fmt: skip
         assert technical(keyword, text) == kept

@@ -128,6 +128,8 @@ READ: dict[str, bytes] = {
     "big-endian": nifti(RAMP.astype(">i2"), big_endian=True),
     "nifti-2": nifti(3 * RAMP, nib.Nifti2Image),
     "slope not a number": patched(SLOPE, "2f", np.nan, np.nan, content=sound(1)),
+    "slope of 0 and no intercept": patched(SLOPE, "2f", 0, np.nan, content=sound(4)),
+    "slope of 0 and an infinite intercept": patched(SLOPE, "2f", 0, np.inf, content=sound(5)),
     "bomb behind the voxels": gzip.compress(sound(2)) + gzip.compress(bytes(2**26)) * 200,
     "extension chain that lies": with_extension(2**30),
     "extension of negative size": with_extension(-16),

@@ -15,8 +15,8 @@ from pipelines.cases.preparation import SourceRecord
 from pipelines.release import registry, store
 from pipelines.scans.volume import Volume, VolumeError
 from pipelines.serving import footprint, prediction
+from pipelines.serving.as_trained import nearest_source
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.from_files import nearest_source
 from pipelines.serving.prediction import predict
 from pipelines.serving.segmenter import Segmenter
 from tests.conftest import REPOSITORY, save

@@ -82,3 +82,19 @@ def test_an_ending_that_is_not_written_is_refused(tmp_path: Path) -> None:
         requests(tmp_path / "in", tmp_path / "out.nii.gz")
     assert requests(source, tmp_path / "out.nii")[0].target == tmp_path / "out.nii"
     assert requests(source, tmp_path / "out")[0].target == tmp_path / "out" / "a.nii.gz"
+
+
+def test_a_name_ends_in_what_people_call_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "modalities.yaml").write_text("my_sequence: {kind: MR}\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a_T1w", "a_t1_gado", "a_my_sequence", "b_thing"):
+        scan(tmp_path / "in" / f"{name}.nii.gz")
+    found = find_scans(tmp_path / "in")
+    assert {name: sorted(files) for name, files in found.items()} == {
+        "a": ["T1", "T1CE", "my_sequence"],
+        "b_thing": [""],
+    }
+    scan(tmp_path / "in" / "a_t1.nii.gz")
+    with pytest.raises(ValueError, match="are the same scan twice"):
+        find_scans(tmp_path / "in")

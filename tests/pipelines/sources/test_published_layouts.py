@@ -129,14 +129,14 @@ def test_totalsegmentators_masks_become_one_label_and_tell_what_was_annotated(tm
 
 def test_a_mask_of_an_unknown_name_is_told_and_can_be_left_out(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    total(raw, "hospital_7", {"spleen": 1, "spleeen_part": 2, "scapula_of_left": 2})
+    total(raw, "hospital_7", {"spleen": 1, "spleeen_bit": 2, "scapulette": 2})
     (row,) = taken(raw)
     assert "data.labels: {totalsegmentator: {" in row.quarantined
-    assert '"scapula_of_left": background' in row.quarantined
-    own = {"scapula_of_left": "background", "spleeen_part": "ignore"}
+    assert '"scapulette": background' in row.quarantined
+    own = {"scapulette": "background", "spleeen_bit": "ignore"}
     (row,) = usable(taken(raw, {"totalsegmentator": own}))
     assert contracts(row) == {"1=spleen", "1=ignore"}
-    assert claims.unread_below(raw, tuple(readers())) == claims.Unread({}, [])  # a mask that is not read is claimed
+    assert claims.unread_below(raw, tuple(readers())) == claims.Unread({}, [], [])  # a mask that is not read is claimed
 
 
 def test_a_hundred_masks_do_not_count_as_a_hundred_volumes_in_memory(tmp_path: Path) -> None:

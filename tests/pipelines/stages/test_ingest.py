@@ -16,7 +16,7 @@ from pipelines.intake import claims, examination, finding, listing
 from pipelines.intake.splits import assign_splits
 from pipelines.questions import folder_check
 from pipelines.scans import key
-from pipelines.scans.manifest import TEST, TRAIN, File, Row, usable
+from pipelines.scans.manifest import SET_ASIDE, TEST, TRAIN, File, Row, usable
 from pipelines.scans.naming import Names
 from pipelines.scans.volume import Volume
 from pipelines.sources import phantom
@@ -225,7 +225,7 @@ def test_above_the_bound_the_stage_stops_with_the_list(cohort: Path) -> None:
 
 def test_what_is_set_aside_does_not_count_against_the_bound(cohort: Path) -> None:
     rows = examined(cohort)
-    ingest._stop_above([*rows[1:], replace(rows[0], quarantined=f"{ingest.SET_ASIDE}a localiser")], 0.0)
+    ingest._stop_above([*rows[1:], replace(rows[0], quarantined=f"{SET_ASIDE}a localiser")], 0.0)
     with pytest.raises(ValueError, match="1 of 10"):
         ingest._stop_above([*rows[1:], replace(rows[0], quarantined="a localiser")], 0.0)
 
@@ -347,6 +347,10 @@ def test_phantoms_are_a_pure_function_of_their_seed(tmp_path: Path) -> None:
     assert files
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_an_empty_folder_holds_no_scans(tmp_path: Path) -> None:
+    assert folder_check.check(tmp_path) == []
 
 
 def test_check_reads_a_folder_and_writes_nothing(cohort: Path) -> None:

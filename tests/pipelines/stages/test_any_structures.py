@@ -1,0 +1,113 @@
+"""Structures of one's own, from a folder to figures: without an edit of code, sided and unsided, ids beyond a byte."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from model import weights
+from model.data import casefile
+from model.data.targets import IGNORED
+from pipelines.params import profiles
+from pipelines.scans import manifest, own_structures, vocabulary
+from pipelines.stages import STAGES
+from tests.conftest import REPOSITORY, save
+from tests.test_pipeline import set_params, shorten
+
+SHAPE = (24, 24, 24)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The profile for one's own scans, cut down to seconds; the one rank of a training stage is this process."""
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
+    monkeypatch.chdir(tmp_path)
+    profiles.use("own")
+    steps = {"steps": 4, "warmup_steps": 1, "validate_every": 4, "patch_size": {"default": [16, 16, 16]}}
+    shorten(tmp_path, train=steps, pretrain={"steps": 0})
+    set_params(tmp_path, **{"model.preset": "nano", "data.validation_fraction": 0.2, "data.test_fraction": 0.3})
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    return tmp_path
+
+
+def nnunet(project: Path, name: str, labels: Mapping[str, Any], label: np.ndarray, cases: int = 8) -> None:
+    """An nnU-Net raw data set of CTs whose every case has this label."""
+    folder = project / "data/raw" / name
+    for number in range(cases):
+        rng = np.random.default_rng([number, len(name)])
+        image = np.where(label > 0, 40 + 10 * (label.astype(int) % 20), -900) + rng.integers(-20, 20, label.shape)
+        save(folder / f"imagesTr/{name}{number}_0000.nii.gz", image.astype(np.int16))
+        save(folder / f"labelsTr/{name}{number}.nii.gz", label)
+    index = {"channel_names": {"0": "CT"}, "labels": {"background": 0, **labels}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(index))
+
+
+def carried_through() -> dict[str, Any]:
+    """Every stage in turn; what the evaluation found."""
+    for stage in STAGES:
+        importlib.import_module(f"pipelines.stages.{stage}").main()
+    assert [row.quarantined for row in manifest.read() if row.quarantined] == []
+    return dict(json.loads(Path("reports/evaluate/metrics.json").read_text()))
+
+
+def halves(first: int, second: int, third: int = 0) -> np.ndarray:
+    label = np.zeros(SHAPE, np.uint8)
+    label[4:20, 4:20, 14:20], label[4:20, 4:20, 4:10], label[8:16, 8:16, 11:13] = first, second, third
+    return label
+
+
+def test_kidneys_with_and_without_sides_train_one_head(project: Path) -> None:
+    nnunet(project, "Dataset001_Sides", {"right kidney": 1, "left kidney": 2}, halves(1, 2))
+    nnunet(project, "Dataset002_Whole", {"kidney": 1, "spleen": 2}, halves(1, 1, 2))
+    found = carried_through()
+    card = weights.read_card(Path("models/train"))
+    assert card.classes == ("spleen", "kidney_left", "kidney_right")
+    assert set(card.vocabulary) >= {"kidney", "kidney_left", "kidney_right", "spleen"}
+    assert set(found["dice"]) == {"kidney", "kidney_left", "kidney_right", "spleen"}
+    assert {frozenset(entry) for entry in found["by_source"].values()} == {
+        frozenset({"kidney", "spleen"}), frozenset({"kidney_left", "kidney_right", "kidney"}),
+    }  # fmt: skip
+
+
+def test_three_hundred_structures_are_trained_evaluated_and_come_back(project: Path) -> None:
+    lines = [f"part_{number}: {{id: {10_000 + 7 * number}}}" for number in range(300)]
+    (project / vocabulary.FILE).write_text("\n".join(lines) + "\n")
+    label = np.zeros(SHAPE, np.int16)
+    places = np.array(list(np.ndindex(7, 7, 7)))[:300] * 3 + 1
+    for number, (d, h, w) in enumerate(places.tolist(), start=1):
+        label[d : d + 2, h : h + 2, w : w + 2] = number
+    nnunet(project, "Dataset300_Parts", {f"part {number}": number + 1 for number in range(300)}, label)
+    found = carried_through()
+    assert len(found["dice"]) == 300
+    card = weights.read_card(Path("models/train"))
+    assert (len(card.classes), card.structures["part_299"]) == (300, 12_093)
+    case = casefile.read(next(Path("data/cases/test").glob("*.safetensors")))
+    assert set(np.unique(np.asarray(case.label))) == {0, *(10_000 + 7 * number for number in range(300))}
+    assert len(np.unique(case.foreground[:, 0])) == 300
+
+
+def test_a_lesion_nobody_has_heard_of_in_masks_and_voxels_nobody_decided_on(project: Path) -> None:
+    own_structures.declare("snowflake_lesion", ["snowflake"], None, "liver")
+    for number in range(8):
+        stem = project / f"data/raw/sub-{number:02d}/ct/sub-{number:02d}"
+        image = np.random.default_rng(number).integers(-20, 20, SHAPE) + np.where(halves(1, 1), 60, -900)
+        save(Path(f"{stem}_ct.nii.gz"), image.astype(np.int16))
+        save(Path(f"{stem}_label-liver_mask.nii.gz"), halves(1, 1))
+        save(Path(f"{stem}_label-snowflake_mask.nii.gz"), halves(1, 0))
+    nnunet(project, "Dataset003_Partly", {"liver": 1, "ignore": 3, "ureter": 2}, halves(1, 2, 3))
+    set_params(project, **{"data.labels": {"nnunet": {"ureter": "background"}}})
+    found = carried_through()
+    assert set(found["dice"]) == {"liver", "snowflake_lesion"}
+    assert weights.read_card(Path("models/train")).structures == {"liver": 13, "snowflake_lesion": 10_000}
+    partly = [casefile.read(path) for path in Path("data/cases").rglob("nnunet-*.safetensors")]
+    assert all(case.record.undecided and IGNORED in np.asarray(case.label) for case in partly)
+    with safe_open(next(Path("data/cases").rglob("bids-*.safetensors")), "numpy") as file:
+        assert {f"label_high.{part}" for part in ("index", "codes")} <= set(file.keys())  # an id above 255
