@@ -120,8 +120,8 @@ CONTRACTS = {
     "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}, nominal_frame=True),
     "brats": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 4: "tumour_enhancing"}),
     "brats23": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}),  # and later
-    "brats24": LabelContract(  # after treatment; the resection cavity, 4, was drawn and is none of the tumour
-        {1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}, background=(4,)
+    "brats24": LabelContract(  # after treatment
+        {1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing", 4: "resection_cavity"}
     ),
     "flare22": LabelContract(
         {

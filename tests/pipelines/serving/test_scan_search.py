@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.cases.preparation import CTScale, Preprocessing
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.scans.volume import Outline, VolumeError
-from pipelines.serving.from_files import named
+from pipelines.serving.as_trained import meet
 from pipelines.serving.scan_search import find_scans
 from tests.conftest import save
 
@@ -93,10 +93,11 @@ def test_a_4d_file_of_the_decathlon_is_one_scan_of_its_channels(tmp_path: Path) 
 
 def test_what_channels_show_can_be_said_in_their_order() -> None:
     outlines = {str(number): Outline((2, 2, 2), (1.0, 1.0, 1.0), "") for number in range(2)}
-    plan = Preprocessing(CTScale(-100, 300, 50, 60), {})
-    assert list(named(outlines, plan, "FLAIR, T1")) == ["FLAIR", "T1"]
+    trained = SourceRecord(("FLAIR", "T1"), ("spleen",), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    plan = Preprocessing(CTScale(-100, 300, 50, 60), {"own": trained})
+    assert list(meet(plan, outlines, "FLAIR, T1").scan) == ["FLAIR", "T1"]
     with pytest.raises(VolumeError, match=r"do not say what its 2 channels show.*--modality T1,FLAIR"):
-        named(outlines, plan, "T1")
-    with pytest.raises(VolumeError, match="two of its channels show the same"):
-        named(outlines, plan, "T1,T1")
-    assert list(named({"0": outlines["0"]}, plan, "T1")) == ["T1"]
+        meet(plan, outlines, "T1")
+    with pytest.raises(VolumeError, match="two files of one scan are T1; keep one"):
+        meet(plan, outlines, "T1,T1")
+    assert list(meet(plan, {"0": outlines["0"]}, "T1").scan) == ["T1"]
