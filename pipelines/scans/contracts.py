@@ -142,6 +142,7 @@ CONTRACTS = {
     ),
     "kits": LabelContract({1: "kidney", 2: "kidney_tumour", 3: "kidney_cyst"}),
     "lits": LabelContract({1: "liver", 2: "liver_tumour"}),
+    "msd-hepaticvessel": LabelContract({1: "liver_vessels", 2: "liver_tumour"}),
     "msd-hippocampus": LabelContract({1: "hippocampus_anterior", 2: "hippocampus_posterior"}),
 }
 OWN_IDS = "dicom"  # the contract of label maps that hold the system's own ids
