@@ -120,8 +120,8 @@ CONTRACTS = {
     "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}, nominal_frame=True),
     "brats": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 4: "tumour_enhancing"}),
     "brats23": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}),  # and later
-    "brats24": LabelContract(  # after treatment; the resection cavity, 4, was drawn and is none of the tumour
-        {1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}, background=(4,)
+    "brats24": LabelContract(  # after treatment
+        {1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing", 4: "resection_cavity"}
     ),
     "flare22": LabelContract(
         {
@@ -142,6 +142,7 @@ CONTRACTS = {
     ),
     "kits": LabelContract({1: "kidney", 2: "kidney_tumour", 3: "kidney_cyst"}),
     "lits": LabelContract({1: "liver", 2: "liver_tumour"}),
+    "msd-hepaticvessel": LabelContract({1: "liver_vessels", 2: "liver_tumour"}),
     "msd-hippocampus": LabelContract({1: "hippocampus_anterior", 2: "hippocampus_posterior"}),
 }
 OWN_IDS = "dicom"  # the contract of label maps that hold the system's own ids

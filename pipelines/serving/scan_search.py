@@ -12,9 +12,10 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from pipelines.intake.listing import walk
-from pipelines.scans import channels, modalities
+from pipelines.scans import channels
 from pipelines.scans.volume import VolumeError, outline
 from pipelines.sources import readers, scans_in, stem_of
+from pipelines.sources.channel_names import modality_at_end
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,9 @@ ENDINGS = (".nii.gz", ".nii")
 _INDEX_FOLDER = re.compile(r"images", re.IGNORECASE)
 _NOT_SCANS = re.compile(r"(?:^|[_-])(?:d?seg|seg-.*|gt|mask|labels?|probseg)$|segmentation(?:-\d+)?$", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(r"labels?(?:tr|ts|va|val)?|masks?|segmentations?", re.IGNORECASE)
-_SUFFIXED = re.compile(r"(?P<name>.+)[_-](?P<suffix>[^_-]+)")
+_NUMBERED = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 _BIDS = re.compile(r"(?:.*/)?sub-[^/]+/(?:.*/)?sub-[^/]+")
-MOST_WORDS = 3  # of a modality's name
+_NO_VOLUMES = re.compile(r"/(?:func|dwi|fmap|perf)/")  # 4-D, or of a field
 MAX_CHANNELS = 16  # beyond, a number of four digits is a year or a running number
 
 
@@ -81,9 +82,7 @@ def _common(stems: list[str]) -> str:
     """What the names of a scan's images have in common, up to a `_` or `-`; of one, without what says its modality."""
     folder, own = PurePosixPath(stems[0]).parent, PurePosixPath(stems[0]).name
     if len(set(stems)) == 1:
-        match = _SUFFIXED.fullmatch(own)
-        said = match is not None and (match["suffix"] == "0000" or modalities.here().find(match["suffix"]))
-        return (folder / match["name"]).as_posix() if match is not None and said else stems[0]
+        return (folder / modality_at_end(re.sub(r"(?<=.)_0000$", "", own))[0]).as_posix()
     words = [re.split(r"([_-]+)", PurePosixPath(stem).name) for stem in stems]
     common = "".join(same[0] for same in takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False)))
     common = common.rstrip("_-")
@@ -98,23 +97,21 @@ def _by_names(source: Path, paths: Iterable[Path]) -> dict[str, dict[str, Path]]
         if _is_label(path.relative_to(source)):
             continue
         name, role = _parted(stem, present)
-        if role or not _BIDS.fullmatch(stem):
-            scans.setdefault(name, {}).setdefault(role, path)
-        else:
-            log.info("predict: left out %s: its suffix is no modality", path)
+        if _BIDS.fullmatch(stem) and (not role or _NO_VOLUMES.search(stem)):
+            log.info("predict: left out %s: its name says that it is no scan of anatomy", path)
+        elif (taken := scans.setdefault(name, {}).setdefault(role, path)) != path:
+            raise ValueError(f"{taken} and {path.name} are the same scan twice; keep one")
     return scans
 
 
 def _parted(stem: str, present: set[str]) -> tuple[str, str]:
     """A scan's name, and the modality or the number of a channel that its last words say, if they do."""
-    words = re.split(r"([_-])", stem)
-    last = words[-1]
-    if re.fullmatch(r"\d{4}", last) and int(last) < MAX_CHANNELS and f"{''.join(words[:-2])}_0000" in present:
-        return "".join(words[:-2]), str(int(last))
-    for first in range(max(2, len(words) - 2 * MOST_WORDS + 1), len(words), 2):  # the longest first
-        if modality := modalities.here().find(" ".join(words[first::2])):
-            return "".join(words[: first - 1]), modality
-    return stem, ""
+    match = _NUMBERED.fullmatch(stem)
+    if match and int(match["channel"]) < MAX_CHANNELS and f"{match['name']}_0000" in present:
+        return match["name"], str(int(match["channel"]))
+    folder = PurePosixPath(stem).parent
+    name, modality = modality_at_end(PurePosixPath(stem).name)
+    return (folder / name).as_posix(), modality
 
 
 def _is_label(path: Path) -> bool:

@@ -1,8 +1,19 @@
-"""What an index says that a scan's channels show."""
+"""What an index, or the end of a name, says that a scan's channels show."""
 
+import re
 from typing import Any
 
 from pipelines.scans import modalities
+
+
+def modality_at_end(stem: str) -> tuple[str, str]:
+    """What a name says before the modality that its last words say, as many of them as can be, and the modality; the
+    name itself and nothing, if they say none."""
+    known = modalities.here()
+    for sign in re.finditer(r"[_-]+", stem):
+        if sign.start() and (found := known.find(stem[sign.end() :])):
+            return stem[: sign.start()], found
+    return stem, ""
 
 
 def channels_by_name(names: Any, key: str) -> dict[int, str]:

@@ -51,7 +51,7 @@ def _scans(index: str, content: Any, present: Mapping[str, str], meanings: Meani
     name = content.get("name") or re.sub(r"^Task\d+_", "", PurePosixPath(index).parent.name)
     if not isinstance(name, str):
         raise ValueError(f"name must be text, it is {type(name).__name__}")
-    task = _named(index, name.lower(), content, meanings)
+    task = _named(index, name, content, meanings)
     entries = [_pair(entry) for part in _PARTS for entry in _entries(content, part)]
     return [_scan(task, image, label, present) for image, label in entries]
 
@@ -68,13 +68,13 @@ def _named(index: str, name: str, content: dict[str, Any], meanings: Meanings) -
     found, source = channels_by_name(content.get("modality"), "modality"), f"msd-{slug(name)}"
     own = of_source(meanings, source)
     if source in CONTRACTS and not own:
-        return _Task(index, name, found, source)
+        return _Task(index, name.lower(), found, source)
     try:
         labels = _values(content.get("labels"))
-        return _Task(index, name, found, contract_by_name(labels, name, own).spelled())
+        return _Task(index, name.lower(), found, contract_by_name(labels, name, own).spelled())
     except ValueError as error:
         unknown = error.proposals if isinstance(error, UnknownLabelsError) else {}
-        return _Task(index, name, found, problem=f"{at(index)}: {error}", unknown=unknown)
+        return _Task(index, name.lower(), found, problem=f"{at(index)}: {error}", unknown=unknown)
 
 
 def _values(labels: Any) -> dict[str, int]:

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipelines.scans import modalities
 from pipelines.scans.label_names import Meanings, contract_by_value, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import NIFTI, Scan, ambiguous, flare, patient_of, slug, stem_of
+from pipelines.sources.channel_names import modality_at_end
 
 _IMAGES = re.compile(r"images?(?:Tr|Ts|Va|Val)?", re.IGNORECASE)
 _LABELS = re.compile(r"(?:labels?(?:Tr|Ts|Va|Val)?|masks?)", re.IGNORECASE)
 _DRAWN = re.compile(r"[_-](?:seg|segmentation|mask|labels?|gt)$", re.IGNORECASE)
-_SUFFIXED = re.compile(r"(?P<name>.+?)[_-]+(?P<suffix>[^_-]+)")
+_NUMBERED = re.compile(r"(?P<name>.+?)_(?P<channel>\d{4})")
 
 
 @dataclass
@@ -87,12 +87,9 @@ def _matched(images: Sequence[str], labels: Sequence[str]) -> dict[str, _Pair]:
 
 def _parted(stem: str, drawn: set[str], numbered: bool) -> tuple[str, str]:
     """A scan's name, and which channel of it an image is. `drawn`: what labels are called."""
-    match = _SUFFIXED.fullmatch(stem)
-    if match is None:
-        return stem, "0"
-    modality = modalities.here().find(match["suffix"])
+    name, modality = modality_at_end(stem)
     if stem in drawn:
         return stem, modality or "0"
-    if numbered and re.fullmatch(r"\d{4}", match["suffix"]):
-        return match["name"], str(int(match["suffix"]))
-    return (match["name"], modality) if modality else (stem, "0")
+    if numbered and (match := _NUMBERED.fullmatch(stem)):
+        return match["name"], str(int(match["channel"]))
+    return name, modality or "0"

@@ -50,13 +50,11 @@ def test_a_prefect_server_of_another_major_version_is_told_in_one_line() -> None
 
 def test_a_folder_without_a_usable_scan_is_told_with_the_nearest_layout(tmp_path: Path) -> None:
     for name in ("t1n", "t2f"):
-        save(tmp_path / f"BraTS-GLI-00000-000/BraTS-GLI-00000-000-{name}.nii.gz", np.ones((4, 4, 4), np.uint8))
+        save(tmp_path / f"Patients/BraTS-GLI-00000-000-{name}.nii.gz", np.ones((4, 4, 4), np.uint8))
     ended = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
     assert ended.exit_code == 1
-    assert (
-        "2 NIfTI files are in no layout that is read; the first: BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz"
-        in (ended.output)
-    )
+    first = "Patients/BraTS-GLI-00000-000-t1n.nii.gz"
+    assert f"2 NIfTI files are in no layout that is read; the first: {first}" in ended.output
     assert "nearest layout: brats (NAME/NAME_{flair,t1,t1ce,t2,seg}.nii.gz" in ended.output
 
 

@@ -93,11 +93,11 @@ def test_a_4d_file_of_the_decathlon_is_one_scan_of_its_channels(tmp_path: Path) 
 
 def test_what_channels_show_can_be_said_in_their_order() -> None:
     outlines = {str(number): Outline((2, 2, 2), (1.0, 1.0, 1.0), "") for number in range(2)}
-    record = SourceRecord(("FLAIR", "T1"), (), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
-    plan = Preprocessing(CTScale(-100, 300, 50, 60), {"brats": record})
+    trained = SourceRecord(("FLAIR", "T1"), ("spleen",), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    plan = Preprocessing(CTScale(-100, 300, 50, 60), {"own": trained})
     assert list(meet(plan, outlines, "FLAIR, T1").scan) == ["FLAIR", "T1"]
     with pytest.raises(VolumeError, match=r"do not say what its 2 channels show.*--modality T1,FLAIR"):
         meet(plan, outlines, "T1")
-    with pytest.raises(VolumeError, match="two files of one scan are T1"):
+    with pytest.raises(VolumeError, match="two files of one scan are T1; keep one"):
         meet(plan, outlines, "T1,T1")
     assert list(meet(plan, {"0": outlines["0"]}, "T1").scan) == ["T1"]

@@ -70,7 +70,7 @@ def test_a_resection_cavity_is_expected_after_treatment_only(tmp_path: Path) -> 
     brats(tmp_path / "raw", "BraTS-GLI-00002-100", 4)
     brats(tmp_path / "raw", "BraTS-GLI-00003-000", 4)
     after, before = taken(tmp_path / "raw")
-    assert after.quarantined == ""
+    assert (after.quarantined, after.drawn) == ("", ["tumour_necrotic_core", "resection_cavity"])
     assert "label value 4 outside the contract (0, 1, 2, 3)" in before.quarantined
 
 
