@@ -24,18 +24,50 @@ def data_ls(json: Json = False) -> None:
 @app.command("check")
 def data_check(folder: Folder, json: Json = False) -> None:
     """What a folder holds, what would be quarantined, and why. Writes nothing. Exit code 1 if nothing is usable."""
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import folder_check
 
     rows, unread = folder_check.check(folder), folder_check.unread(folder)
     if json:
         show.as_json({"scans": rows, "unclaimed": unread.unclaimed, "packed": unread.packed})
     else:
-        show.scans(rows)
-        show.unclaimed(unread.unclaimed)
-        show.packed(unread.packed)
+        show_data.scans(rows)
+        show_data.unclaimed(unread.unclaimed)
+        show_data.packed(unread.packed)
     if all(row["quarantined"] for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("import")
+def data_import(
+    folder: Folder,
+    profile: Annotated[
+        str | None, typer.Option(help="to build on; own, unless another is made for these scans")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change what is proposed, as in data.labels.pairs={1: spleen}"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="write without asking")] = False,
+    json: Json = False,
+) -> None:
+    """Link a folder of scans and write the parameters that read it: sources, structures, modalities, profile.
+
+    Asks before; --json alone shows it and writes nothing.
+    """
+    enter_project()
+    from flows import importing, show, show_data
+
+    proposed = importing.outlook(folder, profile, changes or [])
+    (show.as_json if json else show_data.proposal)(proposed)
+    if json and not yes:
+        return
+    if not yes:
+        importing.require_terminal()
+        typer.confirm("Write this?", abort=True)
+    kept = importing.write(folder, proposed["profile"], proposed["changes"])
+    if not json:
+        print("params.yaml is written; next: medseg run" + (f"; your own is kept in {kept}" if kept else ""))
 
 
 @app.command("key")
@@ -66,11 +98,11 @@ def data_whereis(pseudonym: str, json: Json = False) -> None:
 def data_audit_phi(json: Json = False) -> None:
     """Search the project for what identifies a patient in the raw scans. Exit code 1 if any is found, or none known."""
     enter_project()
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import phi
 
     result = phi.audit()
-    (show.as_json if json else show.audit)(result)
+    (show.as_json if json else show_data.audit)(result)
     if not result["ok"]:
         raise typer.Exit(1)
 
@@ -79,10 +111,10 @@ def data_audit_phi(json: Json = False) -> None:
 def data_plan(json: Json = False) -> None:
     """Target spacing, patch and normalisation of every source, each with its reason."""
     enter_project()
-    from flows import show
+    from flows import show, show_data
     from pipelines.stages import plan
 
-    (show.as_json if json else show.planned)(plan.read())
+    (show.as_json if json else show_data.planned)(plan.read())
 
 
 @app.command("modalities")
@@ -109,11 +141,11 @@ def data_verify(
     """Check that every scan's files and case file still have their size and hash. Exit code 1 if one does not."""
     enter_project()
     log_to_terminal()
-    from flows import show
+    from flows import show, show_data
     from pipelines.questions import verification
 
     found = verification.verify(reread)
-    (show.as_json if json else show.problems)(found)
+    (show.as_json if json else show_data.problems)(found)
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -135,9 +167,9 @@ def data_fetch(
 
 
 def _show_scans(rows: list[dict[str, Any]], json: bool) -> None:
-    from flows import show
+    from flows import show, show_data
 
     if json:
         show.as_json({"scans": rows})
     else:
-        show.scans(rows)
+        show_data.scans(rows)

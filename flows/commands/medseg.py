@@ -106,7 +106,9 @@ def predict(
         str | None, typer.Option(help="a registered version; models:/NAME@candidate of register.name unless told")
     ] = None,
     labels_of: Annotated[str | None, typer.Option(help="write this source's own label values")] = None,
-    modality: Annotated[str | None, typer.Option(help="of a single file, where its name does not say")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="where names do not say: CT; of several channels in order: T1,FLAIR")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="make label maps that are there anew")] = False,
     other_code: Annotated[
         bool, typer.Option("--other-code", help="accept other code than the version was evaluated with")

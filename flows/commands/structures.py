@@ -48,9 +48,9 @@ def structures_check(json: Json = False) -> None:
 
 
 def _show(records: list[dict[str, Any]], as_json: bool) -> None:
-    from flows import show
+    from flows import show, show_data
 
     if as_json:
         show.as_json({"structures": records})
     else:
-        show.known_structures(records)
+        show_data.known_structures(records)

@@ -147,5 +147,5 @@ def _key(row: Row, plan: Preprocessing, points: int, made_by: list[str]) -> str:
     windowed = bool(hounsfield) and source.normalisation == preparation.WINDOW
     scan = [row.case_id, row.source, row.split, row.modalities, hounsfield, row.annotated]
     applied = [source.spacing_mm, source.normalisation, asdict(plan.ct) if windowed else None, points]
-    files = [(file.role, file.sha256) for file in row.files]
+    files = [(file.role, file.content) for file in row.files]
     return hashlib.sha256(json.dumps([scan, files, applied, made_by]).encode()).hexdigest()

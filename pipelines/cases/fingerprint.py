@@ -108,7 +108,7 @@ def _trimmed(statistics: ScanStatistics, bound: int) -> ScanStatistics:
 
 
 def _key(row: Row, made_by: str) -> str:
-    files = [(file.role, in_hu(file.role), file.sha256, file.contract) for file in row.files]
+    files = [(file.role, in_hu(file.role), file.content, file.contract) for file in row.files]
     return hashlib.sha256(json.dumps([files, row.annotated, made_by]).encode()).hexdigest()
 
 

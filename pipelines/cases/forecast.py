@@ -27,7 +27,8 @@ def case_bytes(row: Row, spacing_mm: Spacing) -> int:
     resampling = max(resampling, FLOAT * (between[0] if between else case)) if between or case != scan else 0
     image = FLOAT * (scan + case) * channels + max((FLOAT + BYTE) * scan, FLOAT * scan + resampling)
     halved = (FLOAT + HALF) * case * channels
-    label = HALF * case * channels + max(READ * scan, (FLOAT + 3 * BYTE) * scan)
+    pile = HALF * scan if len(row.labels) > 1 else 0  # of masks, the later ones are read beside it
+    label = HALF * case * channels + pile + max(READ * scan, (FLOAT + 3 * BYTE) * scan)
     if row.labels and case != scan:
         shares = (2 * BYTE + FLOAT) * scan + (FLOAT + BYTE) * case + max(resampling, (FLOAT + BYTE) * case)
         label = max(label, HALF * case * channels + shares)

@@ -23,10 +23,11 @@ THICK_MM = 5.0
 # What, by a code string, or by the description. First match wins.
 _ANY = (
     (
-        "a localiser or bolus tracking: planning images",
+        "a localiser, calibration or bolus tracking: planning images",
         {"LOCALIZER", "SCOUT", "SURVEY"},
         r"locali[sz]er|lokali[sz]|\bscouts?\b|\bsurvey|\bsurview|\bpilot\b|topogram|scano(gram)?\b|\b(3|three|tri).?(pl|plane)\b|"
-        r"bolus.?track|\btracker\b|smart ?prep|^monitoring|premonitoring|test.?bolus|\blocator\b",
+        r"bolus.?track|\btracker\b|smart ?prep|^monitoring|premonitoring|test.?bolus|\blocator\b|"
+        r"^\W*locs?\b|\basset cal|calibration|\bref ?scan|coil sens",
     ),
     (
         "a screen of the console",

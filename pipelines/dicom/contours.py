@@ -207,12 +207,10 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
     """One mask a structure over several objects, and notes."""
     masks: dict[str, np.ndarray] = {}
     notes = [note for drawing in drawings for note in drawing.notes]
-    authors = Counter(drawn.structure for drawing in drawings for drawn in drawing.drawn)
-    for name, count in authors.items():
-        if count > 1:
-            notes.append(
-                f"{count} objects drew {name}: all of what they drew was taken; leave one if they are versions"
-            )
+    notes += [
+        f"{count} objects drew {name}: all of what they drew was taken; leave one if they are versions"
+        for name, count in _drawn_again(drawings).items()
+    ]
     for drawing in drawings:
         for drawn in drawing.drawn:
             masks[drawn.structure] = masks[drawn.structure] | drawn.mask if drawn.structure in masks else drawn.mask
@@ -220,6 +218,12 @@ def merged(drawings: list[Drawing]) -> tuple[dict[str, np.ndarray], list[str]]:
         are = "is" if unknown == 1 else "are"
         notes.append(f"{counted(unknown, 'segment')} {are} no structure of the vocabulary (structures.yaml): left out")
     return masks, notes
+
+
+def _drawn_again(drawings: list[Drawing]) -> dict[str, int]:
+    """Structure -> how many objects drew it, if several did."""
+    drawn = Counter(name for drawing in drawings for name in {each.structure for each in drawing.drawn})
+    return {name: count for name, count in sorted(drawn.items()) if count > 1}
 
 
 def read(kind: str, dataset: Dataset, stack: Stack) -> Drawing:

@@ -14,6 +14,7 @@ import numpy as np
 from pydicom import Dataset
 
 from pipelines.dicom import contours
+from pipelines.dicom.contours import Drawing, Drawn
 from pipelines.dicom.reading import DicomError, whole
 from pipelines.dicom.stack import Stack
 from pipelines.scans import vocabulary
@@ -43,18 +44,17 @@ class Labels:
                 drawings.append(contours.read(kind, self._opened[path], stack))
             except DicomError as error:
                 raise DicomError(f"{kind} {k + 1} of {len(self._objects)}: {error}") from None
+        drawings += [_beside(path, stack) for path in self._beside]
         masks, notes = contours.merged(drawings)
-        for path in self._beside:
-            masks |= _beside(path, stack, notes)
         return {name: mask for name, mask in masks.items() if mask.any()} or masks, notes
 
 
-def _beside(path: Path, stack: Stack, notes: list[str]) -> Masks:
+def _beside(path: Path, stack: Stack) -> Drawing:
     """A NIfTI label in the series' folder: `STRUCTURE.nii.gz`, or any name and a `.json` of value -> structure."""
     meanings = _meanings(path)
     if not meanings:
-        notes.append("a NIfTI file beside the series: neither its name nor a .json says which structures it holds")
-        return {}
+        note = "a NIfTI file beside the series: neither its name nor a .json says which structures it holds"
+        return Drawing([], 0, [note])
     try:
         label = read(path)
     except VolumeError as error:
@@ -67,18 +67,20 @@ def _beside(path: Path, stack: Stack, notes: list[str]) -> Masks:
     outside = sorted(set(np.unique(file_axes).tolist()) - {0, *meanings})
     if outside:
         raise DicomError(f"NIfTI label beside the series: value {outside[0]:g} has no meaning in its .json")
-    return {name: file_axes.transpose(2, 1, 0) == value for value, name in meanings.items()}
+    slices = file_axes.transpose(2, 1, 0)
+    return Drawing([Drawn(name, slices == value) for value, name in meanings.items()], 0, [])
 
 
 def _meanings(path: Path) -> dict[int, str]:
-    if (name := structure_of("", _stem(path))) is not None:
-        return {1: name}
+    """Value -> structure; nothing if one is not known."""
+    if alone := structure_of("", _stem(path)):
+        return {1: alone}
     try:
         stated = json.loads(meanings_of(path).read_text())
-        named = {int(value): structure_of("", str(name)) for value, name in stated.items()}
+        named = {int(value): structure_of("", str(name)) or "" for value, name in stated.items()}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return {value: name for value, name in named.items() if name is not None} if None not in named.values() else {}
+    return named if all(named.values()) else {}
 
 
 def meanings_of(path: Path) -> Path:

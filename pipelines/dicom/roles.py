@@ -21,11 +21,12 @@ IN_WORDS = (  # first match wins
     (T1, r"\bt1|mprage|\bspgr\b|\bbravo\b|\btfl\b|\bvibe\b"),
 )
 OF_NO_SEQUENCE = (  # what, by code strings or words: images that no role means, though their times look like one
-    ("a map of tissue properties", {"T1 MAP", "T2 MAP", "T1_MAP", "T2_MAP", "T1MAP", "T2MAP", "T2_STAR_MAP", "R2 MAP"},
+    ("a map of tissue properties", {"T1 MAP", "T2 MAP", "T1_MAP", "T2_MAP", "T1MAP", "T2MAP", "T2_STAR_MAP", "R2 MAP",
+      "R2_STAR", "FF"},
      r"\bt[12] ?(\*|star)? ?map|\bmapping\b|molli\b|\becv\b|\br2 ?(\*|star)|fat ?fraction|\bpdff\b|elasto|\bt1 ?rho"),
     ("a map of the diffusion tensor", {"FA", "RA", "TENSOR", "TRACE_MAP", "EADC"},
      r"\bfa\b|fractional|\btensor\b|\bcolfa\b|\beadc\b|exp(onential)? ?(adc|app)"),
-    ("an angiography or flow image", {"TOF", "ANGIO", "FLOW_ENCODED"},
+    ("an angiography or flow image", {"TOF", "ANGIO", "FLOW_ENCODED", "PCA", "M_PCA"},
      r"\btof\b|time.of.flight|angio|\bmra\b|\bmrv\b|\btricks\b|\btwist\b|\btrance\b|inhance|\bflow\b(?!.?comp)|venc"),
     ("a perfusion image", {"PERFUSION", "ASL"}, r"\b(3d)?p?c?asl\b|arterial spin|perfusion|\bperf\b|\bdsc\b|\bpwi\b"),
     ("a functional image", {"FMRI"}, r"\b(rs)?fmri\b|\bbold\b"),

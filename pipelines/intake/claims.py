@@ -16,6 +16,7 @@ from pipelines.work import project
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar")
+PACKED_TABLES = (".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")  # no scan is expected in them
 OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 
 
@@ -89,7 +90,7 @@ def unread(paths: Sequence[str], folder: Path, requested: Sequence[str]) -> Unre
     return Unread(
         scans,
         sorted(path for path in nifti if path not in taken),
-        sorted(path for path in packed if not path.lower().endswith(NIFTI_SUFFIXES)),
+        sorted(path for path in packed if not path.lower().endswith((*NIFTI_SUFFIXES, *PACKED_TABLES))),
     )
 
 

@@ -20,7 +20,7 @@ from pipelines.scans.vocabulary import Vocabulary
 from pipelines.scans.volume import Volume, VolumeError, same_grid
 from pipelines.sources import SEPARATE_GRIDS, layout_of
 from pipelines.work import project, within_memory
-from pipelines.work.memory import BYTE, FLOAT, GIB, free_bytes, with_overhead
+from pipelines.work.memory import BYTE, FLOAT, GIB, HALF, free_bytes, with_overhead
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
 EXAMINE_S, READ_S = 1e-3, 22e-9  # a scan, a voxel, on one core of a 2.5 GHz server
@@ -44,16 +44,21 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
 
 
 def load_of(number: int, row: Row) -> Load[tuple[int, Row]]:
-    """What `examine_one` will need: all volumes are held, the last is read, turned and checked beside the others."""
-    announced = [_announced(file) for file in row.files]
-    voxels = sum(count for count, _ in announced)
-    beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in announced), default=0)
-    return Load((number, row), with_overhead(FLOAT * voxels + beside), EXAMINE_S + READ_S * voxels)
+    """What `examine_one` will need: all images are held and one label, the last is read, turned and checked beside.
+
+    Of masks no two are held, but what is put together of them.
+    """
+    images, masks = ([_announced(file) for file in files] for files in (row.images, row.labels))
+    largest = max((count for count, _ in masks), default=0)
+    held = FLOAT * (sum(count for count, _ in images) + largest) + (4 * HALF * largest if len(masks) > 1 else 0)
+    beside = max((count * (max(FLOAT, size) + 2 * BYTE) for count, size in (*images, *masks)), default=0)
+    voxels = sum(count for count, _ in (*images, *masks))
+    return Load((number, row), with_overhead(held + beside), EXAMINE_S + READ_S * voxels)
 
 
 def _announced(file: File) -> tuple[int, int]:
     try:
-        return nifti.announced_size(scan_files.where(file.path))
+        return nifti.announced_size(scan_files.volume_at(file.path))
     except VolumeError:  # said once it is read
         return 0, 0
 
@@ -69,7 +74,7 @@ def _without_duplicates(rows: list[Row]) -> list[Row]:
     refused: dict[int, str] = {}
     for number in sorted((k for k, row in enumerate(rows) if not row.quarantined), key=lambda k: not rows[k].labels):
         row = rows[number]
-        images = "+".join(sorted(file.sha256 for file in row.images if file.sha256))
+        images = "+".join(sorted(file.content for file in row.images if file.sha256))
         if kept := seen.get(row.case_id) or seen.get(images):
             at = row.files[0].path
             refused[number] = f"{at}: duplicate case, the same as {kept.files[0].path}; keep one"

@@ -62,9 +62,7 @@ class Quality(Block):
             )
         if "default" not in self.tiny_mm3 or min(self.tiny_mm3.values()) < 0:
             raise ValueError("ingest.quality.tiny_mm3 needs an entry `default`, and none below 0; 10.0 is usual")
-        words = vocabulary.here()
-        if unknown := sorted(set(self.tiny_mm3) - {"default", *words}):
-            raise ValueError(
-                f"ingest.quality.tiny_mm3: unknown structure {unknown[0]!r}{did_you_mean(unknown[0], words)}"
-            )
+        for name in set(self.tiny_mm3) - {"default"}:
+            if name not in (words := vocabulary.here()):
+                raise ValueError(f"ingest.quality.tiny_mm3: unknown structure {name!r}{did_you_mean(name, words)}")
         return self

@@ -134,9 +134,8 @@ class Train(Optimisation):
 
     @model_validator(mode="after")
     def _regions_are_unions(self) -> Self:
-        words = vocabulary.here()
         for name in self.regions:
-            if name not in words or not words[name].parts:
+            if name not in (words := vocabulary.here()) or not words[name].parts:
                 known = [each for each in words if words[each].parts]
                 raise ValueError(f"train.regions: {name!r} is no union of structures{did_you_mean(name, known)}")
         return self

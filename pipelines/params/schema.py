@@ -6,21 +6,31 @@ the same hashes on a laptop and on a cluster (`medseg env` lists the variables).
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.params.block import Block, Fraction
-from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source
+from pipelines.params.bysource import OR_AUTO, Spacing3, check_by_source, check_sources
 from pipelines.params.quality_bounds import Quality
 from pipelines.params.recipe import Pretrain, Train
-from pipelines.scans import vocabulary
+from pipelines.scans import modalities, vocabulary
 from pipelines.scans.contracts import BACKGROUND, IGNORE
 from pipelines.work.wording import did_you_mean
+
+Layout = Literal[
+    "msd", "acdc", "brats", "kits", "lits", "bids", "nnunet", "totalsegmentator", "flare", "pairs", "dicom", "phantom"
+]
+ONE_OR_MORE = BeforeValidator(lambda given: (given,) if isinstance(given, str) else _as_tuple(given))
+
+
+def _as_tuple(given: object) -> object:
+    """As strict validation asks for from here on."""
+    return tuple(given) if isinstance(given, list) else given
 
 
 class Data(Block):
     """Which scans, and who is held out."""
 
-    sources: tuple[Literal["msd", "acdc", "brats", "kits", "bids", "nnunet", "dicom", "phantom"], ...] = Field(
+    sources: tuple[Layout, ...] = Field(
         min_length=1, description="layouts to look for under data/raw; `phantom` makes its own scans"
     )
     labels: dict[str, dict[str, str]] = Field(
@@ -28,16 +38,26 @@ class Data(Block):
         description="by source: what a label means, by its name or value: a structure, `background` (drawn, and none "
         "of those looked for) or `ignore` (nobody decided; left out of loss and evaluation)",
     )
+    modality: dict[str, Annotated[tuple[str, ...], ONE_OR_MORE]] = Field(
+        default={},
+        description="by source: what its images show, where their names do not say; of several channels a list in "
+        "their order",
+    )
     split_seed: int = Field(ge=0, description="changes who is held out; keep it for the life of a study")
     test_fraction: float = Field(gt=0, lt=1, description="share of patients held out for evaluation, by pseudonym")
     validation_fraction: float = Field(ge=0, lt=1, description="share of patients for the curve seen in training")
 
     @model_validator(mode="after")
     def _labels_mean_structures(self) -> "Data":
-        known = vocabulary.here()
+        check_sources("data.labels", self.labels)
+        check_sources("data.modality", self.modality)
+        for source, shown in self.modality.items():
+            for name in shown:
+                if name not in (declared := modalities.here()):
+                    raise ValueError(f"data.modality.{source}: {name!r} is no modality; {declared.remedy(name)}")
         for source, meanings in self.labels.items():
             for name, meant in meanings.items():
-                if meant not in known and meant not in (IGNORE, BACKGROUND):
+                if meant not in (IGNORE, BACKGROUND) and meant not in (known := vocabulary.here()):
                     raise ValueError(
                         f"data.labels.{source}: {name!r} means {meant!r}, which is no structure"
                         f"{did_you_mean(meant, known)}, nor `{IGNORE}` or `{BACKGROUND}`; `medseg structures "
@@ -178,9 +198,8 @@ class Promote(Block):
     def _known_structures(self) -> "Promote":
         if "default" not in self.floors:
             raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
-        known = vocabulary.here()
-        for name in self.floors:
-            if name != "default" and name not in known:
+        for name in set(self.floors) - {"default"}:
+            if name not in (known := vocabulary.here()):
                 raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, known)}")
         return self
 

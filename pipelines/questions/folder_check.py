@@ -41,7 +41,8 @@ def _open_layouts(folder: Path) -> list[Row]:
     with tempfile.TemporaryDirectory() as memory:
         listed = listing.take(folder, Path(memory) / "digests.sqlite")
     settings = settings_here()
-    rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), settings.data.labels)
+    told = settings.data.labels, settings.data.modality
+    rows = find(folder, listed, tuple(readers()), Names(_key(), show_paths=True), *told)
     return examine(rows, bounds_here(), settings.preprocess.memory_gib)
 
 

@@ -10,7 +10,7 @@ layouts are written in.
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipelines.dicom.descriptors import keeps
 from pipelines.dicom.identity import Value
@@ -36,17 +36,23 @@ _COUNTED = re.compile(  # IMG0001, or fewer digits than a number of a person has
 )
 _ENTITY = re.compile(r"^(?:sub|ses|acq|run|task|ce|rec|dir|label|desc|space|echo|hemi|part|seg|res|den)-")
 MIN_WORD = 2
+MASKS = "totalsegmentator"  # calls its masks after what they show
 
 
 def collect(raw: Path) -> set[Value]:
     """From every file and folder below `raw`, whether it can be read or not."""
     paths = [path.relative_to(raw).as_posix() for path, _ in listing.walk(raw)]
-    values = {value for part in {part for path in paths for part in path.split("/")} for value in _of_part(part)}
+    parts = {part for path in paths for part in path.split("/")}
+    values: set[Value] = set()
     for name, find in readers().items():
         for scan in find(paths, raw, {}):
+            if name == MASKS:
+                parts -= {
+                    PurePosixPath(path).name for path in (*scan.labels, *scan.unread)
+                }  # of organs, not of persons
             for own in {scan.patient, scan.key}:
-                values |= {value for part in own.split("/") for value in _of_part(part)} if own and name else set()
-    return values
+                values |= {value for part in own.split("/") for value in _of_part(part)}
+    return values | {value for part in parts for value in _of_part(part)}
 
 
 def _of_part(part: str) -> Iterator[Value]:

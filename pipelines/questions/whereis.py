@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines import params
 from pipelines.dicom import index
 from pipelines.intake import claims, finding, listing
-from pipelines.scans import key
+from pipelines.scans import channels, key
 from pipelines.scans.naming import Names, hashed
 from pipelines.sources import dicom
 from pipelines.work import project
@@ -31,7 +31,9 @@ def find(pseudonym: str) -> list[str]:
     listed = listing.take(raw, project.state_folder() / "digests.sqlite")
     names = Names(pseudonyms)
     shown = claims.calling(listed, raw, sources, names)
-    found = _of_layouts(pseudonym.removeprefix(f"{project.RAW}/"), raw, listed, shown, names, sources)
+    found = _of_layouts(
+        channels.parted(pseudonym.removeprefix(f"{project.RAW}/"))[0], raw, listed, shown, names, sources
+    )
     if with_dicom:
         found |= _of_dicom(pseudonym, raw, listed, pseudonyms)
     if not found:
@@ -46,7 +48,8 @@ def _of_layouts(
     paths = {called: path for path, called in shown.items()}
     rows = finding.find(raw, listed, [name for name in sources if name != "dicom"], names)
     named = [row for row in rows if wanted in (row.case_id, row.patient)]
-    called = [Path(file.path).relative_to(raw).as_posix() for row in named for file in row.files]
+    files = {channels.parted(file.path)[0] for row in named for file in row.files}
+    called = [Path(file).relative_to(raw).as_posix() for file in files]
     found = {paths.get(name, name) for name in called}
     return found | {path for name, path in paths.items() if wanted in (name, name.rpartition("/")[2])}
 

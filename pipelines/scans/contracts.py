@@ -119,7 +119,29 @@ def _spelled(value: float) -> str:
 CONTRACTS = {
     "acdc": LabelContract({1: "right_ventricle", 2: "myocardium", 3: "left_ventricle"}, nominal_frame=True),
     "brats": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 4: "tumour_enhancing"}),
+    "brats23": LabelContract({1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}),  # and later
+    "brats24": LabelContract(  # after treatment; the resection cavity, 4, was drawn and is none of the tumour
+        {1: "tumour_necrotic_core", 2: "tumour_oedema", 3: "tumour_enhancing"}, background=(4,)
+    ),
+    "flare22": LabelContract(
+        {
+            1: "liver",
+            2: "kidney_right",
+            3: "spleen",
+            4: "pancreas",
+            5: "aorta",
+            6: "inferior_vena_cava",
+            7: "adrenal_gland_right",
+            8: "adrenal_gland_left",
+            9: "gallbladder",
+            10: "oesophagus",
+            11: "stomach",
+            12: "duodenum",
+            13: "kidney_left",
+        }
+    ),
     "kits": LabelContract({1: "kidney", 2: "kidney_tumour", 3: "kidney_cyst"}),
+    "lits": LabelContract({1: "liver", 2: "liver_tumour"}),
     "msd-hippocampus": LabelContract({1: "hippocampus_anterior", 2: "hippocampus_posterior"}),
 }
 OWN_IDS = "dicom"  # the contract of label maps that hold the system's own ids

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.scans import vocabulary
-from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract
-from pipelines.scans.structure import MORPHOLOGIES, words_of
+from pipelines.scans.contracts import BACKGROUND, IGNORE, LabelContract, contract_of
+from pipelines.scans.structure import words_of
 from pipelines.scans.vocabulary import Vocabulary
 
 # SNOMED CT codes of a side or part of an organ, as regions of findings -> the organ's.
@@ -24,6 +24,15 @@ _WHOLE_ORGAN = {
 }  # fmt: skip
 _FINDINGS = ({"oedema"}, {"necrotic"}, {"enhancing"}, {"cyst"}, {"tumour"}, {"lesion"})  # names that say as little
 Meanings = Mapping[str, Mapping[str, str]]  # params.yaml, data.labels: source -> name or value -> what it means
+
+
+class UnknownLabelsError(ValueError):
+    """Labels that nobody can tell the meaning of. `proposals`: name -> the structure it comes nearest to, or
+    background."""
+
+    def __init__(self, text: str, proposals: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.proposals = proposals
 
 
 def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, str] | None = None) -> LabelContract:
@@ -44,7 +53,7 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, 
         for name in named
     }
     if unknown := [name for name, meaning in meanings.items() if not meaning]:
-        raise ValueError(_unknown(unknown, words))
+        raise _unknown(unknown, words)
     overlap = any(isinstance(labels[name], list | tuple) for name in named)
     contract = (
         _by_regions(words, named, meanings) if overlap else {named[name][0]: str(meanings[name]) for name in named}
@@ -55,6 +64,26 @@ def contract_by_name(labels: Mapping[str, Any], dataset: str, own: Mapping[str, 
         tuple(value for name in ignored for value in values[name]),
         tuple(value for value in background if value not in contract),
     )
+
+
+def contract_by_value(own: Mapping[str, str]) -> LabelContract:
+    """Of labels that bear no names. Raises ValueError if `own`, value -> meaning, says nothing of them."""
+    values = {value: int(value) for value in own if value.isdigit()}
+    if not any(values.values()):
+        raise ValueError(
+            "nothing says what its values mean; say it in params.yaml, data.labels: {SOURCE: {1: a structure}}"
+        )
+    return contract_by_name(values, "", own)
+
+
+def restated(contract: str, own: Mapping[str, str]) -> str:
+    """A layout's own contract, by name, with what data.labels says otherwise of single values or structures."""
+    if not own:
+        return contract
+    pairs = [pair.split("=") for pair in contract_of(contract).spelled().split()]
+    meant = {int(value): own.get(name, name) for value, name in pairs}
+    meant |= {int(value): name for value, name in own.items() if value.isdigit() and int(value)}
+    return " ".join(f"{value}={name}" for value, name in sorted(meant.items()))
 
 
 def structure_of(code: str, name: str, region: str = "", side: str = "") -> str | None:
@@ -69,7 +98,7 @@ def structure_of(code: str, name: str, region: str = "", side: str = "") -> str 
     if found and (called not in _FINDINGS or organ == getattr(words[found].region, "value", None)):
         return found
     coded = [each for each in words.values() if each.type.value == code]
-    if any(each.region is not None for each in coded) or code in MORPHOLOGIES:
+    if any(each.region is not None for each in coded):
         coded = [each for each in coded if each.region is not None and each.region.value in (region, organ)]
     whole = [each for each in coded if each.laterality in ((side,) if side else ("", "both")) and each.modifier is None]
     return (whole or coded)[0].name if len(whole or coded) == 1 else None
@@ -114,18 +143,19 @@ def _meaning(words: Vocabulary, name: str, dataset: str, others: Iterable[str]) 
     return None
 
 
-def _unknown(names: list[str], words: Vocabulary) -> str:
+def _unknown(names: list[str], words: Vocabulary) -> UnknownLabelsError:
     """Which they are, and the line for params.yaml, ready to paste."""
     proposals = {}
     for name in names:
         close = difflib.get_close_matches("_".join(name.lower().split()), words, n=1, cutoff=0.75)
         proposals[name] = close[0] if close else BACKGROUND
     lines = ", ".join(f"{json.dumps(name)}: {meaning}" for name, meaning in list(proposals.items())[:20])
-    return (
+    text = (
         f"no structure is called {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}; say in "
         f"params.yaml what is meant, data.labels: {{SOURCE: {{{lines}}}}} (a structure, background or ignore), or "
         "declare one with `medseg structures add`"
     )
+    return UnknownLabelsError(text, proposals)
 
 
 def _by_regions(

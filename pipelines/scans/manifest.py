@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.scans import channels
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -46,14 +47,19 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True)
 class File:
     """One file of a scan. `role`: a modality name, or `label`. `path` from the project's root, POSIX, under its
-    pseudonym where it may name somebody; pipelines/scans/scan_files.py finds and reads it. `contract`: of a label,
-    what its values mean."""
+    pseudonym where it may name somebody, with the channel meant, if it holds several (pipelines/scans/channels.py);
+    pipelines/scans/scan_files.py finds and reads it. `contract`: of a label, what its values mean."""
 
     role: str
     path: str
     sha256: str = ""
     bytes: int = 0
     contract: str = ""
+
+    @property
+    def content(self) -> str:
+        """Of what is read: the file's digest, and the channel's number."""
+        return channels.numbered(self.sha256, channels.parted(self.path)[1]) if self.sha256 else ""
 
 
 @dataclass(frozen=True)

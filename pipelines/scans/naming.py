@@ -5,9 +5,9 @@
     Names(pseudonyms).told(problem)             a reason with its paths, marked by `at`, called like that
 
 Kept as they are, without a key, so that a published result can be had again anywhere: what the published data sets
-MSD, ACDC, BraTS and KiTS call their own scans, by pattern. Such a running number says nothing about a person. A path is
-kept if every part of it is such a name. All else may name somebody: any id in BIDS and nnU-Net raw, a number beyond
-KiTS's, a folder above.
+MSD, AMOS, ACDC, BraTS, KiTS, LiTS, FLARE and TotalSegmentator call their own scans, by pattern. Such a running number
+says nothing about a person. A path is kept if every part of it is such a name. All else may name somebody: any id in
+BIDS and nnU-Net raw, a number beyond KiTS's, a folder above.
 """
 
 import hashlib
@@ -19,20 +19,30 @@ from pipelines.scans.key import Pseudonyms
 LAYOUT, HIDDEN = "layout", "hidden"  # a file that a layout names; any other
 _NAMELESS = re.compile(f"{HIDDEN}/[0-9a-f]{{16}}")  # as the inventory has it, where nobody needs the file itself
 _BEGIN, _END = "\x02", "\x03"  # a listed path holds no control characters
-_MSD = r"(?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{1,3}"
-_MSD_TASK = r"(?:brats|heart|leftatrium|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)"
-_BRATS = r"BraTS(?:20_(?:Training|Validation)_\d{3}|2021_\d{5}|-(?:GLI|MEN|MET|PED|SSA)-\d{5}-\d{3})"
+_MSD = r"(?:(?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{1,3}|amos_0\d{3})"
+_MSD_TASK = r"(?:brats|heart|leftatrium|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon|amos)"
+_BRATS_LATER = r"BraTS-(?:GLI|MEN|MET|PED|SSA|GoAT)-\d{5}"
+_BRATS = rf"(?:BraTS(?:20_(?:Training|Validation)_\d{{3}}|2021_\d{{5}})|{_BRATS_LATER}(?:-\d{{3}})?)"
+_LITS = r"(?:(?:volume|segmentation)-(?:\d{1,2}|1[0-2]\d|130)|test-volume-[0-6]?\d)"
+_FLARE = r"FLARE22_T[rsu]_\d{4}"
+_TOTAL = r"s[01]\d{3}"  # of the structures in its masks: not named here, as people add their own
 _ACDC, _KITS = r"patient\d{3}", r"case_00[0-5]\d\d"
 _IDS = {
     "msd": re.compile(f"{_MSD_TASK}/{_MSD}"),
     "acdc": re.compile(rf"{_ACDC}(?:_frame\d\d)?"),
     "brats": re.compile(_BRATS),
+    "lits": re.compile(_LITS),
+    "flare": re.compile(_FLARE),
+    "totalsegmentator": re.compile(rf"(?:(?:mri-)?v\d{{1,3}})?/{_TOTAL}"),
     "kits": re.compile(_KITS),
 }
+_DATASETS = re.compile(rf"{_MSD_TASK}|gli|men|met|ped|ssa|goat|2\d|(?:mri-)?v\d{{1,3}}")
 _PART = re.compile(
     r"Task\d\d_(?:BrainTumour|Heart|Liver|Hippocampus|Prostate|Lung|Pancreas|HepaticVessel|Spleen|Colon)"
     rf"|images(?:Tr|Ts)|labelsTr|dataset\.json|Info\.cfg|training|testing|msd|acdc|ACDC|brats|kits"
     rf"|{_KITS}|(?:imaging|segmentation)\.nii(?:\.gz)?|{_MSD}\.nii(?:\.gz)?|{_BRATS}"
+    rf"|{_BRATS}-(?:t1n|t1c|t2w|t2f|seg)\.nii(?:\.gz)?|{_LITS}\.nii(?:\.gz)?|{_FLARE}(?:_0000)?\.nii(?:\.gz)?"
+    rf"|{_TOTAL}|(?:ct|mri)\.nii\.gz|amos22|images(?:Va|Val)|labels(?:Ts|Va|Val)|lits|flare22"
     rf"|{_BRATS}_(?:flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?|{_ACDC}|{_ACDC}_(?:frame\d\d(?:_gt)?|4d)\.nii(?:\.gz)?"
 )
 
@@ -57,7 +67,7 @@ class Names:
     def source(self, layout: str, dataset: str) -> str:
         """`LAYOUT-DATASET`. A data set's name may be a person's: kept if it is published or among known_sources."""
         named = f"{layout}-{dataset}"
-        if not dataset or self._show_paths or named in self._known_sources or re.fullmatch(_MSD_TASK, dataset):
+        if not dataset or self._show_paths or named in self._known_sources or _DATASETS.fullmatch(dataset):
             return named.rstrip("-")
         self.keyed = True
         return f"{layout}-{self._pseudonyms.name('dataset', dataset)[:8]}"

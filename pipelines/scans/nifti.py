@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -19,6 +19,9 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from pipelines.scans import channels
+from pipelines.scans.byte_stream import ByteStream
+from pipelines.scans.byte_stream import VolumeError as VolumeError
 from pipelines.work.memory import free_bytes
 
 MAX_VOXELS = 2**30  # 4 GiB in float32, twice a whole-body CT: beyond it a header is broken, not a scan large
@@ -26,17 +29,13 @@ MAX_OFFSET_BYTES = 2**26  # before the voxels; the largest real extensions hold 
 MAX_INFLATION = 1032  # of deflate; RFC 1951: 258 bytes from two bits
 SPACING_BOUNDS_MM = (0.01, 100.0)
 XFORM_TOLERANCE_MM = 1.0  # qform and sform of one frame may differ by this at a corner: a quaternion's rounding
-CHUNK_BYTES, HEADER_BYTES = 1 << 20, 1 << 12  # read at a time; of which only the header is wanted
+HEADER_BYTES = 1 << 12  # read at a time of a file of which only the header is wanted
 LARGE_BYTES = 2**28  # below, nobody asks whether memory suffices
 
 _SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
 _SCALARS |= {256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
 _NOT_SCALAR = {1: "binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2304: "RGBA32"}
 _UNITS = {1: "metres", 3: "micrometres"}
-
-
-class VolumeError(ValueError):
-    """A file that cannot be used as a volume; the message is the reason, fit for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +48,32 @@ class Nifti:
 
 
 def load(path: Path) -> Nifti:
-    """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order. Raises VolumeError with the reason."""
-    with _opened(path) as (stream, size):
-        return _load(stream, size)
+    """Read a 3-D NIfTI-1 or NIfTI-2 file, plain or gzip, either byte order; or a channel of a 4-D one, as
+    pipelines/scans/channels.py names it. Raises VolumeError with the reason."""
+    with _opened(path) as (stream, size, channel):
+        return _load(stream, size, channel)
 
 
 def announced(path: Path) -> tuple[tuple[int, int, int], np.ndarray, str]:
     """Shape in the file's own axes, affine and free text (`descrip`), from the header. Raises VolumeError."""
-    with _opened(path) as (stream, _):
+    with _opened(path) as (stream, _, channel):
         raw = _raw_header(stream.read(Nifti2Header.sizeof_hdr))
-        shape = _checked_shape(raw)
+        shape, _ = _checked_shape(raw, channel)
         header = type(raw)(raw.binaryblock, raw.endianness, check=True)
         text = bytes(raw["descrip"]).rstrip(b"\0").decode("ascii", "replace")
         return shape, _checked_affine(raw, header, shape)[0], text
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["_Stream", int]]:
-    """Its bytes and their number as stored. Whatever fails meanwhile becomes a VolumeError with the reason."""
+def _opened(path: Path) -> Iterator[tuple[ByteStream, int, int | None]]:
+    """Its bytes, their number as stored, the channel meant. Whatever fails meanwhile becomes a VolumeError."""
+    name, channel = channels.parted(path)
+    path = Path(name)
     try:
         if (size := path.stat().st_size) == 0:
             raise VolumeError("not a readable NIfTI file: it is empty")
         with path.open("rb") as file:
-            yield _Stream(file, path.name.lower().endswith(".gz")), size
+            yield ByteStream(file, path.name.lower().endswith(".gz")), size, channel
     except FileNotFoundError:
         raise VolumeError("file is missing") from None
     except zlib.error as error:
@@ -87,27 +89,31 @@ def _opened(path: Path) -> Iterator[tuple["_Stream", int]]:
 def announced_size(path: Path) -> tuple[int, int]:
     """(voxels, bytes a voxel) by the header alone; (0, 0) if `load` refuses the file for its header."""
     try:
+        name, channel = channels.parted(path)
+        path = Path(name)
         with path.open("rb") as file:
-            stream = _Stream(file, path.name.lower().endswith(".gz"), HEADER_BYTES)
+            stream = ByteStream(file, path.name.lower().endswith(".gz"), HEADER_BYTES)
             raw = _raw_header(stream.read(Nifti2Header.sizeof_hdr))
-        voxels, voxel_bytes = int(np.prod(_checked_shape(raw), dtype=np.int64)), _checked_type(raw).itemsize
-        _checked_offset(raw, voxels * voxel_bytes, path.stat().st_size, stream.compressed)
+        shape, count = _checked_shape(raw, channel)
+        voxels, voxel_bytes = int(np.prod(shape, dtype=np.int64)), _checked_type(raw).itemsize
+        _checked_offset(raw, count * voxels * voxel_bytes, path.stat().st_size, stream.compressed)
         return voxels, voxel_bytes
     except (OSError, ValueError, zlib.error):
         return 0, 0
 
 
-def _load(stream: "_Stream", size: int) -> Nifti:
+def _load(stream: ByteStream, size: int, channel: int | None) -> Nifti:
     start = stream.read(Nifti2Header.sizeof_hdr)
     raw = _raw_header(start)
-    shape, dtype = _checked_shape(raw), _checked_type(raw)
+    (shape, count), dtype = _checked_shape(raw, channel), _checked_type(raw)
     voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    offset = _checked_offset(raw, voxel_bytes, size, stream.compressed)
+    offset = _checked_offset(raw, count * voxel_bytes, size, stream.compressed) + (channel or 0) * voxel_bytes
     _check_memory(voxel_bytes + 8 * int(np.prod(shape, dtype=np.int64)))  # stored, float32, float32 reoriented
     header = type(raw)(start[: raw.sizeof_hdr], raw.endianness, check=True)
     affine, remarks = _checked_affine(raw, header, shape)
     stream.skip(offset - len(start))
     content = stream.fill(voxel_bytes, start[offset:])
+    stream.skip((count - 1 - (channel or 0)) * voxel_bytes)
     if stream.goes_on():
         remarks += ("header: the file goes on behind the voxels that its header announces",)
     return Nifti(_scaled(np.ndarray(shape, dtype, content, order="F"), header), affine, remarks)
@@ -135,16 +141,21 @@ def _check_magic(magic: bytes, kind: type[Nifti1Header]) -> None:
         )
 
 
-def _checked_shape(raw: Any) -> tuple[int, int, int]:
+def _checked_shape(raw: Any, channel: int | None) -> tuple[tuple[int, int, int], int]:
+    """Voxels along three axes, and how many such volumes the file holds: one, unless a channel is asked for."""
     rank = int(raw["dim"][0])
     if not 1 <= rank <= 7:
         raise VolumeError(f"header claims {rank} dimensions, 1 to 7 are possible; the header is broken")
     shape = tuple(int(size) for size in raw["dim"][1 : rank + 1])
     if min(shape) < 1 or np.prod([float(size) for size in shape]) > MAX_VOXELS:
         raise VolumeError(f"shape {shape} is empty or beyond {MAX_VOXELS} voxels; the header is broken")
-    if len(shape) < 3 or any(size > 1 for size in shape[3:]):
+    more = [size for size in shape[3:] if size > 1]
+    if len(shape) < 3 or (more and channel is None):
         raise VolumeError(f"has {len(shape)} dimensions {shape} where 3 are due; split it into 3-D files")
-    return shape[0], shape[1], shape[2]
+    count = more[0] if more else 1
+    if channel is not None and (len(more) > 1 or channel >= count):
+        raise VolumeError(f"shape {shape} has no channel number {channel}, which the data set's index announces")
+    return (shape[0], shape[1], shape[2]), count
 
 
 def _checked_type(raw: Any) -> np.dtype[Any]:
@@ -234,65 +245,3 @@ def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:
 
 def _plain(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-class _Stream:
-    """Bytes of a plain or gzip file in order, never more of them in memory than were asked for."""
-
-    def __init__(self, file: IO[bytes], compressed: bool, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self.file, self.compressed, self.chunk_bytes = file, compressed, chunk_bytes
-        is_gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        if is_gzip != compressed:
-            named = "named .gz, but not compressed by gzip" if compressed else "compressed by gzip, but not named .gz"
-            raise VolumeError(f"not a readable NIfTI file: {named}; rename or copy it again")
-        self.inflater = zlib.decompressobj(31) if compressed else None
-
-    def read(self, most: int) -> bytes:
-        """Up to `most` bytes; fewer only at the end."""
-        content = bytearray()
-        while len(content) < most and (part := self._some(most - len(content))):
-            content += part
-        return bytes(content)
-
-    def skip(self, size: int) -> None:
-        while size > 0 and (part := self._some(min(size, CHUNK_BYTES))):
-            size -= len(part)
-
-    def fill(self, size: int, beginning: bytes) -> bytearray:
-        """`size` bytes, of which `beginning` was read before. Raises VolumeError if the file ends earlier."""
-        content = bytearray(size)  # pages are real only once written
-        at = min(len(beginning), size)
-        content[:at] = beginning[:at]
-        while at < size and (part := self._some(min(size - at, CHUNK_BYTES))):
-            content[at : at + len(part)] = part
-            at += len(part)
-        if at < size:
-            raise VolumeError(f"cannot be read to the end, truncated: {at} of {size} bytes of voxels are there")
-        return content
-
-    def goes_on(self) -> bool:
-        """Is anything left? Asking lets zlib check the sum of all bytes, too: it lies at the end of a gzip stream."""
-        if self._some(1):
-            return True
-        if self.inflater is not None and not self.inflater.eof:
-            raise VolumeError(
-                "truncated: the gzip stream has no end, so its sum cannot be checked; copy the file again"
-            )
-        return False
-
-    def _some(self, most: int) -> bytes:
-        """At least one byte, unless at the end."""
-        if self.inflater is None:
-            return self.file.read(most)
-        while True:
-            if self.inflater.eof:
-                rest = self.inflater.unused_data or self.file.read(self.chunk_bytes)
-                if not rest.startswith(b"\x1f\x8b"):  # the end, or padding after it
-                    return b""
-                self.inflater = zlib.decompressobj(31)
-            else:
-                rest = self.inflater.unconsumed_tail or self.file.read(self.chunk_bytes)
-            part = self.inflater.decompress(rest, most)
-            if part or (not rest and not self.inflater.eof):
-                return part

@@ -2,6 +2,7 @@
 
     remember(names)             which file below data/raw each `layout/...` stands for, as the inventory finds it
     where(path) -> Path         the file behind a path of the manifest
+    volume_at(path) -> Path     the same with the channel meant, as pipelines/scans/channels.py names it
     read(row, file) -> Volume   refused if the file is not what the manifest says it was
 
 What these names stand for lies in `.medseg`, readable by its owner alone, and is written anew by every inventory: it
@@ -13,7 +14,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pipelines.scans import volume
+from pipelines.scans import channels, volume
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import LAYOUT
 from pipelines.scans.volume import Volume, VolumeError
@@ -40,6 +41,7 @@ def paths(shown: list[str]) -> list[str]:
 
 def where(path: str) -> Path:
     """The file behind `path`, both from the project's root. Raises VolumeError if it is not known on this machine."""
+    path, _ = channels.parted(path)
     if not path.startswith(_LAYOUT):
         return Path(path)
     memory = _memory()
@@ -53,6 +55,10 @@ def where(path: str) -> Path:
     return project.RAW / known[name]
 
 
+def volume_at(path: str) -> Path:
+    return Path(channels.numbered(where(path), channels.parted(path)[1]))
+
+
 def read(row: Row, file: File) -> Volume:
     """A scan's image or label. Raises VolumeError, naming the case, if the file changed since it was listed."""
     path = where(file.path)
@@ -63,7 +69,7 @@ def read(row: Row, file: File) -> Volume:
         raise _unreadable(row, file, error) from None
     if not unchanged:
         raise _changed(row, file)
-    found = volume.read(path)
+    found = volume.read(volume_at(file.path))
     if _state(row, file, path) != before:  # while it was read
         raise _changed(row, file)
     return found

@@ -14,18 +14,12 @@ from model.data.targets import IGNORED as IGNORED
 
 SNOMED, PRIVATE = "SCT", "99MEDSEG"  # coding schemes; a private one for what has no code of a terminology
 
-# Types of findings: what was found, not where; they name a structure only together with the organ.
-MORPHOLOGIES = frozenset(
-    {"108369006", "367643001", "6574001", "79654002", "52988006", "4147007", "50960005", "55342001"}
-)
-
 _SPELLINGS = {
-    "tumor": "tumour", "tumors": "tumour", "tumours": "tumour", "cancer": "tumour", "neoplasm": "tumour",
-    "edema": "oedema", "esophagus": "oesophagus", "renal": "kidney", "kidneys": "kidney", "lungs": "lung",
-    "hepatic": "liver", "pancreatic": "pancreas", "glands": "gland", "cysts": "cyst", "peritumoral": "tumour",
-    "peritumoural": "tumour", "necrosis": "necrotic", "hippocampal": "hippocampus", "l": "left", "r": "right",
-    "lt": "left", "rt": "right", "hemorrhage": "haemorrhage", "ischemic": "ischaemic", "grey": "gray",
-    "vertebrae": "vertebra", "lobes": "lobe", "lesions": "lesion", "ventricles": "ventricle", "muscles": "muscle",
+    "tumor": "tumour", "cancer": "tumour", "neoplasm": "tumour", "peritumoral": "tumour", "peritumoural": "tumour",
+    "edema": "oedema", "esophagus": "oesophagus", "hemorrhage": "haemorrhage", "ischemic": "ischaemic", "gray": "grey",
+    "renal": "kidney", "hepatic": "liver", "pancreatic": "pancreas", "hippocampal": "hippocampus",
+    "necrosis": "necrotic", "arota": "aorta", "vertebrae": "vertebra", "l": "left", "r": "right", "lt": "left",
+    "rt": "right",
 }  # fmt: skip
 _EMPTY_WORDS = {"and", "of", "the", "structure", "organ", "label", "mask", "entire"}
 
@@ -144,6 +138,14 @@ def _colour(identifier: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=8192)
 def words_of(name: str) -> frozenset[str]:
-    """What a name says, whatever the order and the spelling: `Tumor, kidney` says what `kidney_tumour` says."""
+    """What a name says, in any order, number and spelling: `Tumors, kidney` says what `kidney_tumour` says."""
     words = re.findall(r"[a-z]+|\d+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
-    return frozenset(_SPELLINGS.get(word, word) for word in words) - _EMPTY_WORDS
+    return frozenset(_plain(word) for word in words) - _EMPTY_WORDS
+
+
+def _plain(word: str) -> str:
+    """In British spelling, in the singular."""
+    word = _SPELLINGS.get(word, word)
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    return _SPELLINGS.get(word, word)

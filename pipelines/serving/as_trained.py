@@ -30,13 +30,16 @@ class Met(Generic[Seen]):
 
 
 def meet(plan: Preprocessing, scan: Mapping[str, Seen], modality: str | None) -> Met[Seen]:
-    """`scan`: by modality; the name "" stands for the model's only one, or for `modality`, by name or synonym.
+    """`scan`: by modality; "" stands for the model's only one, or for `modality`, by name or synonym; of several images
+    numbers stand for those that `modality` lists.
 
     Raises VolumeError if a name is unknown, none of them was trained, or one is missing that every training scan had.
     """
     named: dict[str, Seen] = {}
+    numbers = sorted(int(called or 0) for called in scan if not called or called.isdigit())
+    shown = dict(zip(numbers, _shown(len(numbers), plan, modality), strict=True))
     for called, each in scan.items():
-        name = _named(plan, (modality or _only_modality(plan)) if called == "" else called)
+        name = _named(plan, shown[int(called or 0)] if not called or called.isdigit() else called)
         if name in named:
             raise VolumeError(f"two files of one scan are {name}; keep one")
         named[name] = each
@@ -81,6 +84,17 @@ def _named(plan: Preprocessing, called: str) -> str:
             f"`{name}: {{unit: {trained}}}`"
         )
     return name
+
+
+def _shown(count: int, plan: Preprocessing, modality: str | None) -> list[str]:
+    """What so many images show, in their order, whose names do not say."""
+    given = [name.strip() for name in modality.split(",")] if modality else []
+    if count > 1 and len(given) != count:
+        raise VolumeError(
+            f"its names do not say what its {count} channels show; say it in their order, as in --modality T1,FLAIR, "
+            "or put the dataset.json that names them beside"
+        )
+    return given[:count] if given or not count else [_only_modality(plan)]
 
 
 def _only_modality(plan: Preprocessing) -> str:

@@ -18,7 +18,8 @@ def segment_files(
 ) -> tuple[np.ndarray, Geometry, list[str]]:
     """Structure ids on the files' own grid, that grid, and what is to be noted of the scan.
 
-    `files`: by modality; the name "" stands for the model's own, or for `modality`. `bounds`: of the examination that
+    `files`: by modality; the name "" stands for the model's own, or for `modality`, numbers for one after the other of
+    it. `bounds`: of the examination that
     training scans pass; None: only what makes a scan unusable is looked for. Raises VolumeError with what is refused.
     """
     image, modalities, source, geometry, notes = _prepared(segmenter.plan, files, modality, bounds)

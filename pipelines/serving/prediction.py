@@ -1,7 +1,8 @@
 """Segment scans with a registered version: a NIfTI file, or a folder of them.
 
-Names tell the modality where several files make one scan (`NAME_flair.nii.gz` and `NAME_t1ce.nii.gz`); a single file is
-of the model's own modality, or of the one given. A scan passes the examination that training scans pass
+A folder may have any layout that training reads; else names tell the modality where several files make one scan
+(`NAME_flair.nii.gz` and `NAME_t1ce.nii.gz`). Where they do not, a file is of the model's own modality, or of the one
+given. A scan passes the examination that training scans pass
 (pipelines/intake/quality.py), and the result lies on its own grid. Several scans run side by side as far as memory is
 predicted to suffice; whatever happens to one, the others go on.
 """
@@ -24,14 +25,15 @@ from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
 from pipelines.release import registry
-from pipelines.scans import vocabulary
+from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.volume import VolumeError, outline, write_label
 from pipelines.serving import footprint
 from pipelines.serving.as_trained import meet
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.from_files import segment_files
-from pipelines.serving.requests import MADE_HERE, Request, description_of, requests
+from pipelines.serving.requests import Request, requests
+from pipelines.serving.scan_search import MADE_HERE, description_of
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import environment, within_memory
 from pipelines.work.progress import track
@@ -105,7 +107,8 @@ def _is_there(request: Request, mark: str) -> bool:
 
 def _mark(request: Request, job: Job, weights_sha256: str) -> str:
     """By which a repeat knows its own: of weights, settings, and the scan's files by size and time."""
-    files = [(role, file.stat().st_size, file.stat().st_mtime_ns) for role, file in sorted(request.files.items())]
+    looked_at = [(role, channels.file_of(file).stat()) for role, file in sorted(request.files.items())]
+    files = [(role, status.st_size, status.st_mtime_ns) for role, status in looked_at]
     told = repr((weights_sha256, job.conditions, job.labels_of, job.modality, files))
     return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 

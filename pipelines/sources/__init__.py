@@ -6,15 +6,19 @@ A reader looks at names (and at a small index file where the layout has one), ne
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.scans import channels
 from pipelines.scans.label_names import Meanings
 from pipelines.scans.naming import at
 
 SEPARATE_GRIDS = ("bids",)  # layouts whose images of one session need not be registered
+NIFTI = r"(?i:\.nii(?:\.gz)?)$"  # how names end
+# A patient seen several times must not be on both sides of a split: patient001_frame01 and _frame12 are one.
+_OCCASION = re.compile(r"^(.+?)[_-](?:frame|phase|time|visit|ses|session|tp)[-_]?\d+$", re.IGNORECASE)
 MAX_INDEX_BYTES = 2**26  # of an index file: 15,000 scans take about 3 MB
 
 
@@ -24,9 +28,12 @@ class Scan:
 
     `patient`, `key`: the layout's own ids of patient and scan; they end in ingest, as pseudonyms.
     `source`: the layout. `dataset`: what tells its data sets apart, empty where a layout is one data set.
-    `images`: modality -> path relative to the raw folder, POSIX. `labels`: label map or mask, likewise -> its contract,
-    by name or spelled out (pipelines/scans/contracts.py); none if unlabelled. `problem`: why the scan cannot be used,
-    if the names already tell; paths and ids in it are marked by `naming.at`.
+    `images`: modality -> path relative to the raw folder, POSIX, with a channel of it (pipelines/scans/channels.py);
+    the number of a channel, "0" first, where names do not tell the modality. `labels`: label map or mask, likewise ->
+    its contract, by name or spelled out (pipelines/scans/contracts.py); none if unlabelled. `unread`: further files
+    that belong to it. `problem`: why the scan cannot be used, if the names already tell; paths and ids in it are
+    marked by `naming.at`, and SOURCE stands for the source in what is to be put into params.yaml. `unknown`: labels
+    whose names say nothing -> the structure they come nearest to.
     `annotated`: structures this very scan annotates, where that differs from scan to scan; empty: all of its contracts.
     `notes`: what is odd about it already, `check: finding`.
     """
@@ -40,10 +47,14 @@ class Scan:
     annotated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     dataset: str = ""
+    unread: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return (*self.images.values(), *self.labels)
+        """Files, each once."""
+        files = (channels.parted(path)[0] for path in self.images.values())
+        return tuple(dict.fromkeys((*files, *self.labels, *self.unread)))
 
 
 # Of listed files, below a folder, with what params.yaml says of labels that their names do not tell.
@@ -52,21 +63,45 @@ Reader = Callable[[Sequence[str], Path, Meanings], Iterator[Scan]]
 
 def readers() -> dict[str, Reader]:
     """Every layout that is read from files, by name."""
-    from pipelines.sources import acdc, bids, brats, kits, msd, nnunet
+    from pipelines.sources import acdc, bids, brats, flare, kits, lits, msd, nnunet, pairs, totalsegmentator
 
     return {
         "msd": msd.find,
         "acdc": acdc.find,
         "brats": brats.find,
         "kits": kits.find,
+        "lits": lits.find,
         "bids": bids.find,
         "nnunet": nnunet.find,
+        "totalsegmentator": totalsegmentator.find,
+        "flare": flare.find,
+        "pairs": pairs.find,
     }
+
+
+def scans_in(files: Sequence[str], root: Path, meanings: Meanings, layouts: Container[str]) -> Iterator[Scan]:
+    """Of these layouts, in the order of `readers`; a file that one has claimed is no other's."""
+    taken: set[str] = set()
+    for name, find in readers().items():
+        if name in layouts:
+            own = [scan for scan in find(files, root, meanings) if not taken & set(scan.paths)]
+            taken.update(path for scan in own for path in scan.paths)
+            yield from own
 
 
 def layout_of(source: str) -> str:
     """Of a row's source: `nnunet-liver` and `phantom-kits` are of the layouts nnunet and kits."""
     return source.removeprefix("phantom-").partition("-")[0]
+
+
+def patient_of(case: str) -> str:
+    """What a case is called without the occasion that it was taken at."""
+    return _OCCASION.sub(r"\1", case)
+
+
+def stem_of(path: str) -> str:
+    """A file's name without its ending."""
+    return re.sub(NIFTI, "", posixpath.basename(path))
 
 
 def slug(name: str) -> str:
@@ -104,6 +139,20 @@ def read_index(path: Path) -> Any:
         raise ValueError(f"unreadable ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not valid JSON ({type(error).__name__})") from None
+
+
+def as_listed(files: Iterable[str]) -> Mapping[str, str]:
+    """Paths by their spelling with the ending in small letters: an index says .nii.gz of what a copy calls .NII.GZ."""
+    return {_plain(path): path for path in sorted(files, reverse=True)}
+
+
+def listed_as(path: str, known: Mapping[str, str]) -> str | None:
+    """The path as it is really spelled; None if there is none."""
+    return known.get(_plain(path))
+
+
+def _plain(path: str) -> str:
+    return re.sub(NIFTI, lambda match: match[0].lower(), path)
 
 
 def beside(index: str, name: str) -> tuple[str, str]:

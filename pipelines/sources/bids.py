@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipelines.scans import modalities
-from pipelines.scans.label_names import Meanings, contract_by_name, of_source
+from pipelines.scans.label_names import Meanings, UnknownLabelsError, contract_by_name, of_source
 from pipelines.scans.naming import at
 from pipelines.sources import Scan, read_index, slug
 
@@ -139,19 +139,22 @@ def _scan(
     for paths in session.images.values():
         if len(paths) > 1:
             problem = f"{at(paths[0])} and {at(paths[1])}: one contrast twice in one session; keep one"
-    source = "-".join(["bids", *([slug(dataset)] if slug(dataset) else [])])
+    told = slug(dataset) or slug(PurePosixPath(session.top).name)
+    source = f"bids-{told}".strip("-")
+    unknown: dict[str, str] = {}
     for path in labels:
         try:
             contracts[path] = _contract(path, dataset, tables, root, of_source(meanings, source))
         except ValueError as error:
-            problem = problem or f"{at(path)}: {str(error).replace('SOURCE', 'bids')}"
+            problem = problem or f"{at(path)}: {error}"
+            unknown |= error.proposals if isinstance(error, UnknownLabelsError) else {}
     if twice := [path for path, one in contracts.items() if one and list(contracts.values()).count(one) > 1]:
         problem = problem or f"{at(twice[0])} and {at(twice[1])}: one label twice for one scan; keep one"
     images = {modality: paths[0] for modality, paths in session.images.items()}
     names = {session.top: dataset}
     patient = _key(names, session.top, session.subject)
     case = _key(names, session.top, session.key)
-    return Scan("bids", patient, case, images, contracts, problem, dataset=slug(dataset))
+    return Scan("bids", patient, case, images, contracts, problem, dataset=told, unknown=unknown)
 
 
 def _reduced(stem: str) -> str:
@@ -169,8 +172,8 @@ def _contract(label: str, dataset: str, tables: list[str], root: Path, own: Mapp
     if match := re.search(r"_label-([A-Za-z0-9]+)_", PurePosixPath(label).name):
         try:
             return contract_by_name({match[1]: 1}, dataset, own).spelled()
-        except ValueError as error:
-            raise ValueError(str(error).replace(match[1], at(match[1]))) from None
+        except UnknownLabelsError as error:
+            raise UnknownLabelsError(str(error).replace(match[1], at(match[1])), error.proposals) from None
     if own:
         return contract_by_name({value: int(value) for value in own if value.isdigit()}, dataset, own).spelled()
     try:

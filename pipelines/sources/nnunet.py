@@ -7,17 +7,16 @@ there, or an unknown one, quarantines the data set's scans with the name.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.scans import modalities
-from pipelines.scans.label_names import Meanings, contract_by_name, of_source
+from pipelines.scans.label_names import Meanings, UnknownLabelsError, contract_by_name, of_source
 from pipelines.scans.naming import at
-from pipelines.sources import Scan, beside, read_index, slug
+from pipelines.sources import Scan, as_listed, beside, listed_as, patient_of, read_index, slug
+from pipelines.sources.channel_names import channels_by_name
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
-# A patient seen several times must not be on both sides of a split: patient001_frame01 and _frame12 are one.
-_OCCASION = re.compile(r"^(.+?)[_-](?:frame|phase|time|visit|ses|session|tp)[-_]?\d+$", re.IGNORECASE)
 _ENDINGS = (".nii.gz", ".nii")
 
 
@@ -41,62 +40,54 @@ def _dataset(index: str, content: dict[str, Any], files: list[str], root: Path, 
     folder = PurePosixPath(index).parent.name or root.resolve().name
     name = re.sub(r"^Dataset\d+_", "", folder)
     dataset = slug(name) if name != folder else ""  # a folder called otherwise may bear the name of a person
-    source = f"nnunet-{dataset}" if dataset else "nnunet"
-    channels, contract, ending, problem = _meaning(content, name, of_source(meanings, source))
-    problem = problem.replace("SOURCE", "nnunet")
-    listed = content.get("dataset")
-    cases = _listed(index, listed) if isinstance(listed, dict) else _from_names(index, files, ending)
+    meaning = _meaning(content, name, of_source(meanings, f"nnunet-{dataset}" if dataset else "nnunet"))
+    listed, present = content.get("dataset"), as_listed(files)
+    cases = _listed(index, listed, present) if isinstance(listed, dict) else _from_names(index, files, meaning.ending)
     if not cases:
-        raise ValueError(problem or f"no scan in imagesTr ends in {ending}")
-    present = set(files)
+        raise ValueError(meaning.problem or f"no scan in imagesTr ends in {meaning.ending}")
     for case, (images, label, own) in cases.items():
-        found = f"{at(index)}: {problem}" if problem else own or _missing(case, images, label, channels, present)
-        shown = {channels.get(channel, f"channel {channel}"): path for channel, path in images.items()}
-        patient = _OCCASION.sub(r"\1", case)
+        told = f"{at(index)}: {meaning.problem}" if meaning.problem else ""
+        missing = _missing(case, images, label, meaning.channels, present)
         yield Scan(
             "nnunet",
-            f"{folder}/{patient}",
+            f"{folder}/{patient_of(case)}",
             f"{folder}/{case}",
-            shown,
-            {label: contract} if label else {},
-            found,
+            {meaning.channels.get(channel, str(channel)): path for channel, path in images.items()},
+            {label: meaning.contract} if label else {},
+            told or own or missing,
             dataset=dataset,
+            unknown=meaning.unknown,
         )
 
 
-def _meaning(content: dict[str, Any], name: str, own: Mapping[str, str]) -> tuple[dict[int, str], str, str, str]:
-    """Modality by channel, label contract, ending of file names; and the problem, if any of them cannot be meant."""
-    ending = content.get("file_ending", ".nii.gz")
+@dataclass(frozen=True)
+class _Meaning:
+    """What an index says of all its scans. `channels`: modality by number. `ending`: of file names. `problem`: if
+    something of it cannot be meant."""
+
+    channels: dict[int, str] = field(default_factory=dict)
+    contract: str = ""
+    ending: str = _ENDINGS[0]
+    problem: str = ""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def _meaning(content: dict[str, Any], name: str, own: Mapping[str, str]) -> _Meaning:
+    channels, ending = {}, content.get("file_ending", _ENDINGS[0])
     try:
-        channels = _channels(content["channel_names"])
-        contract = contract_by_name(_mapping(content.get("labels"), "labels"), name, own).spelled()
         if ending not in _ENDINGS:
-            raise ValueError(f"file_ending {ending!r} is not read; convert the scans to .nii.gz")
+            ending = _ENDINGS[0]
+            raise ValueError(f"file_ending {content['file_ending']!r} is not read; convert the scans to .nii.gz")
+        channels = channels_by_name(content["channel_names"], "channel_names")
+        if not isinstance(labels := content.get("labels"), dict) or not labels:
+            raise ValueError(f"labels must map names, it is {type(labels).__name__}")
+        return _Meaning(channels, contract_by_name(labels, name, own).spelled(), ending)
     except ValueError as error:
-        return {}, "", ".nii.gz", str(error)
-    return channels, contract, ending, ""
+        unknown = error.proposals if isinstance(error, UnknownLabelsError) else {}
+        return _Meaning(channels, "", ending, str(error), unknown)
 
 
 Case = tuple[dict[int, str], str | None, str]  # channel -> path, label, problem
-
-
-def _channels(names: Any) -> dict[int, str]:
-    channels: dict[int, str] = {}
-    known = modalities.here()
-    for key, name in _mapping(names, "channel_names").items():
-        modality = known.find(str(name))
-        if modality is None or not str(key).isdigit():
-            raise ValueError(f"channel {key!r} is called {name!r}; {known.remedy(str(name))}")
-        if modality in channels.values():
-            raise ValueError(f"two channels are called {name!r}; a modality can be there once")
-        channels[int(key)] = modality
-    return channels
-
-
-def _mapping(given: Any, key: str) -> dict[str, Any]:
-    if not isinstance(given, dict) or not given:
-        raise ValueError(f"{key} must map names, it is {type(given).__name__}")
-    return given
 
 
 def _from_names(index: str, files: list[str], ending: str) -> dict[str, Case]:
@@ -124,7 +115,7 @@ def _from_names(index: str, files: list[str], ending: str) -> dict[str, Case]:
     return cases
 
 
-def _listed(index: str, entries: dict[str, Any]) -> dict[str, Case]:
+def _listed(index: str, entries: dict[str, Any], present: Mapping[str, str]) -> dict[str, Case]:
     """Cases that `dataset.json` lists file by file, relative to itself."""
     cases: dict[str, Case] = {}
     for case, entry in entries.items():
@@ -133,16 +124,18 @@ def _listed(index: str, entries: dict[str, Any]) -> dict[str, Case]:
         if not isinstance(images, list) or not all(isinstance(name, str) for name in [*images, label or ""]):
             cases[case] = ({}, None, f"{at(index)}: entry {at(case)} must give images (a list) and label (a path)")
             continue
-        paths = [beside(index, name) for name in [*images, *([label] if label else [])]]
-        problem = next((found for _, found in paths if found), "")
-        shown = dict(enumerate(path for path, _ in paths[: len(images)]))
-        cases[case] = (shown, paths[-1][0] if label else None, problem)
+        named = [beside(index, name) for name in [*images, *([label] if label else [])]]
+        problem = next((found for _, found in named if found), "")
+        paths = [listed_as(path, present) or path for path, _ in named]
+        cases[case] = (dict(enumerate(paths[: len(images)])), paths[-1] if label else None, problem)
     return cases
 
 
-def _missing(case: str, images: dict[int, str], label: str | None, channels: dict[int, str], present: set[str]) -> str:
+def _missing(
+    case: str, images: dict[int, str], label: str | None, channels: dict[int, str], present: Mapping[str, str]
+) -> str:
     for path in (*images.values(), label):
-        if path and path not in present:
+        if path and not listed_as(path, present):
             return f"{at(path)}: listed in dataset.json but missing"
     if absent := sorted(set(channels) - set(images)):
         return f"{at(next(iter(images.values()), case))}: channel {absent[0]:04d} ({channels[absent[0]]}) is missing"

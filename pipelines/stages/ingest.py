@@ -45,8 +45,8 @@ def main() -> None:
     listed_files = _listed()
     unread = claims.unread(listed_files["path"].to_pylist(), project.RAW, settings.data.sources)
     pseudonyms = key.of_project()
-    names = Names(pseudonyms, known_sources=settings.data.labels)
-    rows = find(project.RAW, listed_files, layouts, names, settings.data.labels)
+    names = Names(pseudonyms, known_sources={*settings.data.labels, *settings.data.modality})
+    rows = find(project.RAW, listed_files, layouts, names, settings.data.labels, settings.data.modality)
     rows += find_deidentified(project.DEIDENTIFIED, project.state_folder() / "digests.sqlite")
     if "phantom" in settings.data.sources:
         rows += find_phantoms(project.PHANTOM)

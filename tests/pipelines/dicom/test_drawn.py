@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -11,7 +12,7 @@ from pipelines.dicom.polygon import filled
 from pipelines.scans.label_names import structure_of
 from tests.pipelines.dicom import dicom_files as files
 from tests.pipelines.dicom.test_labels import label_of, segmented
-from tests.pipelines.dicom.test_series import brought
+from tests.pipelines.dicom.test_series import brought, volume_of
 
 KIDNEY, LIVER, BRAIN, CYST, EDEMA, NEOPLASM = (
     "64033007", "10200004", "12738006", "367643001", "79654002", "108369006",
@@ -37,7 +38,8 @@ def drawn(raw: Path, *contours: tuple[int, np.ndarray]) -> None:
 
 def volume(raw: Path) -> dict[str, Any]:
     (record,) = brought(raw)
-    return {**record["volumes"][0], "label": record["volumes"][0]["label"] and label_of(record)}
+    found = record["volumes"][0]
+    return {**found, "label": label_of(record) if found["label"] else None}
 
 
 def test_an_outline_through_voxel_centres_has_them_inside_on_all_sides(raw: Path) -> None:
@@ -88,6 +90,38 @@ def test_an_outline_that_leaves_the_image_is_cut_at_its_border() -> None:
     assert not on.any()
     inside, on = filled(box(40, 50), (32, 32))
     assert not (inside | on).any()
+
+
+def beside(raw: Path, name: str, columns: int) -> None:
+    affine = volume_of(brought(raw)[0]).affine
+    drawn_there = np.roll(mask(), columns, axis=2).transpose(2, 1, 0)
+    nib.save(nib.Nifti1Image(drawn_there, affine), raw / "s" / f"{name}.nii.gz")
+
+
+def test_nifti_labels_of_two_sides_are_both_taken_and_one_alone_is_that_side(raw: Path) -> None:
+    beside(raw, "kidney left", 0)
+    assert volume(raw)["annotated"] == ["kidney_left"]
+    (raw / "s" / "kidney left.nii.gz").rename(raw / "left")
+    beside(raw, "kidney right", 8)
+    (raw / "left").rename(raw / "s" / "kidney left.nii.gz")
+    found = volume(raw)
+    assert (found["label"] > 0).sum() == 216
+    assert found["notes"] == []
+
+
+def test_a_nifti_label_and_an_object_of_one_structure_are_told(raw: Path) -> None:
+    beside(raw, "liver", 8)
+    segmented(raw, mask(), ["Liver"])
+    found = volume(raw)
+    assert (found["label"] > 0).sum() == 216
+    assert found["notes"][0].startswith("2 objects drew liver")
+
+
+def test_a_nifti_label_beside_the_series_may_end_in_capitals(raw: Path) -> None:
+    affine = volume_of(brought(raw)[0]).affine
+    nib.save(nib.Nifti1Image(mask().transpose(2, 1, 0), affine), raw / "s" / "liver.nii.gz")
+    (raw / "s" / "liver.nii.gz").rename(raw / "s" / "LIVER.NII.GZ")
+    assert (volume(raw)["label"] > 0).sum() == 108
 
 
 # Codes

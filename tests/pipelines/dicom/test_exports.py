@@ -64,6 +64,7 @@ NOT_SCANS = {
     "a localiser of three planes": ("MR", 21, planes(3)),
     "a localiser of two thick planes": ("MR", 14, planes(2)),
     "bolus tracking": ("CT", 2, setting(SeriesDescription="Smart Prep Series")),
+    "a calibration": ("MR", 6, setting(SeriesDescription="ASSET calibration")),
     "a secondary capture": ("CT", 1, setting(SOPClassUID=SCREEN)),
     "a colour image": ("MR", 3, setting(PhotometricInterpretation="RGB")),
     "a mosaic": ("MR", 4, setting(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])),

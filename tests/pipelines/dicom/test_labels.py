@@ -152,7 +152,9 @@ def test_contours_are_filled_where_the_voxel_centre_is_inside_and_inner_ones_are
         return np.stack([20 + radius_mm * np.cos(angle), 24 + radius_mm * np.sin(angle), np.full(200, z_mm)], axis=1)
 
     lines = [circle(radius, 2.5 * k) for k in (1, 2, 3) for radius in (12.0, 5.0)]
-    files.structure_set(raw / "rt.dcm", dcmread(next((raw / "s").glob("*.dcm"))), {"Kidneys": lines, "BODY": lines[:1]})
+    files.structure_set(
+        raw / "rt.dcm", dcmread(next((raw / "s").glob("*.dcm"))), {"Kidneys": lines, "Contour 2": lines[:1]}
+    )
     (record,) = brought(raw)
     label = label_of(record)
     y, x = np.meshgrid(0.8 * np.arange(60), 0.7 * np.arange(60), indexing="ij")
@@ -214,7 +216,7 @@ def test_series_of_one_study_on_one_grid_make_one_scan_with_the_label(raw: Path)
     [
         ("", "Kidney", "kidney"), ("", "KIDNEY_LEFT", "kidney_left"), ("", "Left Ventricle", "left_ventricle"),
         ("64033007", "anything", "kidney"), ("", "hippocampus anterior", "hippocampus_anterior"),
-        ("5366008", "x", None), ("108369006", "Kidney tumor", "kidney_tumour"), ("", "brain salad", None),
+        ("5366008", "x", "hippocampus"), ("108369006", "Kidney tumor", "kidney_tumour"), ("", "brain salad", None),
         ("", "", None),
     ],
 )  # fmt: skip

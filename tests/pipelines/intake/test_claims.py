@@ -33,11 +33,18 @@ def test_scans_of_a_layout_that_sources_leave_out_are_counted(tmp_path: Path) ->
     assert claims.unread_below(tmp_path, ("kits", "nnunet")).scans == {}
 
 
+def test_packed_files_and_other_formats_are_counted_and_tables_are_not(tmp_path: Path) -> None:
+    for name in ("1.2.840.1.dcm.gz", "IM0001.GZ", "export.zip", "a.nrrd", "sub-1_physio.tsv.gz", "notes.txt", "b.dcm"):
+        (tmp_path / name).touch()
+    found = claims.unread_below(tmp_path, tuple(readers())).packed
+    assert found == ["1.2.840.1.dcm.gz", "IM0001.GZ", "a.nrrd", "export.zip"]
+
+
 def test_files_of_no_layout_are_counted_whatever_the_case_of_their_ending(tmp_path: Path) -> None:
-    touch(tmp_path, "BraTS-GLI-0/BraTS-GLI-0-t2f.nii.gz", "lits/volume-0.nii")
+    touch(tmp_path, "brats/BraTS-GLI-0-t2f.nii.gz", "lits/volume-a.nii")
     save(tmp_path / "flat/0.nii.gz", np.ones((2, 2, 2), np.uint8)).rename(tmp_path / "flat/0.NII.GZ")
     found = claims.unread_below(tmp_path, tuple(readers())).unclaimed
-    assert found == ["BraTS-GLI-0/BraTS-GLI-0-t2f.nii.gz", "flat/0.NII.GZ", "lits/volume-0.nii"]
+    assert found == ["brats/BraTS-GLI-0-t2f.nii.gz", "flat/0.NII.GZ", "lits/volume-a.nii"]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +55,12 @@ def test_files_of_no_layout_are_counted_whatever_the_case_of_their_ending(tmp_pa
         ("sub-01/x.nii.gz", "bids"),
         ("patient001/patient001_4d.nii.gz", "acdc"),
         ("a/imaging.nii.gz", "kits"),
-        ("lits/volume-0.nii.gz", "nnunet"),
-        ("s0001/ct.nii.gz", "nnunet"),
+        ("lits/volume_0.nii.gz", "lits"),
+        ("a/ct.nii.gz", "totalsegmentator"),
+        ("a/segmentations/spleen.nii.gz", "totalsegmentator"),
+        ("Images/0.nii.gz", "pairs"),
+        ("0.nii.gz", "pairs"),
+        ("x_0000.nii.gz", "nnunet"),
     ],
 )
 def test_the_nearest_layout_is_named(path: str, layout: str) -> None:

@@ -56,7 +56,11 @@ def test_what_may_be_left_out_is_told_as_planned(project: Path) -> None:  # noqa
         ("train.optimizer", "word", "adamw, muon"),
         ("train.patch_size", "by name: 3 whole numbers, or auto", "8 to 1,024"),
         ("train.patch_size.brats", "by name: 3 whole numbers, or auto", "8 to 1,024"),
-        ("data.sources", "list of words", "msd, acdc, brats, kits, bids, nnunet, dicom, phantom"),
+        (
+            "data.sources",
+            "list of words",
+            "msd, acdc, brats, kits, lits, bids, nnunet, totalsegmentator, flare, pairs, dicom, phantom",
+        ),
         ("train.augment.flip_axes", "list of whole numbers", "0, 1, 2"),
         ("register.name", "word", "^[a-z][a-z0-9_-]{1,62}$"),
     ],

@@ -74,9 +74,9 @@ def test_the_reference_run_is_the_missions() -> None:
         ("ingest.quality.extent_mm", [50, 10], ["ingest.quality.extent_mm [50, 10]", "must be below"]),
         ("ingest.quality.on_air", 0.9, ["ingest.quality.on_air 0.9 must not exceed ingest.quality.on_air_refused 0.5"]),
         ("ingest.quality.tiny_mm3", {"spleen": 5.0}, ["ingest.quality.tiny_mm3 needs an entry `default`"]),
-        ("ingest.quality.tiny_mm3.brain", 5.0, ["ingest.quality.tiny_mm3: unknown structure 'brain'"]),
+        ("ingest.quality.tiny_mm3.brane", 5.0, ["ingest.quality.tiny_mm3: unknown structure 'brane'"]),
         ("data.test_fraction", 0.95, ["data.test_fraction + data.validation_fraction = 1.05 must be below 1"]),
-        ("promote.floors.brain", 0.5, ["unknown structure 'brain'"]),
+        ("promote.floors.brane", 0.5, ["unknown structure 'brane'"]),
         ("register.name", "Bad Name", ["register.name = 'Bad Name'"]),
     ],
 )

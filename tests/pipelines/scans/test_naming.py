@@ -21,7 +21,7 @@ from pipelines.scans.key import Pseudonyms
 from pipelines.scans.manifest import Row
 from pipelines.scans.naming import Names, published
 from pipelines.scans.volume import VolumeError
-from pipelines.sources import layout_of
+from pipelines.sources import layout_of, readers
 from pipelines.stages import deidentify, ingest, inventory
 from tests.conftest import save
 
@@ -42,7 +42,9 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(key.VARIABLE, raising=False)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     content = YAML(typ="safe").load(SMOKE)
-    content["data"]["sources"] = ["msd", "acdc", "brats", "kits", "bids", "nnunet"]
+    content["data"]["sources"] = list(readers())
+    content["data"]["labels"] = {"pairs": {"1": "liver"}, "msd": {"thing": "prostate"}}
+    content["data"]["modality"] = {"pairs": "CT"}
     content["ingest"].update(max_quarantined_fraction=1.0, contact_sheet_cases=2)
     with Path("params.yaml").open("w") as file:
         YAML().dump(content, file)
@@ -65,11 +67,27 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         frame = np.random.default_rng(number).integers(1, 50, LABEL.shape) + 100 * LABEL
         save(raw / f"patient{number:03d}/patient{number:03d}_frame01.nii.gz", frame.astype(np.int16))
         save(raw / f"patient{number:03d}/patient{number:03d}_frame01_gt.nii.gz", LABEL)
+    plain_folders(raw)
     (raw / "MONTGOMERY").mkdir()
     (raw / "MONTGOMERY/dataset.json").write_text('{"name": "VANDERBILT", "modality": {"0": "CT"}, "training": 5}')
     (raw / "MONTGOMERY/letter.txt").write_text("about VANDERBILT")
     (raw / "MONTGOMERY/VANDERBILT.nii.gz").symlink_to("/nowhere/else")
     return tmp_path
+
+
+def plain_folders(raw: Path) -> None:
+    """Masks, a pair of folders, a 4-D file of two channels."""
+    image(raw / "BRZEZINSKI MASKS/ROSENQVIST/ct.nii.gz", 21)
+    save(raw / "BRZEZINSKI MASKS/ROSENQVIST/segmentations/liver.nii.gz", LABEL)
+    image(raw / "VANDERBILT PAIRS/images/DELACROIX.nii.gz", 22)
+    save(raw / "VANDERBILT PAIRS/labels/DELACROIX.nii.gz", LABEL)
+    task = raw / "HOFFMANNSTHAL 4-D"
+    channels = np.random.default_rng(23).integers(1, 900, (*LABEL.shape, 2)).astype(np.int16)
+    save(task / "imagesTr/ABERNATHY_7.nii.gz", channels)
+    save(task / "labelsTr/ABERNATHY_7.nii.gz", LABEL)
+    index = {"name": "MONTGOMERY", "modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "thing"}}
+    training = [{"image": "imagesTr/ABERNATHY_7.nii.gz", "label": "labelsTr/ABERNATHY_7.nii.gz"}]
+    (task / "dataset.json").write_text(json.dumps({**index, "training": training}))
 
 
 def ingested() -> list[Row]:
@@ -99,7 +117,10 @@ def test_no_name_of_a_file_or_folder_is_exported_or_told_in_any_layout(
     rows = ingested()
     told = "\n".join([*exported(hospital), caplog.text]).upper()
     assert not [name for name in (*PEOPLE, "71234", "STANISLAW", "/NOWHERE") if name in told]
-    assert {layout_of(row.source) for row in rows} >= {"nnunet", "bids", "kits", "acdc", "brats", "unread"}
+    layouts = {"nnunet", "bids", "kits", "acdc", "brats", "unread", "totalsegmentator", "pairs", "msd"}
+    assert {layout_of(row.source) for row in rows} >= layouts
+    read = [row for row in rows if layout_of(row.source) in ("totalsegmentator", "pairs", "msd") and row.files]
+    assert [row.quarantined for row in read] == [""] * 3
     assert sum(bool(row.quarantined) for row in rows) >= 8
     assert "patient007/patient007_frame01.nii.gz" in told.lower()  # a published set's own number
 

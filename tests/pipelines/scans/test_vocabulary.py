@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.intake.used_structures import structures_meant
 from pipelines.params.schema import Data
@@ -16,6 +17,7 @@ from pipelines.scans.vocabulary import FIRST_OWN_ID, VocabularyError
 from pipelines.training.classes import classes_of
 
 WORDS = vocabulary.default()
+HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -47,13 +49,42 @@ def test_distinct_things_have_distinct_codes() -> None:
         assert each.laterality in ("", "left", "right", "both")
 
 
+@pytest.fixture(scope="module")
+def codes() -> dict[str, tuple[str, str]]:
+    """SNOMED CT code -> its meaning, and the public text that it was read in.
+
+    P: DICOM PS3.16, as pydicom has it. T, T0: TotalSegmentator's mapping of its structures. M: HL7 mCODE's value set of
+    radiotherapy structures (TG-263). E: MOOSE's mapping. F: FHIR R4's body sites. G: SNOMED International's documents.
+    """
+    lines = (HERE / "snomed_codes.csv").read_text().splitlines()[1:]
+    return {code: (meaning, source) for code, meaning, source in (line.split("|") for line in lines)}
+
+
+def test_every_code_was_read_somewhere_and_says_what_it_said_there(codes: dict[str, tuple[str, str]]) -> None:
+    for each in WORDS.values():
+        for code in (each.category, each.type, each.region, each.modifier):
+            assert code is None or (code.scheme, codes[code.value][0]) == ("SCT", code.meaning), each.name
+
+
+def test_codes_read_in_dicoms_dictionary_are_there(codes: dict[str, tuple[str, str]]) -> None:
+    concepts = pytest.importorskip("pydicom.sr.codedict").codes.SCT
+    known = {getattr(concepts, word).value for word in concepts.trait_names() if word[0].isupper()}
+    assert [code for code, (_, source) in codes.items() if source == "P" and code not in known] == []
+
+
+def test_public_data_sets_mean_structures_that_are_there() -> None:
+    sets = yaml.safe_load((HERE / "datasets.yaml").read_text())
+    assert len(sets) > 80
+    assert [(name, each) for name, values in sets.items() for each in values.values() if each not in WORDS] == []
+
+
 def test_left_and_right_are_structures_and_the_whole_is_their_union() -> None:
     for pair in ("kidney", "lung", "adrenal_gland"):
         assert WORDS[pair].laterality == "both"
         sides = {WORDS[part].laterality for part in WORDS[pair].parts}
         assert sides == {"left", "right"}
     assert set(WORDS.covered_ids("kidney")) == {WORDS[n].id for n in ("kidney", "kidney_left", "kidney_right")}
-    assert WORDS.atoms("kidney_and_masses") == WORDS.atoms("kidney") | {"kidney_tumour", "kidney_cyst"}
+    assert WORDS.atoms("kidney_and_masses") == WORDS.atoms("kidney") | WORDS.atoms("kidney_cyst") | {"kidney_tumour"}
 
 
 def test_a_structure_is_itself_after_json() -> None:

@@ -1,5 +1,6 @@
 """A prediction: what it refuses, that no scan keeps the others from being done, and that a repeat does what is left."""
 
+import json
 import os
 from pathlib import Path
 
@@ -145,6 +146,24 @@ def test_a_label_map_is_on_the_scans_grid_in_the_form_that_its_name_says(scans: 
         assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
         np.testing.assert_allclose(label.affine, AFFINE)
         assert set(np.unique(np.asarray(label.dataobj))) <= {0, *KNOWN}
+
+
+def test_a_folder_in_a_layout_of_training_is_segmented_without_its_labels(scans: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sets"
+    save(folder / "s0001/ct.nii.gz", body(), AFFINE)
+    save(folder / "s0001/segmentations/liver.nii.gz", np.ones((24, 24, 24), np.uint8), AFFINE)
+    both = np.stack([body(), abs(body())], -1)
+    save(folder / "Task20_Both/imagesTr/x.nii.gz", both, AFFINE)
+    training = [{"image": "imagesTr/x.nii.gz", "label": "labelsTr/x.nii.gz"}]
+    index = {"name": "both", "modality": {"0": "CT", "1": "PET"}, "labels": {"1": "liver"}, "training": training}
+    (folder / "Task20_Both/dataset.json").write_text(json.dumps(index))
+    made = list(predict(folder, tmp_path / "out", MODEL))
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in made] == [
+        "Task20_Both/imagesTr/x.nii.gz",
+        "s0001/ct.nii.gz",
+    ]
+    assert {nib.load(path).shape for path in made} == {(24, 24, 24)}
+    assert list(predict(folder, tmp_path / "out", MODEL)) == []
 
 
 def test_own_values_above_255_are_kept(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.scans.volume import write_label
-from pipelines.serving.requests import MADE_HERE, find_scans, requests
+from pipelines.serving.requests import requests
+from pipelines.serving.scan_search import MADE_HERE, find_scans
 from tests.conftest import save
 
 
