@@ -22,7 +22,7 @@ WRITTEN = (project.STRUCTURES, project.MODALITIES)
 def of_scans(paths: Sequence[str], folder: Path, data: params.Data) -> dict[Path, dict[str, Any]]:
     asked = [find for name, find in readers().items() if name in data.sources]
     scans = [scan for find in asked for scan in find(paths, folder, data.labels)]
-    return {project.STRUCTURES: structures_meant(scans, data), project.MODALITIES: modalities_meant(scans)}
+    return {project.STRUCTURES: structures_meant(scans, data), project.MODALITIES: modalities_meant(scans, data)}
 
 
 def structures_meant(scans: Sequence[Scan], data: params.Data) -> dict[str, Any]:
@@ -40,9 +40,10 @@ def structures_meant(scans: Sequence[Scan], data: params.Data) -> dict[str, Any]
     return words.records(meant)
 
 
-def modalities_meant(scans: Sequence[Scan]) -> dict[str, Any]:
+def modalities_meant(scans: Sequence[Scan], data: params.Data) -> dict[str, Any]:
     """Records by name: of the default, and of the project's own those that a channel shows."""
-    known, used = modalities.here(), {name for scan in scans for name in scan.images}
+    known, told = modalities.here(), {name for shown in data.modality.values() for name in shown}
+    used = told | {name for scan in scans for name in scan.images}
     return {name: known[name].to_json() for name in known if name in used or name in modalities.default()}
 
 

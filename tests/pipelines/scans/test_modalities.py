@@ -7,6 +7,7 @@ import pytest
 
 from model.network.config import MODALITIES
 from pipelines.intake.used_structures import modalities_meant
+from pipelines.params.schema import Data
 from pipelines.scans import modalities
 from pipelines.scans.modalities import FILE, in_hu
 from pipelines.scans.vocabulary import VocabularyError
@@ -96,9 +97,12 @@ def test_an_unknown_name_is_told_with_what_is_known_and_how_to_declare_it() -> N
 
 def test_results_depend_on_the_modalities_that_their_scans_show(own: Path) -> None:
     scan = Scan("nnunet", "p", "k", {"heat": "a.nii.gz"}, {})
-    before = modalities_meant([scan])
+    data = Data(sources=("pairs",), split_seed=0, test_fraction=0.2, validation_fraction=0.1)
+    before = modalities_meant([scan], data)
     own.write_text("cold: {kind: MR}\n")
-    assert modalities_meant([scan]) == before
+    assert modalities_meant([scan], data) == before
     own.write_text("heat: {unit: HU}\n")
-    assert modalities_meant([scan])["heat"]["unit"] == "HU"
-    assert modalities_meant([]) == before
+    assert modalities_meant([scan], data)["heat"]["unit"] == "HU"
+    assert modalities_meant([], data) == before
+    told = data.model_copy(update={"modality": {"pairs-x": ("heat",)}})
+    assert modalities_meant([], told) == modalities_meant([scan], data)

@@ -129,6 +129,16 @@ def test_what_ingest_would_note_is_told(scans: Path, tmp_path: Path, caplog: pyt
     assert "slices: 4, below 5" in caplog.text
 
 
+def test_a_kind_of_what_the_model_knows_is_segmented_and_told(
+    scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (scans / "a.nii.gz").rename(scans / "a_cbct.nii.gz")
+    assert [path.name for path in predict(scans, tmp_path / "out", MODEL)] == ["a.nii.gz", "b.nii.gz"]
+    assert "CBCT is taken as CT, which the model was trained on" in caplog.text
+    with pytest.raises(ValueError, match="modality T1 was not trained; the model knows CT"):
+        list(predict(scans / "b.nii.gz", tmp_path / "b.nii.gz", MODEL, modality="t1w"))
+
+
 def test_a_label_map_is_on_the_scans_grid_in_the_form_that_its_name_says(scans: Path, tmp_path: Path) -> None:
     for name in ("out.nii", "out.nii.gz"):
         assert list(predict(scans / "a.nii.gz", tmp_path / name, MODEL)) == [tmp_path / name]
