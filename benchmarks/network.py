@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.data.targets import Targets
 from model.network.config import MODALITIES, PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.losses import deep_supervision
@@ -162,14 +163,14 @@ def planned_nnunet() -> tuple[str, Callable[[], tuple[nn.Module, Forward]]]:
 def measure(name: str, network: nn.Module, forward: Forward, shape: Sequence[int], repeats: int) -> Measurement:
     torch.manual_seed(0)
     image, target = torch.randn(*shape), torch.randint(0, NUM_CLASSES, (shape[0], *shape[2:]))
-    annotated = torch.ones(shape[0], NUM_CLASSES, dtype=torch.bool)
+    targets = [Targets(tuple((index,) for index in range(NUM_CLASSES)), ())] * shape[0]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
 
     def step(low_precision: bool) -> float:
         start = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             outputs = forward(image)
-        deep_supervision(outputs, target, annotated).mean().backward()
+        deep_supervision(outputs, target, targets).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         return time.process_time() - start

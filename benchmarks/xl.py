@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
+from model.data.targets import Targets
 from model.network.config import MODALITIES, PRESETS
 from model.network.layers import TransformerBlock
 from model.network.medsegformer import MedSegFormer
@@ -66,14 +67,14 @@ def run_backward(preset: str = "xl", size: int = 64) -> dict[str, Any]:
     apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, TransformerBlock))
     image, modality = scan(size, channels=len(MODALITIES) - 1)
     target = (image.mean(1) > 0).long()
-    annotated = torch.ones(1, NUM_CLASSES, dtype=torch.bool)
+    targets = [Targets(tuple((index,) for index in range(NUM_CLASSES)), ())]
     moved, zeros = update_as_gradients_arrive(network)
     start = time.perf_counter()
-    before = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, annotated).mean()
+    before = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, targets).mean()
     before.backward()
     seconds = time.perf_counter() - start
     with torch.inference_mode():
-        after = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, annotated).mean()
+        after = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, targets).mean()
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "parameters_moved": sum(moved.values()),

@@ -16,6 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figure import draw
+from model.data.targets import Targets
 from model.network.config import (
     MODALITIES,
     PRESETS,
@@ -222,7 +223,7 @@ def test_bfloat16_gradients_are_those_of_float32(preset: str, size: tuple, spaci
         network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             outputs = network(image, torch.tensor([[T1]]), spacing_mm, auxiliary=True)
-        deep_supervision(outputs, target, torch.ones(1, 3, dtype=torch.bool)).mean().backward()
+        deep_supervision(outputs, target, [Targets(((0,), (1,), (2,)), ("a", "b"))]).mean().backward()
         gradients.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
     reference, low, again = gradients
     scale, relative = max(gradient.norm() for gradient in reference.values()), half_precision(network, torch.bfloat16)
