@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors import safe_open
 
 from model import weights
@@ -80,10 +81,7 @@ def test_kidneys_with_and_without_sides_train_one_head(project: Path) -> None:
 def test_three_hundred_structures_are_trained_evaluated_and_come_back(project: Path) -> None:
     lines = [f"part_{number}: {{id: {10_000 + 7 * number}}}" for number in range(300)]
     (project / vocabulary.FILE).write_text("\n".join(lines) + "\n")
-    label = np.zeros(SHAPE, np.int16)
-    places = np.array(list(np.ndindex(7, 7, 7)))[:300] * 3 + 1
-    for number, (d, h, w) in enumerate(places.tolist(), start=1):
-        label[d : d + 2, h : h + 2, w : w + 2] = number
+    label = many(300, np.int16)
     nnunet(project, "Dataset300_Parts", {f"part {number}": number + 1 for number in range(300)}, label)
     found = carried_through()
     assert len(found["dice"]) == 300
@@ -111,3 +109,65 @@ def test_a_lesion_nobody_has_heard_of_in_masks_and_voxels_nobody_decided_on(proj
     assert all(case.record.undecided and IGNORED in np.asarray(case.label) for case in partly)
     with safe_open(next(Path("data/cases").rglob("bids-*.safetensors")), "numpy") as file:
         assert {f"label_high.{part}" for part in ("index", "codes")} <= set(file.keys())  # an id above 255
+
+
+ORGANS = (  # as BTCV's data sets call them
+    "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+    "inferior vena cava", "portal vein and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland",
+)  # fmt: skip
+
+
+def many(count: int, kind: type = np.uint8) -> np.ndarray:
+    """A label map with so many structures, a cube each."""
+    label = np.zeros(SHAPE, kind)
+    for number, (d, h, w) in enumerate((np.array(list(np.ndindex(7, 7, 7)))[:count] * 3 + 1).tolist(), start=1):
+        label[d : d + 2, h : h + 2, w : w + 2] = number
+    return label
+
+
+def ct(seed: int, label: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.asarray(np.where(label > 0, 60, -900) + rng.integers(-20, 20, label.shape), np.int16)
+
+
+def test_public_layouts_and_a_pair_of_folders_train_one_network(project: Path) -> None:
+    raw, label = project / "data/raw", many(13)
+    nnunet(project, "Dataset013_Abdomen", {name: value for value, name in enumerate(ORGANS, start=1)}, label)
+    (raw / "Task09_Spleen").mkdir()
+    for number in range(8):
+        for folder, array in (("imagesTr", ct(100 + number, label)), ("labelsTr", np.minimum(label, 1))):
+            save(raw / f"Task09_Spleen/{folder}/spleen_{number}.nii.gz", array)
+        for folder, array in (("images", ct(200 + number, label)), ("labels", np.minimum(label, 2))):
+            save(raw / f"ours/{folder}/{number}.nii.gz", array)
+    index = {
+        "name": "Spleen",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "spleen"},
+        "training": [
+            {"image": f"./imagesTr/spleen_{number}.nii.gz", "label": f"./labelsTr/spleen_{number}.nii.gz"}
+            for number in range(8)
+        ],
+    }
+    (raw / "Task09_Spleen/dataset.json").write_text(json.dumps(index))
+    pairs = {"data.labels": {"pairs": {"1": "urinary_bladder", "2": "prostate"}}, "data.modality": {"pairs": "CT"}}
+    set_params(project, **pairs)
+    found = carried_through()
+    assert len(found["dice"]) >= 13 + 2
+    assert {"kidney_left", "kidney_right", "urinary_bladder", "prostate"} <= set(found["dice"])
+    assert len(found["by_source"]) == 3
+    assert len(weights.read_card(Path("models/train")).classes) == 15
+
+
+def test_a_hundred_and_seventeen_masks_a_scan(project: Path) -> None:
+    sets = yaml.safe_load((REPOSITORY / "tests/pipelines/scans/datasets.yaml").read_text())
+    names = list(dict.fromkeys(sets["totalsegmentator-v2"].values()))
+    assert len(names) == 117
+    label = many(117)
+    for number in range(8):
+        folder = project / f"data/raw/s{number:04d}"
+        save(folder / "ct.nii.gz", ct(number, label))
+        for value, name in enumerate(names, start=1):
+            save(folder / f"segmentations/{name}.nii.gz", (label == value).astype(np.uint8))
+    found = carried_through()
+    assert {name for name in found["dice"] if name in names} == set(names)
+    assert len(weights.read_card(Path("models/train")).classes) == 117
