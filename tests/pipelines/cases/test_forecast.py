@@ -19,6 +19,7 @@ from pipelines.cases import case_folder, fingerprint
 from pipelines.cases.forecast import case_bytes, fingerprint_bytes
 from pipelines import params
 from pipelines.intake import examination
+from pipelines.scans import vocabulary
 from pipelines.scans.manifest import File, Row
 from pipelines.work.digests import sha256_of
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
@@ -34,6 +35,7 @@ row = Row("case", "patient", "source", "train", modalities, files,
           ["hippocampus_anterior", "hippocampus_posterior"], told["spacing_mm"], told["shape"])
 record = SourceRecord(tuple(modalities), (), tuple(told["target_mm"]), tuple(told["spacing_mm"]))
 bounds = params.load(Path(told["params"])).ingest.quality
+vocabulary.here()["hippocampus"]  # once a worker, whatever it makes
 before = kilobytes("VmRSS")
 if told["step"] == "case":
     case = prepare_case(row, Preprocessing(CTScale(-100, 300, 50, 60), {"source": record}), 1000)

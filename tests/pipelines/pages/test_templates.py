@@ -1,5 +1,6 @@
 """The pages' layout: what is filled in cannot break out, nothing comes from elsewhere, templates are installed."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -45,10 +46,11 @@ def test_every_file_that_lies_beside_the_code_is_installed_with_it() -> None:
         for path in (REPOSITORY / package.replace(".", "/")).glob(pattern)
     }
     beside = {
-        path
+        Path(folder) / name
         for package in ("flows", "pipelines", "model")
-        for path in (REPOSITORY / package).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
+        for folder, _, names in os.walk(REPOSITORY / package, followlinks=True)
+        for name in names
+        if Path(name).suffix not in (".py", ".pyc")
     }
     assert matched == beside >= set(TEMPLATES)
 
