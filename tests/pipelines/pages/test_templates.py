@@ -44,6 +44,7 @@ def test_every_file_that_lies_beside_the_code_is_installed_with_it() -> None:
         for package, patterns in data.items()
         for pattern in patterns
         for path in (REPOSITORY / package.replace(".", "/")).glob(pattern)
+        if path.is_file()
     }
     beside = {
         Path(folder) / name
