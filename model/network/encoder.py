@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
 from model.network.layers import Conv3d, TransformerBlock, convolve
+from model.network.norms import TokenNorm
 
 
 class Encoder(nn.Module):
@@ -46,7 +47,7 @@ class EncoderStage(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, config.head_dim, config.hidden_dim(dim), drop_path=rate) for rate in rates
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = TokenNorm(dim)
 
     def forward(
         self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]

@@ -23,6 +23,7 @@ from model.data.targets import UNDECIDED
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks, share_of_rank, sum_over_ranks
 from model.network.config import strides
+from model.tasks.losses import at_middles
 from model.tasks.scores import dice_by_structure
 
 CASES = 24  # of a source, at most; more change its Dice by little
@@ -111,10 +112,7 @@ def _at_tokens(batch: Batch, size: Sequence[int]) -> Tensor:
     """The class of the voxel in the middle of each token; UNDECIDED where nobody decided."""
     classes = torch.tensor([*batch.targets[0].classes, UNDECIDED])  # the value -1 is the last
     target_BDHW = classes[batch.target.cpu()]
-    for axis, (count, step) in enumerate(zip(size, _token_stride(batch), strict=True)):
-        middle = (torch.arange(count) * step + step // 2).clamp(max=target_BDHW.shape[1 + axis] - 1)
-        target_BDHW = target_BDHW.index_select(1 + axis, middle)
-    return target_BDHW
+    return at_middles(target_BDHW, _token_stride(batch), size)
 
 
 def _token_stride(batch: Batch) -> list[int]:

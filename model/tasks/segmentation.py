@@ -14,6 +14,7 @@ from model.data.casefile import Case
 from model.data.dataset import Batch, StreamConfig, validation_batch
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks
+from model.network.config import strides
 from model.network.sizes import forward_flops
 from model.tasks.losses import deep_supervision, merge
 from model.tasks.scores import dice_by_structure
@@ -31,7 +32,7 @@ class Segmentation:
         return network(batch.image, batch.modality, batch.spacing_mm, auxiliary=True)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        return deep_supervision(outputs, batch.target, batch.targets)
+        return deep_supervision(outputs, batch.target, batch.targets, strides(batch.spacing_mm))
 
     def forward_flops(self, network: nn.Module, batch: Batch) -> int:
         size, channels = tuple(batch.target.shape[1:]), batch.modality.shape[1]
