@@ -10,6 +10,7 @@ stop leaves a note (preemption.py). Nothing here has a part in what comes out.
 import logging
 import os
 import signal
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -120,8 +121,8 @@ class Launcher:
 
     def _reason(self, codes: dict[int, int]) -> str:
         """Why ranks died, by their exit codes. SystemExit if there is nothing to start again."""
-        if hung := [stacks.name for stacks in self.stacks if stacks.exists() and stacks.stat().st_size]:
-            return f"no step for too long; every rank's stack lies in {self.folder}: {', '.join(hung)}"
+        if hung := self._keep_stacks():
+            return f"no step for too long; every rank's stack lies in {hung[0].parent}: {_names(hung)}"
         if PREEMPTED in codes.values():
             if self.machines.count == 1:
                 raise SystemExit(PREEMPTED)
@@ -133,6 +134,15 @@ class Launcher:
             return "a rank lost the others"
         raise SystemExit(1)
 
+    def _keep_stacks(self) -> list[Path]:
+        """Those of a hang, moved to where neither the next attempt nor the end of the run removes them."""
+        written = [stacks for stacks in self.stacks if stacks.exists() and stacks.stat().st_size]
+        kept = self.folder.parent / "hung" / f"{self.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for stacks in written:
+            kept.mkdir(parents=True, exist_ok=True)
+            stacks.rename(kept / stacks.name)
+        return [kept / stacks.name for stacks in written]
+
     def _hand_on(self, signum: int, _frame: FrameType | None) -> None:
         """A signal, to the ranks."""
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
@@ -141,6 +151,10 @@ class Launcher:
     def _end_ranks(self) -> None:
         log.warning("another machine lost its ranks; those here, which wait for them, are ended")
         self._hand_on(signal.SIGKILL, None)
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
