@@ -1,4 +1,4 @@
-"""Exact resume, drilled: SIGKILL a training run at random moments, let all its ranks hang once, compare the weights.
+"""Exact resume, drilled: SIGKILL a training run at random moments, let all its ranks hang, compare the weights.
 
 Run     make drills      # or: python -m benchmarks.drills [--count 20] [--seed 0]        about 10 min on 2 cores
 Prints  a line per drill: when it was killed, whether a checkpoint was being written, whether the weights are equal to
@@ -6,8 +6,9 @@ Prints  a line per drill: when it was killed, whether a checkpoint was being wri
         hang at a random step. Exit code 1 unless all were.
 
 The train stage on two ranks, on phantoms, with a checkpoint after every step. Every second drill waits until a
-checkpoint is being written and strikes within its writing. Agent and ranks get SIGKILL at once: nothing can clean up. Where all
-hang, nobody strikes: the launcher itself must find that out, keep every rank's stack and go on from the checkpoint.
+checkpoint is being written and strikes within its writing. Agent and ranks get SIGKILL at once: nothing can clean up.
+Where all hang, nobody strikes: the launcher itself must find that out, keep every rank's stack and go on from the
+checkpoint.
 """
 
 import argparse

@@ -73,22 +73,23 @@ class Launcher:
         signal.signal(signal.SIGUSR2, self._hand_on)
         for signum in STOP_SIGNALS:
             signal.signal(signum, _stop)  # until torchrun handles them
-        try:
-            if self.machines.count == 1:
-                self._with_restarts(None)
-            else:
-                says = {"MEDSEG_NODES": self.machines.count, "MEDSEG_RANKS": self.ranks, "the run": self.folder.name}
-                with Meeting(self.machines, says, environment.read().grace_s) as meeting:
-                    self._with_restarts(meeting)
-        except SignalException:
-            raise SystemExit(PREEMPTED) from None
+        if self.machines.count == 1:
+            self._with_restarts(None)
+            return
+        says = {"MEDSEG_NODES": self.machines.count, "MEDSEG_RANKS": self.ranks, "the run": self.folder.name}
+        with Meeting(self.machines, says, environment.read().grace_s) as meeting:
+            self._with_restarts(meeting)
 
     def _with_restarts(self, meeting: Meeting | None) -> None:
         restarts = environment.read().restarts
         for attempt in range(restarts + 1):
             for stacks in self.stacks:
                 stacks.unlink(missing_ok=True)
-            if not (reason := self._attempt(meeting)):
+            try:
+                reason = self._attempt(meeting)
+            except SignalException:  # from now on torchrun's handler raises it, wherever we are
+                raise SystemExit(PREEMPTED) from None
+            if not reason:
                 return
             if attempt < restarts:
                 again = f"again from the last checkpoint ({attempt + 1} of {restarts})"

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from torch.distributed import DistError, TCPStore
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from pipelines.training.nodes import Nodes
 
@@ -54,7 +55,7 @@ class Meeting:
         if self.store is None:
             return
         code = error.code if isinstance(error, SystemExit) else 1
-        with suppress(DistError):
+        with suppress(DistError, SignalException):  # a request to stop does not change how it ended
             if error is not None:
                 self.store.compare_set(OVER, "", f"{code} {self.nodes.rank}")
             self.store.set(f"left {self.nodes.rank}", "")

@@ -16,7 +16,6 @@ from pipelines.training.nodes import Nodes
 from pipelines.training.rank import PEER_LOST
 from tests.conftest import REPOSITORY
 
-
 ALONE = Nodes()
 
 
