@@ -50,6 +50,7 @@ class FitConfig:
     average_decay: float
     validate_every: int
     layer_decay: float = 1.0
+    export: str = "last"  # or "best": the checkpoint that validated best is kept for it
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def train_step(run: Run, state: TrainState, feed: Iterator[Batch], progress: Tra
     if norm is None:
         skip(state, {case for suspects in gather_from_ranks(result.suspects, run.ranks) for case in suspects})
     progress.step_done(state, agreement.loss, norm, rate)
-    best = _is_due(state.step, run.config) and validate(run, state)
+    best = _is_due(state.step, run.config) and validate(run, state) and run.config.export == "best"
     if best or agreement.save or agreement.stop:
         progress.stalled_s += run.checkpoints.save(state, best)
     run.watch.profile_step(agreement.profile, state.step)
