@@ -93,8 +93,8 @@ class Bricks:
     def cut(self, box: Sequence[slice]) -> dict[str, np.ndarray]:
         """The bricks that a box touches, as they are stored, for model/data/payload.py to decode elsewhere.
 
-        `rows` (..., d, h, w) int32 by brick: 0 for a constant one, then the rows of `codes`, then those of `bits`. `low`
-        and `step` likewise by brick.
+        `rows` (..., d, h, w) int32: of every brick 0 if it is constant, else its row among those of `codes` and, after
+        them, `bits`. `low` and `step`: likewise.
         """
         bounds = [_bounds(part, size) for part, size in zip(box, self.shape, strict=True)]
         at = self._bricks_of(bounds)

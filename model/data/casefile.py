@@ -96,7 +96,7 @@ class Stored:
 
     def _part(self) -> Any:
         try:
-            if _stamp(os.stat(self.path)) == self.stamp:
+            if _stamp(self.path.stat()) == self.stamp:
                 return _mapped(self.path, self.stamp)[self.name]
         except FileNotFoundError:
             raise ValueError(f"{self.path} was removed while it was in use; {_REMEDY}, and start again") from None
