@@ -15,6 +15,7 @@ from torch import nn
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, SampleStream, loader
+from model.data.draws import Purpose, torch_seed
 from model.engine.checkpoint import Checkpoints
 from model.engine.dtensors import local_part
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
@@ -158,7 +159,8 @@ def accumulate(run: Run, state: TrainState, feed: Iterator[Batch]) -> StepResult
     for micro_step in range(accumulation):
         batch = next(feed)
         run.parallel.sync_gradients(now=micro_step == accumulation - 1)
-        torch.manual_seed(run.stream.config.seed + batch.index)  # stochastic depth, too, follows from the index
+        # Stochastic depth, too, follows from the index.
+        torch.manual_seed(torch_seed(run.stream.config.seed, batch.index, Purpose.DROP))
         with autocast(run.ranks.device, config.precision):
             outputs = run.task.forward(run.parallel.called, batch)
         loss_B = run.task.loss(outputs, batch)
