@@ -194,7 +194,7 @@ class MaskedModelling:
 
     def cell(self, spacing_mm: Sequence[float]) -> list[int]:
         """Voxels of a cell along each axis."""
-        return [prod(step[axis] for step in strides(spacing_mm)[: self.level]) for axis in range(3)]
+        return [prod([step[axis] for step in strides(spacing_mm)[: self.level]]) for axis in range(3)]
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Voxels by cell, (B, C, d, h, w, n) with mean 0 and deviation 1; which cells have something to predict.
