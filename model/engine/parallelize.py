@@ -46,7 +46,7 @@ warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view s
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory stay gathered during a step
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
-# What selective checkpointing keeps: results that cost a matrix product, and attention under each of its kernels' names.
+# What selective checkpointing keeps: results that cost a matrix product, and attention by the names of its kernels.
 # All else is cheap to compute twice.
 KEPT = {
     torch.ops.aten.mm.default,
@@ -181,7 +181,9 @@ def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -
 
 def in_wrappers(network: nn.Module, modules: Iterable[nn.Module]) -> list[nn.Module]:
     """The modules as the network calls them: in their checkpoint wrapper, where they have one."""
-    wrappers = {each._checkpoint_wrapped_module: each for each in network.modules() if isinstance(each, CheckpointWrapper)}
+    wrappers = {
+        each._checkpoint_wrapped_module: each for each in network.modules() if isinstance(each, CheckpointWrapper)
+    }
     return [wrappers.get(module, module) for module in modules]
 
 

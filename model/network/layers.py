@@ -173,7 +173,7 @@ class TransformerBlock(nn.Module):
         memory_BNE: Tensor | None = None,
         depth: Tensor | None = None,
     ) -> Tensor:
-        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`. `depth`: as `draw_depth` has it."""
+        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`. `depth`: `draw_depth`'s."""
         normed_BDHWE = self.attention_norm(volume_BDHWE)
         if memory_BNE is None:
             memory_BNE = pool(normed_BDHWE, grid).flatten(1, 3)
