@@ -160,10 +160,10 @@ class MaskedModelling:
         error_BC, counted_BC = self._errors(*outputs, batch)
         return error_BC.sum(1) / counted_BC.sum(1).clamp(min=1)
 
-    def forward_flops(self, network: nn.Module, batch: Batch) -> int:
+    def training_flops(self, network: nn.Module, batch: Batch) -> int:
         size, channels = tuple(batch.image.shape[2:]), batch.modality.shape[1]
         config: Any = network.config
-        return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
+        return 3 * len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         scores = map_over_ranks(partial(self._explained, network, ranks.device, precision), cases, ranks)
