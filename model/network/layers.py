@@ -138,42 +138,42 @@ class FeedForward(nn.Module):
         return self.output(F.gelu(hidden_BDHWE + convolve(self.mix, hidden_BDHWE)))
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, drop a sample's residual branch with probability `rate`."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch_BDHWE: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch_BDHWE
-        shape = (branch_BDHWE.shape[0], 1, 1, 1, 1)
-        keep = (torch.rand(shape, device=branch_BDHWE.device) >= self.rate).to(branch_BDHWE.dtype)
-        return branch_BDHWE * keep / (1 - self.rate)
-
-
 class TransformerBlock(nn.Module):
     """Pre-norm transformer block: attention to pooled tokens (its own, or a memory given), then the feed-forward layer.
 
-    The unit of activation checkpointing and of sharding.
+    The unit of activation checkpointing, of compiling and of sharding. Chance is drawn outside (`draw_depth`): the
+    block is a function of its inputs, the same one for all blocks of a stage.
     """
 
-    def __init__(self, dim: int, head_dim: int, hidden_dim: int, memory_dim: int | None = None, drop_path: float = 0.0):
+    def __init__(self, dim: int, head_dim: int, hidden_dim: int, memory_dim: int | None = None):
         super().__init__()
         self.attention_norm = TokenNorm(dim)
         self.attention = Attention(dim, memory_dim or dim, head_dim)
         self.feed_forward_norm = TokenNorm(dim)
         self.feed_forward = FeedForward(dim, hidden_dim)
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, volume_BDHWE: Tensor, grid: Sequence[int], memory_BNE: Tensor | None = None) -> Tensor:
-        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`."""
+    def forward(
+        self,
+        volume_BDHWE: Tensor,
+        grid: Sequence[int],
+        memory_BNE: Tensor | None = None,
+        depth: Tensor | None = None,
+    ) -> Tensor:
+        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`. `depth`: `draw_depth`'s."""
         normed_BDHWE = self.attention_norm(volume_BDHWE)
         if memory_BNE is None:
             memory_BNE = pool(normed_BDHWE, grid).flatten(1, 3)
-        volume_BDHWE = volume_BDHWE + self.drop_path(self.attention(normed_BDHWE, memory_BNE))
-        return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
+        attended_BDHWE = self.attention(normed_BDHWE, memory_BNE)
+        volume_BDHWE = volume_BDHWE + (attended_BDHWE if depth is None else attended_BDHWE * depth[0])
+        mixed_BDHWE = self.feed_forward(self.feed_forward_norm(volume_BDHWE))
+        return volume_BDHWE + (mixed_BDHWE if depth is None else mixed_BDHWE * depth[1])
+
+
+def draw_depth(volume_BDHWE: Tensor, rate: float) -> Tensor:
+    """Stochastic depth (Huang et al. 2016) for a block: what the two residual branches of every sample are multiplied
+    by, (2, B, 1, 1, 1, 1); 0 with probability `rate`, else so much that the mean is 1."""
+    drawn = torch.rand((2, len(volume_BDHWE), 1, 1, 1, 1), device=volume_BDHWE.device)
+    return ((drawn >= rate) / (1 - rate)).to(volume_BDHWE.dtype)
 
 
 class FullResolution(nn.Module):

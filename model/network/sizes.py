@@ -114,6 +114,13 @@ def forward_flops(
     return 2 * (total + full * num_classes * voxels[0])
 
 
+def encoder_flops(
+    config: NetworkConfig, shape: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), channels: int = 1
+) -> int:
+    """The same of embedding and encoder alone."""
+    return 2 * _encoder_ops(config, shape, spacing_mm, channels)
+
+
 def pretraining_flops(
     config: NetworkConfig, shape: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), channels: int = 1
 ) -> int:

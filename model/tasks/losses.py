@@ -115,7 +115,7 @@ def deep_supervision(
     total = torch.zeros(len(target_BDHW), device=target_BDHW.device)
     weights = [scale_weight**index for index in range(len(logits))]
     for level, (weight, output) in enumerate(zip(weights, logits, strict=True)):
-        cell = [prod(step[axis] for step in steps[:level]) for axis in range(3)]
+        cell = [prod([step[axis] for step in steps[:level]]) for axis in range(3)]
         target = at_middles(target_BDHW, cell, output.shape[2:])
         smoothing = DICE_SMOOTHING / prod(cell)
         loss = dice_cross_entropy(output, target, targets, dice_weight, cross_entropy_weight, smoothing)

@@ -161,10 +161,10 @@ class MaskedModelling:
         error_BC, counted_BC = self._errors(*outputs, batch)
         return error_BC.sum(1) / counted_BC.sum(1).clamp(min=1)
 
-    def forward_flops(self, network: nn.Module, batch: Batch) -> int:
+    def training_flops(self, network: nn.Module, batch: Batch) -> int:
         size, channels = tuple(batch.image.shape[2:]), batch.modality.shape[1]
         config: Any = network.config
-        return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
+        return 3 * len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         scores = map_over_ranks(partial(self._explained, network, ranks.device, precision), cases, ranks)
@@ -195,7 +195,7 @@ class MaskedModelling:
 
     def cell(self, spacing_mm: Sequence[float]) -> list[int]:
         """Voxels of a cell along each axis."""
-        return [prod(step[axis] for step in strides(spacing_mm)[: self.level]) for axis in range(3)]
+        return [prod([step[axis] for step in strides(spacing_mm)[: self.level]]) for axis in range(3)]
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Voxels by cell, (B, C, d, h, w, n) with mean 0 and deviation 1; which cells have something to predict.

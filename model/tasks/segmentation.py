@@ -16,7 +16,7 @@ from model.data.validation import validation_batch, validation_patches
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks
 from model.network.config import strides
-from model.network.sizes import forward_flops
+from model.network.sizes import encoder_flops, forward_flops
 from model.tasks.losses import deep_supervision, merge
 from model.tasks.scores import Overlaps, dice_by_case, overlap_by_structure
 
@@ -35,10 +35,14 @@ class Segmentation:
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         return deep_supervision(outputs, batch.target, batch.targets, strides(batch.spacing_mm))
 
-    def forward_flops(self, network: nn.Module, batch: Batch) -> int:
+    def training_flops(self, network: Any, batch: Batch) -> int:
+        """No gradient passes through a frozen encoder."""
         size, channels = tuple(batch.target.shape[1:]), batch.modality.shape[1]
-        config: Any = network.config
-        return len(batch.target) * forward_flops(config, len(self.stream.classes) + 1, size, batch.spacing_mm, channels)
+        classes = len(self.stream.classes) + 1
+        forward = forward_flops(network.config, classes, size, batch.spacing_mm, channels)
+        frozen = not any(parameter.requires_grad for parameter in network.encoder.parameters())
+        passed = encoder_flops(network.config, size, batch.spacing_mm, channels) if frozen else 0
+        return len(batch.target) * (3 * forward - 2 * passed)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         patches = validation_patches([case for case in cases if len(case.foreground)], self.stream)

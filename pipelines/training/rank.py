@@ -21,6 +21,7 @@ from model.data import shared_memory
 from model.data.casefile import Case
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
+from model.engine.numerics import set_numerics
 from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.ranks import Ranks, join_ranks, outlast_hangs
 from model.engine.state import TrainState
@@ -76,6 +77,7 @@ def as_rank(stage: LearningStage, settings: params.Params) -> None:
             loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0,
             shard_ranks=environment.read().shard_ranks,
         )
+        set_numerics(ranks.device, environment.read().deterministic)
         state = _train(stage, settings, ranks)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():

@@ -85,6 +85,9 @@ class Environment(BaseSettings):
     uncertified: bool = Field(
         default=False, description="train on many GPUs without a launch certificate; the run's record says so"
     )
+    deterministic: bool = Field(
+        default=False, description="on GPUs, only kernels that give the same bits in every run; slower, more memory"
+    )
     debug: bool = Field(default=False, description="show the trace of an error")
 
 
