@@ -81,13 +81,13 @@ def kill_once(project: Path, rng: random.Random, seconds: float, while_saving: b
 
 def let_all_ranks_hang(project: Path, rng: random.Random) -> str:
     """One run from its beginning to its end. Where it hung, in words."""
-    with training(project, MEDSEG_HANG_S="15", MEDSEG_RESTARTS="1") as process:
+    with training(project, MEDSEG_HANG_S="15") as process:
         step = rng.randint(1, STEPS - 20)
         wait_for_step(project, step)
         hang(project, 1, 0)
         if process.wait(timeout=600):
             raise RuntimeError(told(project))
-    if "stacks-rank-0.txt, stacks-rank-1.txt; again from the last checkpoint (1 of 1)" not in told(project):
+    if "stacks-rank-0.txt, stacks-rank-1.txt; again from the last checkpoint (1 of 3)" not in told(project):
         raise RuntimeError(f"the ranks did not hang, or a stack is missing:\n{told(project)}")
     return f"after step {step:2d}"
 

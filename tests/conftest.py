@@ -26,6 +26,7 @@ LONGEST = (
     "tests/flows",
     "tests/security",
     "tests/pipelines/training/test_survival.py",
+    "tests/pipelines/training/test_many_machines.py",
     "tests/model/network/test_network.py",
     "tests/pipelines/training/test_certification.py",
     "tests/model/engine/test_ranks.py",

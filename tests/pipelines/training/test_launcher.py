@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from model.certificate.document import Launch
 from model.engine.watch import PREEMPTED
+from pipelines import params
+from pipelines.params import profiles
+from pipelines.training import certificates
+from pipelines.training import launcher as launcher_module
 from pipelines.training.allocators import SETTINGS
 from pipelines.training.launcher import Launcher
 from pipelines.training.nodes import Nodes
-from pipelines.training.rank import PEER_LOST
+from pipelines.training.rank import PEER_LOST, LearningStage
+from pipelines.work import preemption
 from tests.conftest import REPOSITORY
 
 ALONE = Nodes()
@@ -60,6 +66,20 @@ def test_what_ended_the_ranks_decides_what_follows(tmp_path: Path, codes: dict[i
 def test_a_stop_by_another_machine_is_asked_about_at_the_meeting(tmp_path: Path) -> None:
     ended = launcher(tmp_path / "run", Nodes(2, 1, "host:1"))
     assert ended._reason({2: PREEMPTED, 3: PREEMPTED}) == "the ranks were asked to stop by another machine"
+
+
+def test_a_certificate_is_asked_for_the_ranks_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the second of two machines; `smoke` has two patches a step."""
+    settings, asked = profiles.settings("smoke"), list[Launch]()
+    for name, value in (("NODES", "2"), ("NODE_RANK", "1"), ("RENDEZVOUS", "host:29500"), ("RANKS", "1")):
+        monkeypatch.setenv(f"MEDSEG_{name}", value)
+    monkeypatch.setattr(params, "load", lambda: settings)
+    monkeypatch.setattr(certificates, "require", asked.append)
+    monkeypatch.setattr(preemption, "forget", lambda: None)
+    monkeypatch.setattr(launcher_module, "run_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(Launcher, "see_through", lambda _: None)
+    launcher_module.main(LearningStage("train", None, None))  # type: ignore[arg-type]
+    assert [(each.ranks, each.group) for each in asked] == [(2, 1)]
 
 
 RANK = """

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,7 @@ def machines(project: Path) -> Iterator[Launchers]:
         yield [stack.enter_context(machine(project, rank)) for rank in (0, 1)]
 
 
-def machine(project: Path, rank: int, name: str | None = None):
+def machine(project: Path, rank: int, name: str | None = None) -> AbstractContextManager[subprocess.Popen[str]]:
     return training(project, name or f"machine-{rank}", MEDSEG_NODES="2", MEDSEG_NODE_RANK=str(rank))
 
 

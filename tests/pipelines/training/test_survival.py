@@ -62,11 +62,11 @@ def let_a_rank_hang(project: Path, after: int) -> None:
 
 def let_all_ranks_hang(project: Path, after: int) -> None:
     """It goes on by itself, and says where each rank's stack is kept. Then it is stopped."""
-    with training(project, MEDSEG_HANG_S="10", MEDSEG_RESTARTS="1") as process:
+    with training(project, MEDSEG_HANG_S="15") as process:
         wait_for_step(project, after)
         hang(project, 1, 0)
         again = (
-            r"every rank's stack lies in (.*): stacks-rank-0.txt, stacks-rank-1.txt; again from the last .* \(1 of 1\)"
+            r"every rank's stack lies in (.*): stacks-rank-0.txt, stacks-rank-1.txt; again from the last .* \(1 of 3\)"
         )
         while not (found := re.search(again, told(project))):
             assert process.poll() is None, told(project)
