@@ -3,8 +3,8 @@
     batch = pack([cut_region(case.image, case.label, box, patch_shape, draw)], [case.record])     # in the loader
     raw = batch.to(device)                                                                        # float32 there
 
-One block is one file in /dev/shm, one descriptor, one page-locked block and one copy to the device, of a quarter of the
-decoded voxels' bytes or less. What the device decodes equals to the bit what Bricks decodes in the loader: the same
+One block is one file in /dev/shm, one descriptor, one page-locked block and one copy to the device, of about a quarter
+of the decoded voxels' bytes. What the device decodes equals to the bit what Bricks decodes in the loader: the same
 multiplication and the same addition, each rounded alone.
 """
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from model.data import casefile, shared_memory
 from model.data.augment import box_of, read_region
 from model.data.casefile import Case
-from model.data.dataset import RawStream, SampleStream, StreamConfig, finish
+from model.data.dataset import RawStream, SampleStream, StreamConfig, finish, loader
 from model.data.draws import PLAIN_CROP, AugmentConfig, draw
 from model.data.payload import PackedBatch, cut_region, pack
 from tests.model.data.test_casefile import RECORD, scan, structures
@@ -70,3 +70,12 @@ def test_bricks_are_a_third_of_the_voxels_they_stand_for(tmp_path: Path) -> None
     packed = pack([cut_region(case.image, case.label, box, (64, 64, 64), change)], [case.record])
     decoded = packed.to(CPU)
     assert shared_memory.size_of(packed) < shared_memory.size_of(decoded) / 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: whether it decodes to the same bits")
+def test_a_gpu_decodes_to_the_bit_what_a_loader_decodes(case: Case) -> None:
+    stream = SampleStream([case], replace(STREAM, augment=PLAIN_CROP))
+    for index, batch in enumerate(loader(stream, range(4), 1, torch.device("cuda"))):
+        expected = stream[index]
+        assert torch.equal(batch.image.cpu(), expected.image)
+        assert torch.equal(batch.target.cpu(), expected.target)

@@ -54,6 +54,15 @@ def test_labelled_and_unlabelled_training_scans_are_learnt_from_and_no_others(se
     assert job.stream.config.classes == ()  # what batches are made with: no label reaches the encoder
 
 
+def test_a_large_step_draws_its_sources_in_blocks(settings: params.Params) -> None:
+    large = {"global_batch": 256, "micro_batch": 1}
+    many = settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=large) for name in ("pretrain", "train")}
+    )
+    assert [stage.prepare(many).stream.config.source_block for stage in (pretrain, train)] == [64, 64]
+    assert [stage.prepare(settings).stream.config.source_block for stage in (pretrain, train)] == [1, 1]
+
+
 def test_a_held_out_case_in_the_wrong_folder_is_refused(settings: params.Params) -> None:
     held_out = replace(CASES[3], record=replace(CASES[3].record, split="test"))
     casefile.write(Path("data/cases/train/stray.safetensors"), held_out)
