@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from model.weights import read_card
+from model.weights_file import read_card
 from pipelines.scans import manifest
 from tests.conftest import REPOSITORY
 
