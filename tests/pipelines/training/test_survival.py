@@ -13,7 +13,7 @@ from tests.pipelines.training.train_stage import prepare, rank_pids, told, train
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=24)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=16)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
 ) -> None:
     """Each time it goes on where it was."""
     hang(project, after=3)
-    stop(project, signal.SIGUSR1, after=8)
-    lose_a_rank(project, after=14)
+    stop(project, signal.SIGUSR1, after=6)
+    lose_a_rank(project, after=10)
     assert weights(project) == undisturbed
 
 
