@@ -1,7 +1,7 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
 # make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
-# make drills  kill training at 20 random moments, preprocessing at 10, and compare the results
+# make drills  kill training at 20 random moments, let its ranks hang, kill preprocessing at 10 moments, compare results
 # make attacks   the attacks and faults that were tried on the product: each must be held
 # make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
 # make scale   what 15,000 scans cost: verify, status, one more scan

@@ -1,6 +1,7 @@
 """Held-out Dice for a budget of CPU minutes on one core: training alone is counted, evaluation is not.
 
 Run     python -m benchmarks.accuracy hippocampus --data DIR [--source msd] [--minutes 10] [--seeds 0 1 2]
+        python -m benchmarks.accuracy hippocampus --data DIR --steps 800 --precision float32    # two versions compared
         python -m benchmarks.accuracy multi --data DIR --embedding strided              # the ablation of embeddings
 Prints  a line per seed: steps, CPU minutes of training, held-out Dice by source and structure; then the mean.
 
@@ -26,7 +27,7 @@ from benchmarks.network import KEEP_MEMORY
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelNetwork
+from model.engine.parallelize import PRECISIONS, ParallelNetwork
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
@@ -70,6 +71,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the sources' folders")
     parser.add_argument("--source", help="train and evaluate on this source alone")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of training")
+    parser.add_argument("--steps", type=int, help="as many, whatever they take, instead of a budget")
+    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the profile's; evaluation follows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--embedding", choices=EMBEDDINGS, help="instead of the network's own")
     return parser.parse_args()
@@ -89,12 +92,13 @@ def make_project(folder: Path, repository: Path, profile: str, data: Path) -> No
 def run_seed(settings: params.Params, seed: int, arguments: argparse.Namespace) -> float:
     one_source = arguments.source or len(settings.data.sources) == 1
     micro_batch = settings.train.global_batch if one_source else settings.train.micro_batch
-    recipe = settings.train.model_copy(update={"seed": seed, "micro_batch": micro_batch})
+    precision = arguments.precision or settings.train.precision
+    changed = {"seed": seed, "micro_batch": micro_batch, "precision": precision}
+    recipe = settings.train.model_copy(update=changed)
     job = of_source(prepare(settings.model_copy(update={"train": recipe})), arguments.source)
-    few, more = (train(job, steps, arguments.embedding)[1] for steps in TIMED_STEPS)
-    steps = round(60 * arguments.minutes / (more - few) * (TIMED_STEPS[1] - TIMED_STEPS[0]))
+    steps = arguments.steps or steps_within(job, arguments)
     state, seconds = train(job, steps, arguments.embedding)
-    scores = evaluate(state, job, settings.evaluate.overlap, arguments.source)
+    scores = evaluate(state, job, settings.evaluate.overlap, arguments.source, PRECISIONS[precision])
     summary = summarise(scores)
     print(
         f"seed {seed}: {steps} steps, {seconds / 60:.2f} CPU minutes, mean Dice {summary['mean_dice']:.4f}", flush=True
@@ -104,6 +108,11 @@ def run_seed(settings: params.Params, seed: int, arguments: argparse.Namespace) 
             f"  {source}: " + ", ".join(f"{name} {entry['dice']:.3f}" for name, entry in structures.items()), flush=True
         )
     return float(summary["mean_dice"])
+
+
+def steps_within(job: Learning, arguments: argparse.Namespace) -> int:
+    few, more = (train(job, steps, arguments.embedding)[1] for steps in TIMED_STEPS)
+    return round(60 * arguments.minutes / (more - few) * (TIMED_STEPS[1] - TIMED_STEPS[0]))
 
 
 def of_source(job: Learning, source: str | None) -> Learning:
@@ -152,13 +161,15 @@ def progress(steps: int) -> Report:
     return report
 
 
-def evaluate(state: TrainState, job: Learning, overlap: float, source: str | None) -> list[Score]:
+def evaluate(
+    state: TrainState, job: Learning, overlap: float, source: str | None, precision: torch.dtype = torch.bfloat16
+) -> list[Score]:
     """As the evaluate stage does it, on one core."""
     rows = {row.case_id: row for row in manifest.read()}
     if state.average:
         state.average.swap()
     device = torch.device("cpu")
-    segmenter = Segmenter(state.network.eval(), job.card, overlap, device, torch.bfloat16)  # type: ignore[arg-type]
+    segmenter = Segmenter(state.network.eval(), job.card, overlap, device, precision)  # type: ignore[arg-type]
     scores: list[Score] = []
     for case in held_out(source):
         reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig
-from model.network.layers import Conv3d, VolumeNorm
+from model.network.layers import Conv3d
+from model.network.norms import VolumeNorm
 
 
 class StridedEmbedding(nn.Module):

@@ -37,6 +37,7 @@ from model.tasks.losses import deep_supervision
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 NUM_CLASSES = 3
 SPACING_MM = (1.0, 1.0, 1.0)
+HALVED = ((2, 2, 2),) * 5  # from each output to the next, in every network compared
 Forward = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -170,7 +171,7 @@ def measure(name: str, network: nn.Module, forward: Forward, shape: Sequence[int
         start = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             outputs = forward(image)
-        deep_supervision(outputs, target, targets).mean().backward()
+        deep_supervision(outputs, target, targets, HALVED).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         return time.process_time() - start

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from model.data.targets import Targets
-from model.network.config import MODALITIES, PRESETS
+from model.network.config import MODALITIES, PRESETS, strides
 from model.network.layers import TransformerBlock
 from model.network.medsegformer import MedSegFormer
 from model.tasks.losses import deep_supervision
@@ -70,11 +70,15 @@ def run_backward(preset: str = "xl", size: int = 64) -> dict[str, Any]:
     targets = [Targets(tuple((index,) for index in range(NUM_CLASSES)), ())]
     moved, zeros = update_as_gradients_arrive(network)
     start = time.perf_counter()
-    before = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, targets).mean()
+    before = deep_supervision(
+        network(image, modality, SPACING_MM, auxiliary=True), target, targets, strides(SPACING_MM)
+    ).mean()
     before.backward()
     seconds = time.perf_counter() - start
     with torch.inference_mode():
-        after = deep_supervision(network(image, modality, SPACING_MM, auxiliary=True), target, targets).mean()
+        after = deep_supervision(
+            network(image, modality, SPACING_MM, auxiliary=True), target, targets, strides(SPACING_MM)
+        ).mean()
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "parameters_moved": sum(moved.values()),

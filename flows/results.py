@@ -30,10 +30,10 @@ def collect() -> dict[str, Any]:
 
 def registered() -> dict[str, Any]:
     """`name` and `version` of the model in models/register; version None when MLflow here does not hold it."""
-    from pipelines.release import record, registration, tracking
+    from pipelines.release import record, registry, tracking
 
     content = record.read()
-    version = registration.find(tracking.configure().MlflowClient(), content)
+    version = registry.of_record(tracking.configure().MlflowClient(), content)
     return {"name": content["name"], "version": None if version is None else str(version.version)}
 
 

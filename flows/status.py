@@ -82,12 +82,12 @@ def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
 
 def _registered_version() -> Any | None:
     """The version of the record that lies here, with its aliases."""
-    from pipelines.release import record, registration, tracking
+    from pipelines.release import record, registry, tracking
 
     if not (project.root() / record.FILE).is_file():
         return None
     content, client = record.read(), tracking.configure().MlflowClient()
-    version = registration.find(client, content)
+    version = registry.of_record(client, content)
     return None if version is None else client.get_model_version(content["name"], version.version)
 
 

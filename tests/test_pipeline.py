@@ -190,7 +190,7 @@ def test_a_comment_in_the_network_retrains_nothing_and_a_changed_constant_what_d
         assert set(status(project)["stages"].values()) == {"fresh"}
         told = call(project, "dvc", "repro").stdout
         assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory"]
-        changed = texts[losses].replace("DICE_SMOOTHING = 1e-5", "DICE_SMOOTHING = 2e-5")
+        changed = texts[losses].replace("DICE_SMOOTHING = 0.5", "DICE_SMOOTHING = 0.6")
         assert changed != texts[losses]
         losses.write_text(changed)
         stale = [name for name, state in status(project)["stages"].items() if state == "stale"]

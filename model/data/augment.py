@@ -78,21 +78,41 @@ def read_region(image: Any, label: Any, centre_vox: Sequence[float], patch_shape
     is 0 (the mean after normalisation by standard score) and the label is 0 (background): padding counts as annotated
     background.
     """
+    box = box_of(label.shape, centre_vox, patch_shape, draw)
+    channels = (slice(None),)
+    region = _taken(image, (*channels, *box.source), (*channels, *box.target), (image.shape[0], *box.size), np.float32)
+    mask = _taken(label, box.source, box.target, box.size, label.dtype)
+    shape = tuple(int(n) for n in patch_shape)
+    return Region(torch.from_numpy(region), torch.from_numpy(mask), box.corner, shape, draw)
+
+
+@dataclass(frozen=True)
+class Box:
+    """What a patch needs of a case: the voxels `source`, to lie at `target` in an array of `size` that is 0 elsewhere.
+
+    `corner`: where that array's first voxel lies, in voxels from the patch's centre voxel.
+    """
+
+    source: tuple[slice, ...]
+    target: tuple[slice, ...]
+    size: tuple[int, ...]
+    corner: tuple[int, int, int]
+
+
+def box_of(case_size: Sequence[int], centre_vox: Sequence[float], patch_shape: Sequence[int], draw: Draw) -> Box:
     shape = tuple(int(n) for n in patch_shape)
     centre = [int(np.floor(position)) for position in centre_vox]
     if draw.is_crop:
-        corner = [at - n // 2 for at, n in zip(centre, shape, strict=True)]
-        return Region(*_crop(image, label, corner, shape), _triple(corner, centre), shape, draw)
+        return _crop(case_size, centre, shape)
     source = []
     for axis, (low, high) in enumerate(_reach(shape, draw)):
         # Never empty: a patch beside the case reads one voxel, and finds none of its points in it.
-        first = min(max(centre[axis] + int(np.floor(low)), 0), label.shape[axis] - 1)
-        last = min(max(centre[axis] + int(np.floor(high)) + 2, first + 1), label.shape[axis])
+        first = min(max(centre[axis] + int(np.floor(low)), 0), case_size[axis] - 1)
+        last = min(max(centre[axis] + int(np.floor(high)) + 2, first + 1), case_size[axis])
         source.append(slice(first, last))
-    region = np.array(image[(slice(None), *source)], dtype=np.float32, order="C")
-    mask = np.array(label[tuple(source)], dtype=label.dtype, order="C")
-    corner = [part.start for part in source]
-    return Region(torch.from_numpy(region), torch.from_numpy(mask), _triple(corner, centre), shape, draw)
+    size = tuple(part.stop - part.start for part in source)
+    d, h, w = (part.start - middle for part, middle in zip(source, centre, strict=True))
+    return Box(tuple(source), tuple(slice(0, n) for n in size), size, (d, h, w))
 
 
 def _reach(shape: Sequence[int], draw: Draw) -> list[tuple[float, float]]:
@@ -108,20 +128,25 @@ def _reach(shape: Sequence[int], draw: Draw) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _crop(image: Any, label: Any, corner: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _crop(case_size: Sequence[int], centre: Sequence[int], shape: tuple[int, ...]) -> Box:
     source, target = [], []
-    for first, n, size in zip(corner, shape, label.shape, strict=True):
+    for middle, n, size in zip(centre, shape, case_size, strict=True):
+        first = middle - n // 2
         low = min(max(first, 0), size)
         high = max(low, min(first + n, size))
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
-    patch = np.zeros((image.shape[0], *shape), dtype=np.float32)
-    mask = np.zeros(shape, dtype=label.dtype)
-    patch[(slice(None), *target)] = image[(slice(None), *source)]
-    mask[tuple(target)] = label[tuple(source)]
-    return torch.from_numpy(patch), torch.from_numpy(mask)
+    d, h, w = (-(n // 2) for n in shape)
+    return Box(tuple(source), tuple(target), shape, (d, h, w))
 
 
-def _triple(corner: Sequence[int], centre: Sequence[int]) -> tuple[int, int, int]:
-    d, h, w = (at - middle for at, middle in zip(corner, centre, strict=True))
-    return d, h, w
+def _taken(
+    array: Any, source: tuple[slice, ...], target: tuple[slice, ...], size: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """An array of its own."""
+    part = array[source]
+    if part.shape == size:
+        return np.array(part, dtype=dtype, order="C")
+    whole = np.zeros(size, dtype)
+    whole[target] = part
+    return whole

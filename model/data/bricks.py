@@ -16,6 +16,7 @@ Bricks that lie close together in space lie close together in the file (blocks o
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,9 @@ class Bricks:
         return self._decode(bounds).squeeze(single) if single else self._decode(bounds)
 
     def _decode(self, bounds: list[tuple[int, int]]) -> np.ndarray:
-        before = tuple(slice(low, high) for low, high in bounds[:-3])
         if any(low == high for low, high in bounds):
             return np.zeros([high - low for low, high in bounds], self.dtype)
-        box = (*before, *(slice(low // BRICK, -(-high // BRICK)) for low, high in bounds[-3:]))
-        if self.file is not None:
-            self._ask_ahead(self.file, [self.index, self.low, self.step])
+        box = self._bricks_of(bounds)
         index = self.index[box]
         *outer, depth, height, width = index.shape
         codes = self._codes(index.ravel()).view(np.int64)  # rows of a brick move as one number
@@ -81,18 +79,44 @@ class Bricks:
             layer[...] = code
             layer *= step
             layer += low
-        d, h, w = (slice(low % BRICK, low % BRICK + high - low) for low, high in bounds[-3:])
+        d, h, w = (within_bricks(slice(low, high)) for low, high in bounds[-3:])
         return values.reshape(*outer, depth * BRICK, height * BRICK, width * BRICK)[..., d, h, w]
 
     def _codes(self, index: np.ndarray) -> np.ndarray:
         rows, binary = np.maximum(index, 0), np.flatnonzero(index < 0)
-        if self.file is not None:
-            self._ask_ahead(self.file, [self.codes[low:high] for low, high in _runs(rows, CODES)])
-            self._ask_ahead(self.file, [self.bits[low:high] for low, high in _runs(-index[binary], CODES // 8)])
+        self._ask_ahead_codes(rows, -index[binary])
         codes = np.take(self.codes, rows, axis=0)
         if binary.size:
             codes[binary] = np.unpackbits(self.bits[-index[binary]], axis=1)
         return codes
+
+    def cut(self, box: Sequence[slice]) -> dict[str, np.ndarray]:
+        """The bricks that a box touches, as they are stored, for model/data/payload.py to decode elsewhere.
+
+        `rows` (..., d, h, w) int32: of every brick 0 if it is constant, else its row among those of `codes` and, after
+        them, `bits`. `low` and `step`: likewise.
+        """
+        bounds = [_bounds(part, size) for part, size in zip(box, self.shape, strict=True)]
+        at = self._bricks_of(bounds)
+        index = self.index[at]
+        whole, binary = index > 0, index < 0
+        self._ask_ahead_codes(index[whole], -index[binary])
+        rows = np.zeros(index.shape, np.int32)
+        rows[whole] = np.arange(1, 1 + whole.sum())
+        rows[binary] = np.arange(1 + whole.sum(), 1 + whole.sum() + binary.sum())
+        codes, bits = np.take(self.codes, index[whole], axis=0), np.take(self.bits, -index[binary], axis=0)
+        return {"rows": rows, "low": self.low[at], "step": self.step[at], "codes": codes, "bits": bits}
+
+    def _bricks_of(self, bounds: list[tuple[int, int]]) -> tuple[slice, ...]:
+        if self.file is not None:
+            self._ask_ahead(self.file, [self.index, self.low, self.step])
+        before = (slice(low, high) for low, high in bounds[:-3])
+        return (*before, *(slice(low // BRICK, -(-high // BRICK)) for low, high in bounds[-3:]))
+
+    def _ask_ahead_codes(self, whole: np.ndarray, binary: np.ndarray) -> None:
+        if self.file is not None:
+            self._ask_ahead(self.file, [self.codes[low:high] for low, high in _runs(whole, CODES)])
+            self._ask_ahead(self.file, [self.bits[low:high] for low, high in _runs(binary, CODES // 8)])
 
     @staticmethod
     def _ask_ahead(file: mmap.mmap, parts: list[np.ndarray]) -> None:
@@ -101,6 +125,11 @@ class Bricks:
         for part in parts:
             start = _address(part) - base
             file.madvise(mmap.MADV_WILLNEED, start // PAGE * PAGE, start % PAGE + part.nbytes)
+
+
+def within_bricks(part: slice) -> slice:
+    """Where a slice of an axis lies among the voxels of the bricks that it touches."""
+    return slice(part.start % BRICK, part.start % BRICK + part.stop - part.start)
 
 
 def _address(array: np.ndarray) -> int:

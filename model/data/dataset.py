@@ -1,11 +1,11 @@
 """The sample stream: sample number `index` is a pure function of (cases, seed, index).
 
 Which case, which crop, which augmentation: nothing depends on ranks, workers or history. A rank takes every `world`-th
-micro-batch, so another number of ranks sees the same batches, and resuming needs only the step. A micro-batch is of one
-source, which is a function of the seed and of its first sample's number.
+micro-batch, so another number of ranks sees the same batches, and resuming needs only the step. A block of
+micro-batches is of one source, so that ranks that work side by side need not wait for the dearest source among them.
 
-On a CPU the loader's processes finish the batches. For a GPU they only read the regions that the patches need, and the
-rank augments them there.
+On a CPU the loader's processes finish the batches. For a GPU they ship the bricks that the patches need as they are
+stored (model/data/payload.py); the rank decodes and augments them there.
 """
 
 import signal
@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from model.data import shared_memory
-from model.data.augment import Region, read_region
-from model.data.casefile import Case, CaseRecord
-from model.data.draws import PLAIN_CROP, AugmentConfig, draw
+from model.data.augment import Region, box_of, read_region
+from model.data.casefile import Case, CaseRecord, Stored
+from model.data.draws import AugmentConfig, Draw, Purpose, draw, generator
+from model.data.payload import CutRegion, PackedBatch, RawBatch, cut_region, pack
 from model.data.targets import Meaning, Targets, meaning
 from model.network.config import MODALITIES, rows_of
 
 CPU = torch.device("cpu")
-SOURCE, PATCH = 0, 1  # what a random number is for: the source of a micro-batch, or all of one sample
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,29 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class RawBatch:
-    """A micro-batch that is read but not augmented: one region and one record a sample. `index` as in Batch."""
+class Patch:
+    """Which voxels of a case are taken, and what is made of them: `centre_vox` and `shape` as in read_region."""
 
-    regions: tuple[Region, ...]
-    records: tuple[CaseRecord, ...]
-    index: int = 0
+    case: Case
+    centre_vox: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    draw: Draw
 
-    def to(self, device: torch.device) -> "RawBatch":
-        return replace(self, regions=tuple(region.to(device) for region in self.regions))
+    def read(self) -> Region:
+        return read_region(self.case.image, self.case.label, self.centre_vox, self.shape, self.draw)
 
-    def pin_memory(self) -> "RawBatch":
-        """What the loader calls to make copies to a GPU asynchronous."""
-        return replace(self, regions=tuple(region.pin_memory() for region in self.regions))
+    def cut(self) -> CutRegion:
+        """Of a case in a file: the bricks, undecoded."""
+        box = box_of(self.case.label.shape, self.centre_vox, self.shape, self.draw)
+        return cut_region(self.case.image, self.case.label, box, self.shape, self.draw)
 
 
 @dataclass(frozen=True)
 class StreamConfig:
     """`classes`: structure of every class but background, in the network's order. `structures`: id of every structure
     that a case annotates; `covers`: the classes (from 1 on) of those that are no class. `regions`: trained as a whole,
-    too. `patch_size` by source. `modalities`: the network's, by row."""
+    too. `patch_size` by source. `modalities`: the network's, by row. `source_block`: consecutive micro-batches of one
+    source, from a multiple of it on."""
 
     classes: tuple[str, ...]
     structures: Mapping[str, int]
@@ -84,7 +87,12 @@ class StreamConfig:
     covers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     regions: tuple[str, ...] = ()
     modalities: tuple[str, ...] = MODALITIES
+    source_block: int = 1
     _known: dict[tuple[Any, ...], Meaning] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is known is found again: a table of 64 KiB for every set of annotated structures."""
+        return {**self.__dict__, "_known": {}}
 
     def meaning(self, record: CaseRecord) -> Meaning:
         """What the label of a case means to the network. Raises ValueError as `targets.meaning`."""
@@ -116,48 +124,58 @@ class SampleStream(Dataset[Batch]):
         return finish(self.raw(index), self.config)
 
     def raw(self, index: int) -> RawBatch:
-        first = index * self.config.micro_batch
-        rng = np.random.default_rng([self.config.seed, first, SOURCE])
-        source = self.sources[rng.choice(len(self.sources), p=self.probabilities)]
-        samples = [self._sample(source, first + offset) for offset in range(self.config.micro_batch)]
-        return RawBatch(tuple(region for region, _ in samples), tuple(record for _, record in samples), first)
+        return _read(self._patches(index), index * self.config.micro_batch)
 
-    def _sample(self, source: str, number: int) -> tuple[Region, CaseRecord]:
-        rng = np.random.default_rng([self.config.seed, number, PATCH])
-        case = self.by_source[source][rng.integers(len(self.by_source[source]))]
-        shape = self.config.patch_size[source]
-        centre = _centre(case, shape, self.config, rng)
-        change = draw(self.config.augment, case.image.shape[0], shape, case.record.spacing_mm, rng)
-        return read_region(case.image, case.label, centre, shape, change), case.record
+    def packed(self, index: int) -> PackedBatch | RawBatch:
+        return _packed(self._patches(index), index * self.config.micro_batch)
+
+    def source_of(self, index: int) -> str:
+        """Of micro-batch `index`."""
+        first = index - index % self.config.source_block
+        rng = generator(self.config.seed, first * self.config.micro_batch, Purpose.SOURCE)
+        return self.sources[rng.choice(len(self.sources), p=self.probabilities)]
 
     def batch_bytes(self, device: torch.device = CPU, looked_at: int = 4) -> int:
         """What the largest of some micro-batches of every source takes on its way from a loader to `device`."""
         largest = 0
         for source, number in product(self.sources, range(looked_at)):
-            region, record = self._sample(source, number)
-            raw = RawBatch((region,), (record,))
-            one = raw if device != CPU else finish(raw, self.config)
+            patches = [self._patch(source, number)]
+            one = finish(_read(patches), self.config) if device == CPU else _packed(patches)
             largest = max(largest, self.config.micro_batch * shared_memory.size_of(one))
         return largest
 
+    def _patches(self, index: int) -> list[Patch]:
+        first, source = index * self.config.micro_batch, self.source_of(index)
+        return [self._patch(source, first + offset) for offset in range(self.config.micro_batch)]
 
-class RawStream(Dataset[RawBatch]):
-    """The same stream before augmentation."""
+    def _patch(self, source: str, number: int) -> Patch:
+        rng = generator(self.config.seed, number, Purpose.PATCH)
+        case = self.by_source[source][rng.integers(len(self.by_source[source]))]
+        shape = self.config.patch_size[source]
+        centre = _centre(case, shape, self.config, rng)
+        change = draw(self.config.augment, case.image.shape[0], shape, case.record.spacing_mm, rng)
+        return Patch(case, centre, shape, change)
+
+
+class RawStream(Dataset[PackedBatch | RawBatch]):
+    """The same stream before augmentation, as loaders ship it to a GPU's rank."""
 
     def __init__(self, stream: SampleStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, index: int) -> RawBatch:
-        return self.stream.raw(index)
+    def __getitem__(self, index: int) -> PackedBatch | RawBatch:
+        return self.stream.packed(index)
 
 
-def validation_batch(case: Case, config: StreamConfig) -> Batch:
-    """One plain patch around the middle of the case's foreground, or of an unlabelled case."""
-    shape = config.patch_size[case.record.source]
-    middle = [size / 2 for size in case.label.shape]
-    centre = tuple(case.foreground[:, 1:].mean(axis=0)) if len(case.foreground) else middle
-    plain = draw(PLAIN_CROP, case.image.shape[0], shape, case.record.spacing_mm, np.random.default_rng(0))
-    return finish(RawBatch((read_region(case.image, case.label, centre, shape, plain),), (case.record,)), config)
+def _read(patches: Sequence[Patch], first: int = 0) -> RawBatch:
+    return RawBatch(tuple(patch.read() for patch in patches), tuple(patch.case.record for patch in patches), first)
+
+
+def _packed(patches: Sequence[Patch], first: int = 0) -> PackedBatch | RawBatch:
+    """Undecoded; cases that lie in memory have no bricks, and are read as they are."""
+    if not all(isinstance(patch.case.image, Stored) for patch in patches):
+        return _read(patches, first)
+    return pack([patch.cut() for patch in patches], [patch.case.record for patch in patches], first)
 
 
 def finish(raw: RawBatch, config: StreamConfig) -> Batch:
@@ -195,10 +213,17 @@ def _centre(
         centre = np.array([d, h, w], dtype=float)
     else:
         centre = np.array([rng.uniform(0, size) for size in case.label.shape])
-    for axis, (size, patch) in enumerate(zip(case.label.shape, patch_size, strict=True)):
-        low, high = min(patch / 2, size / 2), max(size - patch / 2, size / 2)  # keep the patch inside where it fits
-        centre[axis] = centre[axis].clip(low, high)
-    return float(centre[0]), float(centre[1]), float(centre[2])
+    return keep_inside(centre, case.label.shape, patch_size)
+
+
+def keep_inside(
+    centre_vox: np.ndarray, case_size: Sequence[int], patch_size: Sequence[int]
+) -> tuple[float, float, float]:
+    """The centre nearest to it whose patch lies in the case; on an axis where none does, the case's middle."""
+    low = [min(patch, size) / 2 for size, patch in zip(case_size, patch_size, strict=True)]
+    high = [max(size - patch / 2, size / 2) for size, patch in zip(case_size, patch_size, strict=True)]
+    d, h, w = np.clip(centre_vox, low, high)
+    return float(d), float(h), float(w)
 
 
 def loader(stream: SampleStream, indices: Sequence[int], workers: int, device: torch.device = CPU) -> Iterator[Batch]:

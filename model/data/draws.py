@@ -10,10 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 
 from model.network.config import ANISOTROPY_LIMIT
+
+
+class Purpose(IntEnum):
+    """What a random number is for: the source of micro-batches, a sample, its mask, what a step drops in the network,
+    a case's validation patches."""
+
+    SOURCE, PATCH, MASK, DROP, VALIDATION = range(5)
+
+
+def generator(seed: int, number: int, purpose: Purpose) -> np.random.Generator:
+    """Of what is numbered `number`. No two of (seed, number, purpose) begin alike; sums of them would."""
+    return np.random.default_rng([seed, number, purpose])
+
+
+def torch_seed(seed: int, number: int, purpose: Purpose) -> int:
+    """The same for torch.manual_seed."""
+    return int(generator(seed, number, purpose).integers(2**63))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Batches on their way from a loader to its rank lie in /dev/shm; a container has 64 MB of it unless told otherwise."""
+"""Batches on their way from a loader to its rank lie in /dev/shm; a container has 64 MB of it unless told otherwise.
+
+loader_memory(batch_bytes=40 << 20, loaders=8, ranks=8)      # of one machine: /dev/shm, page-locked, descriptors
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from model.data.casefile import MAPPED
+
 PREFETCHED = 4  # batches ahead, of each loader
+BLOCKS = 3  # of shared memory in a batch, a descriptor each: image, modality and target; for a GPU one
+PIPES = 4  # descriptors of a loader in its rank: two ends of a queue of indices, its own end, and what watches it
+OWN = 64  # descriptors that a process has beside: libraries, logs, sockets of the ranks
 PLACE = Path("/dev/shm")
 REMEDY = "give the container more (`docker run --shm-size`), or set fewer loaders (MEDSEG_LOADERS; 0 needs none)"
 MIB = 1 << 20
@@ -23,9 +31,36 @@ class Unshared:
     reason: str
 
 
+@dataclass(frozen=True)
+class LoaderMemory:
+    """What the loaders of one machine take at most. `pinned_bytes`: page-locked, on machines with GPUs only.
+    `descriptors`: of all its processes together."""
+
+    shared_bytes: int
+    pinned_bytes: int
+    descriptors: int
+
+
+def loader_memory(batch_bytes: int, loaders: int, ranks: int) -> LoaderMemory:
+    """Of a machine with so many ranks, each with so many loaders. `batch_bytes`: of the largest, as a loader ships it.
+
+    A rank keeps PREFETCHED batches of each loader ready and trains with one more. Each may wait in /dev/shm or, on its
+    way to a GPU, page-locked; PyTorch rounds a page-locked block up to a power of two. A process has up to MAPPED case
+    files open, and a rank without loaders makes its batches itself.
+    """
+    kept = loaders * PREFETCHED + 1 if loaders else 0
+    pinned = 1 << (batch_bytes - 1).bit_length() if batch_bytes else 0
+    of_rank = kept * BLOCKS + loaders * PIPES
+    return LoaderMemory(
+        shared_bytes=ranks * kept * batch_bytes,
+        pinned_bytes=ranks * max(kept, 1) * pinned,
+        descriptors=ranks * (of_rank + (loaders + 1) * (MAPPED + OWN)),
+    )
+
+
 def require(batch_bytes: int, loaders: int, ranks: int, place: Path = PLACE) -> None:
     """Raise ValueError if what `ranks` of this machine keep ready does not fit. Before the first loader starts."""
-    need_bytes = ranks * (loaders * PREFETCHED + 1) * batch_bytes
+    need_bytes = loader_memory(batch_bytes, loaders, ranks).shared_bytes
     if loaders and place.is_dir() and need_bytes > (free_bytes := shutil.disk_usage(place).free):
         raise ValueError(
             f"{place} has {free_bytes / MIB:,.0f} MiB free, and {ranks} ranks with {loaders} loaders of {PREFETCHED} "

@@ -6,10 +6,11 @@
             .metadata            its index: the one pickle that we read, and only after its checksum was found right
             state.json           the numbers: step, loss scale, validation curve
             checksums.json       sha256 of every other file
+        step-0000100.damaged/    one whose checksums were found wrong: set aside, and never counted
         .step-0000200.partial/   being written; what a killed run left is removed
-        latest, best             one line each: the folder's name
+        latest, best             one line each: the folder's name; best only if it is what the run exports
 
-The folder must be one that all ranks see.
+The folder must be one that all ranks see, which is tried at every start.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import shutil
 import threading
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -41,6 +43,8 @@ logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 SUMS, NUMBERS, LATEST, BEST = "checksums.json", "state.json", "latest", "best"
+DAMAGED = ".damaged"
+WEIGHTS = ("network.", "average.")  # of a state's tensors: what is released
 
 
 class Checkpoints:
@@ -55,7 +59,7 @@ class Checkpoints:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in folder.glob(".*.partial"):
                 shutil.rmtree(left)
-        wait_for_ranks(self.ranks)
+        self._refuse_if_not_shared()
         _refuse_if_others_write(folder)
 
     def due(self) -> bool:
@@ -86,24 +90,43 @@ class Checkpoints:
             self.finishing = None
 
     def restore(self, state: TrainState) -> bool:
-        """Load the newest whole checkpoint in place; False if there is none. A damaged one is told and passed over."""
-        for name in gather_from_ranks(self._newest_first(), self.ranks)[0]:
+        """Load the newest whole checkpoint in place; False if there never was one. Damaged ones are set aside.
+
+        Raises ValueError if there are checkpoints and none is whole: what was learnt is not replaced by random weights.
+        """
+        names, damaged = gather_from_ranks((self._newest_first(), self._damaged_before()), self.ranks)[0]
+        for name in names:
             if damage := self._damage(self.folder / name):
-                if self.ranks.rank == 0:
-                    log.warning("checkpoint %s is damaged (%s); trying the one before it", name, damage)
+                damaged.append(name)
+                self._set_aside(name, damage)
                 continue
-            reader = dcp.FileSystemReader(self.folder / name)
-            dcp.load(
-                state.tensors(),
-                storage_reader=reader,
-                process_group=self.ranks.control,
-                no_dist=self.ranks.world == 1,
-            )
+            self._load(name, state.tensors())
             state.load_numbers(json.loads((self.folder / name / NUMBERS).read_text()))
             if self.ranks.rank == 0:
                 log.info("resuming from checkpoint %s", name)
+                self._point(LATEST, name)
             return True
+        if damaged:
+            raise ValueError(
+                f"{self.folder}: none of {len(damaged)} checkpoints is whole ({', '.join(sorted(damaged))}), and "
+                "training does not begin anew where it had come so far; put back a copy of one, or remove the folder "
+                "to begin at step 0"
+            )
         return False
+
+    def load_best(self, state: TrainState) -> int | None:
+        """Put the weights that validated best in place of the last ones, and in their running average.
+
+        Returns their step. None, and the last ones stay, if no point of the curve was the best or its checkpoint is
+        damaged.
+        """
+        name = gather_from_ranks(_read(self.folder / BEST), self.ranks)[0]
+        if damage := self._damage(self.folder / name) if name else "no step has a validation score":
+            if self.ranks.rank == 0:
+                log.warning("the last weights are exported, not the best: %s", damage)
+            return None
+        self._load(name, {key: tensor for key, tensor in state.tensors().items() if key.startswith(WEIGHTS)})
+        return int(name.removeprefix("step-"))
 
     def remove(self) -> None:
         """The run is over and its result is kept elsewhere."""
@@ -159,23 +182,56 @@ class Checkpoints:
             sums[name] = _sha256(partial / name)
         _write_text(partial / SUMS, json.dumps(sums, indent=1, sort_keys=True))
         final = self.folder / partial.stem[1:]
-        if final.exists():  # a checkpoint of this step that was found damaged
-            shutil.rmtree(final)
         partial.rename(final)
         _flush(self.folder)
         for pointer in (LATEST, BEST) if best else (LATEST,):
-            _write_text(self.folder / f".{pointer}.new", final.name)
-            (self.folder / f".{pointer}.new").rename(self.folder / pointer)
+            self._point(pointer, final.name)
         self._prune()
 
+    def _point(self, pointer: str, name: str) -> None:
+        _write_text(self.folder / f".{pointer}.new", name)
+        (self.folder / f".{pointer}.new").rename(self.folder / pointer)
+
+    def _load(self, name: str, tensors: dict[str, Tensor]) -> None:
+        dcp.load(
+            tensors,
+            storage_reader=dcp.FileSystemReader(self.folder / name),
+            process_group=self.ranks.control,
+            no_dist=self.ranks.world == 1,
+        )
+
     def _prune(self) -> None:
-        kept = {*self._newest_first()[: self.keep], _read(self.folder / BEST)}
-        for path in self.folder.glob("step-*"):
-            if path.name not in kept:
-                shutil.rmtree(path)
+        names = self._newest_first()
+        for name in {*names} - {*names[: self.keep], _read(self.folder / BEST)}:
+            shutil.rmtree(self.folder / name)
 
     def _newest_first(self) -> list[str]:
-        return sorted((path.name for path in self.folder.glob("step-*")), reverse=True)
+        return sorted((path.name for path in self.folder.glob("step-*") if path.suffix != DAMAGED), reverse=True)
+
+    def _damaged_before(self) -> list[str]:
+        return [path.stem for path in self.folder.glob(f"step-*{DAMAGED}")]
+
+    def _set_aside(self, name: str, damage: str) -> None:
+        if self.ranks.rank == 0:
+            aside = self.folder / f"{name}{DAMAGED}"
+            log.warning("checkpoint %s is damaged (%s); set aside as %s", name, damage, aside.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / name).rename(aside)
+
+    def _refuse_if_not_shared(self) -> None:
+        """Each rank would write its part on its own machine, and no checkpoint could ever be read: ValueError."""
+        seen = self.folder / f".{gather_from_ranks(uuid.uuid4().hex, self.ranks)[0]}.seen"
+        if self.ranks.rank == 0:
+            seen.touch()
+        wait_for_ranks(self.ranks)
+        blind = [rank for rank, sees in enumerate(gather_from_ranks(seen.exists(), self.ranks)) if not sees]
+        if self.ranks.rank == 0:
+            seen.unlink()
+        if blind:
+            raise ValueError(
+                f"{self.folder}: ranks {', '.join(map(str, blind))} do not see what rank 0 writes there; name a folder "
+                "that all machines share by MEDSEG_CHECKPOINTS"
+            )
 
     def _damage(self, path: Path) -> str:
         """What is wrong with a checkpoint, or nothing. The ranks share the reading."""

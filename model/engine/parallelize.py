@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
+    CheckpointWrapper,
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
@@ -44,8 +46,22 @@ warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view s
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_SHARE = 0.05  # weights that are smaller than this share of a rank's memory stay gathered during a step
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments of AdamW and running average, all float32
-# What selective checkpointing keeps: results that cost a matrix product. All else is cheap to compute twice.
-KEPT = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default}
+# What selective checkpointing keeps: results that cost a matrix product, and attention by the names of its kernels.
+# All else is cheap to compute twice.
+KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.convolution.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+# Of one code object, which dynamo would compile 8 times at most. Blocks share theirs, and in their checkpoint wrappers
+# all that is compiled does: a source needs up to 26, 7 sizes of blocks and 6 steps on full-resolution voxels for its
+# patches, in training and in validation. What exceeds this stops the run.
+VARIANTS = 1024
+BACKEND = "inductor"
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ class ParallelNetwork:
     wrapper: DistributedDataParallel | None = None
     one_unit: bool = False
     replicated: bool = False
+    compiled: bool = False
 
     @property
     def called(self) -> nn.Module:
@@ -96,8 +113,9 @@ def parallelize(
 ) -> ParallelNetwork:
     """Make a network that was built on the meta device real and ready to train; `precision`: of gathered weights.
 
-    Checkpointing wraps the blocks, compiling must see the wrapped blocks, and sharding must come last: it replaces the
-    parameters that the others hold. The weights depend on `seed` alone, not on the number of ranks.
+    Checkpointing wraps the blocks; compiling must see the wrappers, or it would compile each block on its own and the
+    wrapper would recompute all of it; sharding must come last: it replaces the parameters that the others hold, and
+    gathers and frees them outside of what is compiled. The weights depend on `seed` alone, not on the number of ranks.
     """
     strategy = choose_strategy(config.strategy, sum(parameter.numel() for parameter in network.parameters()), ranks)
     parallel = wrap_and_shard(network, strategy, config, ranks, precision)
@@ -111,11 +129,13 @@ def wrap_and_shard(
     """All that is done before the first weight exists; DDP's wrapper comes after."""
     checkpoint_activations(network, config.activation_checkpointing)
     if config.compile:
-        for block in network.blocks():
-            block.compile()
+        for module in in_wrappers(network, (*network.blocks(), *network.full_resolution())):
+            module.compile(**compiling())
     if strategy in ("fsdp", "hsdp"):
-        return shard(network, strategy, PRECISIONS[precision], ranks)
-    return ParallelNetwork(network)
+        parallel = shard(network, strategy, PRECISIONS[precision], ranks)
+    else:
+        parallel = ParallelNetwork(network)
+    return replace(parallel, compiled=config.compile)
 
 
 def choose_strategy(strategy: str, parameters: int, ranks: Ranks) -> str:
@@ -159,6 +179,22 @@ def _keep_products(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def in_wrappers(network: nn.Module, modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules as the network calls them: in their checkpoint wrapper, where they have one."""
+    wrappers = {
+        each._checkpoint_wrapped_module: each for each in network.modules() if isinstance(each, CheckpointWrapper)
+    }
+    return [wrappers.get(module, module) for module in modules]
+
+
+def compiling() -> dict[str, Any]:
+    """Arguments of `torch.compile`. Whole or not at all, and anew for every shape: there are few, and a kernel that
+    knows its sizes is faster than one for all."""
+    dynamo: Any = torch._dynamo.config
+    dynamo.accumulated_recompile_limit = max(VARIANTS, dynamo.accumulated_recompile_limit)
+    return {"backend": BACKEND, "fullgraph": True, "dynamic": False, "recompile_limit": VARIANTS}
+
+
 def shard(network: BlockNetwork, strategy: str, gathered: torch.dtype, ranks: Ranks) -> ParallelNetwork:
     """FSDP2, a block at a time; sums of gradients stay float32, whatever the weights are gathered in.
 
@@ -170,7 +206,7 @@ def shard(network: BlockNetwork, strategy: str, gathered: torch.dtype, ranks: Ra
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
     whole_bytes = sum(parameter.numel() for parameter in network.parameters()) * gathered.itemsize
     let_go = whole_bytes > KEPT_SHARE * memory_bytes(ranks)  # between forward and backward; else gathered once a step
-    for block in network.blocks() if let_go else ():
+    for block in in_wrappers(network, network.blocks()) if let_go else ():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=let_go)
     # The network is never changed in place after its last layer, which is what the warning is about.

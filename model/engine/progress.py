@@ -42,7 +42,7 @@ class Feed:
         self.voxels += batch.target.numel()
         sizes = (*batch.image.shape, *batch.spacing_mm)
         if sizes not in self.work:
-            self.work[sizes] = 3 * self.task.forward_flops(self.network, batch)  # backward costs two forward passes
+            self.work[sizes] = self.task.training_flops(self.network, batch)
         self.flops += self.work[sizes]
         return batch
 

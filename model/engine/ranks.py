@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+PATIENCE_S = 300.0  # beyond a hang: for stacks to be written
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ def join_ranks(loader_workers: int = 0, shard_ranks: int | None = None) -> Ranks
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
     control, saving = (dist.new_group(backend="gloo") for _ in range(2))
     return Ranks(rank, world, device, node, loader_workers, control, saving)
+
+
+def outlast_hangs(hang_s: float) -> None:
+    """Let messages of every process group that exists, the meshes' too, wait longer than a rank may hang.
+
+    NCCL would end the process after 10 minutes, gloo fail after 30: no stack would be written.
+    """
+    for group in list(dist.distributed_c10d._world.pg_map) if dist.is_initialized() else ():
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_s + PATIENCE_S), group)
 
 
 def gather_from_ranks(item: T, ranks: Ranks, group: dist.ProcessGroup | None = None) -> list[T]:

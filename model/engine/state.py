@@ -5,6 +5,7 @@ No random state: which patch comes next, and what is drawn inside the network, f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,8 @@ class TrainState:
         return {plain_name(name): parameter.data for name, parameter in self.network.named_parameters()}
 
     def best(self, score: str) -> float:
-        return max((point[score] for point in self.curve), default=float("-inf"))
+        """The highest so far; points without a score (NaN) do not count."""
+        return max((point[score] for point in self.curve if not math.isnan(point[score])), default=float("-inf"))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The optimizer's state of one parameter, as it would make it at its first step; none of a frozen one."""

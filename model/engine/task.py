@@ -29,8 +29,8 @@ class TrainingTask(Protocol):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """One loss a sample, (B,), which does not depend on the samples beside it."""
 
-    def forward_flops(self, network: nn.Module, batch: Batch) -> int:
-        """Of the whole batch."""
+    def training_flops(self, network: nn.Module, batch: Batch) -> int:
+        """Of the whole batch: the forward pass, and twice as much again in the backward pass for what is trained."""
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         """Named scores by case, on every rank; a name is KIND.WHAT. The network is in evaluation mode."""

@@ -7,18 +7,21 @@ exactly the gradient of one big batch, whatever its samples annotate.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.data.casefile import Case
 from model.data.dataset import Batch, SampleStream, loader
+from model.data.draws import Purpose, torch_seed
 from model.engine.checkpoint import Checkpoints
 from model.engine.dtensors import local_part
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
-from model.engine.parallelize import ParallelNetwork, autocast, reshard
+from model.engine.parallelize import ParallelNetwork, autocast, compiling, reshard
 from model.engine.progress import Feed, Report, TrainingProgress, peak_flops
 from model.engine.ranks import Ranks, gather_from_ranks, sum_over_ranks
 from model.engine.state import TrainState
@@ -50,6 +53,7 @@ class FitConfig:
     average_decay: float
     validate_every: int
     layer_decay: float = 1.0
+    export: str = "last"  # or "best": the checkpoint that validated best is kept for it
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Run:
     def accumulation(self) -> int:
         """Micro-batches that a rank accumulates in a step."""
         return micro_steps(self.config.global_batch, self.stream.config.micro_batch, self.ranks.world)
+
+    @cached_property
+    def loss(self) -> Callable[[Any, Batch], Tensor]:
+        """The task's, compiled if the network is: of its many passes over all voxels, few are left."""
+        return torch.compile(self.task.loss, **compiling()) if self.parallel.compiled else self.task.loss
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ def train_step(run: Run, state: TrainState, feed: Iterator[Batch], progress: Tra
     if norm is None:
         skip(state, {case for suspects in gather_from_ranks(result.suspects, run.ranks) for case in suspects})
     progress.step_done(state, agreement.loss, norm, rate)
-    best = _is_due(state.step, run.config) and validate(run, state)
+    best = _is_due(state.step, run.config) and validate(run, state) and run.config.export == "best"
     if best or agreement.save or agreement.stop:
         progress.stalled_s += run.checkpoints.save(state, best)
     run.watch.profile_step(agreement.profile, state.step)
@@ -152,15 +161,16 @@ def accumulate(run: Run, state: TrainState, feed: Iterator[Batch]) -> StepResult
     # The ranks' gradients are averaged, where one big batch would sum them.
     weight = state.scale.value * run.ranks.world / config.global_batch
     cases: list[str] = []
-    losses: list[torch.Tensor] = []
+    losses: list[Tensor] = []
     accumulation = run.accumulation
     for micro_step in range(accumulation):
         batch = next(feed)
         run.parallel.sync_gradients(now=micro_step == accumulation - 1)
-        torch.manual_seed(run.stream.config.seed + batch.index)  # stochastic depth, too, follows from the index
+        # Stochastic depth, too, follows from the index.
+        torch.manual_seed(torch_seed(run.stream.config.seed, batch.index, Purpose.DROP))
         with autocast(run.ranks.device, config.precision):
             outputs = run.task.forward(run.parallel.called, batch)
-        loss_B = run.task.loss(outputs, batch)
+        loss_B = run.loss(outputs, batch)
         (loss_B.sum() * weight).backward()
         cases += batch.cases
         losses.append(loss_B.detach())

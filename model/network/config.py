@@ -128,13 +128,13 @@ PRESETS: dict[str, NetworkConfig] = {
         drop_path=0.2,
     ),
     "xl": NetworkConfig(
-        stem_dims=(32, 64),
-        widths=(256, 512, 2048, 4096),
-        depths=(3, 6, 64, 37),
+        stem_dims=(16, 64),
+        widths=(256, 512, 3072, 4096),
+        depths=(3, 6, 78, 10),  # deepest at stride 16: 4,096 tokens of 256^3 voxels to every weight that is gathered
         decoder_widths=(256, 512, 2048, 4096),
         memory_dim=4096,
         head_dim=128,
-        feed_forward_ratio=1.5,
+        feed_forward_ratio=1.375,
         drop_path=0.2,
     ),
 }

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
-from model.network.layers import Conv3d, FullResolution, TransformerBlock, Upsample, VolumeNorm, pool
+from model.network.layers import Conv3d, FullResolution, TransformerBlock, Upsample
+from model.network.norms import TokenNorm, VolumeNorm
+from model.network.pooling import pool
 
 
 class Decoder(nn.Module):
@@ -24,7 +26,7 @@ class Decoder(nn.Module):
         dims = config.decoder_widths
         self.memory_tokens = config.memory_tokens
         self.memory = nn.ModuleList(nn.Linear(width, config.memory_dim) for width in config.widths)
-        self.memory_norm = nn.LayerNorm(config.memory_dim)
+        self.memory_norm = TokenNorm(config.memory_dim)
         self.laterals = nn.ModuleList(nn.Linear(width, dim) for width, dim in zip(config.widths, dims, strict=True))
         self.upsamples = nn.ModuleList(Upsample(coarse, fine) for fine, coarse in pairwise(dims))
         self.blocks = nn.ModuleList(

@@ -1,11 +1,11 @@
 """Patch embedding: any set of modalities, in any order, at any voxel spacing, into one set of weights.
 
 Each image channel passes the same overlapping convolutional stem, modulated by what the channel shows (modality) and by
-how large its voxels are (log spacing). At stride 1 and at stride 2 the channels present are merged, voxel by voxel and
-feature by feature, by a softmax over channels:
+how large its voxels are (log spacing). At stride 1 and at stride 2 the channels present are merged, voxel by voxel,
+by a softmax over channels:
 
     f_c = gelu((1 + g(m_c, s)) * norm(conv(x_c)) + b(m_c, s))        m_c modality, s log spacing, conv and norm shared
-    merged = sum_c w_c f_c,   w = softmax over c of (A f_c)          absent channels: w_c = 0 exactly
+    merged = sum_c w_c f_c,   w = softmax over c of (a . f_c)         absent channels: w_c = 0 exactly
 
 A sum does not know the order of its terms, and an absent channel is no term: both are laws, held by tests. One channel
 alone has weight 1.
@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig
-from model.network.layers import Conv3d, FullResolution, VolumeNorm
+from model.network.layers import Conv3d, FillNormal, FullResolution
+from model.network.norms import VolumeNorm
 
 
 class PatchEmbedding(nn.Module):
@@ -49,6 +50,8 @@ class PatchEmbedding(nn.Module):
         present_BC = modality_BC > 0
         image_BCDHW = torch.where(present_BC[:, :, None, None, None], image_BCDHW, 0.0)
         condition = self._condition(modality_BC, spacing_mm)
+        if channels == 1:  # which no gate is asked for: every rank of a sharded run has the same gradients to reduce
+            condition = condition + 0.0 * (self.full_gate.weight.sum() + self.half_gate.weight.sum())
         full = self.stem_full(image_BCDHW.flatten(0, 1).unsqueeze(1), condition, (1, 1, 1))
         half = self.stem_half(full, condition, strides[0])
         merged_full = self.full_gate(full.unflatten(0, (batch, channels)), present_BC)
@@ -77,18 +80,23 @@ class ConditionedConv(FullResolution):
 
 
 class ChannelGate(FullResolution):
-    """Weighted mean over the image channels present; the weights are a softmax per voxel and feature."""
+    """Weighted mean over the image channels present; the weights are a softmax over channels, voxel by voxel."""
 
     def __init__(self, dim: int):
         super().__init__()
-        self.logits = nn.Linear(dim, dim, bias=False)
+        self.weight = nn.Parameter(torch.empty(dim))
+
+    def fill_parameters(self, fill: FillNormal) -> None:
+        fill(self.weight, len(self.weight) ** -0.5)
 
     def forward(self, features_BCEDHW: Tensor, present_BC: Tensor) -> Tensor:
+        """(B, E, D, H, W). One channel's weight is 1, and nothing is computed."""
         if features_BCEDHW.shape[1] == 1:
-            # One channel: its weight is 1. The zero keeps the gate in the graph, so that every rank of a sharded run
-            # has the same gradients to reduce, whatever its batch holds.
-            return features_BCEDHW.squeeze(1) + 0.0 * self.logits.weight.sum().to(features_BCEDHW.dtype)
-        logits = self.logits(features_BCEDHW.movedim(2, -1)).movedim(-1, 2)
-        present = present_BC[:, :, None, None, None, None]
-        weight = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(dim=1) * present
-        return (weight.to(features_BCEDHW.dtype) * features_BCEDHW).sum(dim=1)
+            return features_BCEDHW.squeeze(1)
+        batch, channels = present_BC.shape
+        product = self.weight.expand(batch * channels, 1, -1)
+        logits_BC1N = torch.bmm(product, features_BCEDHW.flatten(0, 1).flatten(2)).unflatten(0, (batch, channels))
+        present = present_BC[:, :, None, None]
+        logits = logits_BC1N.float().masked_fill(~present, torch.finfo(torch.float32).min)
+        weight = (logits.softmax(dim=1) * present).unflatten(3, features_BCEDHW.shape[3:]).to(features_BCEDHW.dtype)
+        return (weight * features_BCEDHW).sum(dim=1)

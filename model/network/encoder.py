@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, pooled_grid
-from model.network.layers import Conv3d, TransformerBlock, convolve
+from model.network.layers import Conv3d, TransformerBlock, convolve, draw_depth
+from model.network.norms import TokenNorm
 
 
 class Encoder(nn.Module):
@@ -40,13 +41,13 @@ class EncoderStage(nn.Module):
     def __init__(self, config: NetworkConfig, index: int):
         super().__init__()
         dim, before = config.widths[index], sum(config.depths[:index])
-        rates = config.drop_path_rates[before : before + config.depths[index]]
+        self.drop_path_rates = config.drop_path_rates[before : before + config.depths[index]]
         self.key_tokens = config.key_tokens
         self.downsample = Conv3d(config.widths[index - 1], dim) if index > 0 else None
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, config.head_dim, config.hidden_dim(dim), drop_path=rate) for rate in rates
+            TransformerBlock(dim, config.head_dim, config.hidden_dim(dim)) for _ in self.drop_path_rates
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = TokenNorm(dim)
 
     def forward(
         self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]
@@ -55,6 +56,7 @@ class EncoderStage(nn.Module):
         if self.downsample is not None:
             volume_BDHWE = convolve(self.downsample, volume_BDHWE, stride)
         grid = pooled_grid(volume_BDHWE.shape[1:4], spacing_mm, self.key_tokens)
-        for block in self.blocks:
-            volume_BDHWE = block(volume_BDHWE, grid)
+        for block, rate in zip(self.blocks, self.drop_path_rates, strict=True):
+            depth = draw_depth(volume_BDHWE, rate) if self.training and rate else None
+            volume_BDHWE = block(volume_BDHWE, grid, depth=depth)
         return volume_BDHWE, self.norm(volume_BDHWE)

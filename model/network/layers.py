@@ -20,6 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network import cpu_convolution
+from model.network.norms import HeadNorm, TokenNorm
+from model.network.pooling import pool
+
+PART_TOKENS = 2048  # queries that attend together: enough work for a GPU's multiprocessor, and parts enough for all
 
 
 class Conv3d(nn.Conv3d):
@@ -72,30 +76,6 @@ class Upsample(nn.Module):
         return volume[:, : size[0], : size[1], : size[2]]
 
 
-def pool(volume_BDHWE: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean over the cells of a coarser grid, as three small matrix products; cell borders may cut through tokens.
-
-    Any size to any smaller size: no padding, no remainder, and no need for `avg_pool3d`, which CPU bfloat16 lacks.
-    """
-    for axis in range(3):
-        size = volume_BDHWE.shape[axis + 1]
-        if size != grid[axis]:
-            weight = _cell_means(size, grid[axis], volume_BDHWE.device).to(volume_BDHWE.dtype)
-            flat = volume_BDHWE.flatten(0, axis).flatten(2)
-            pooled = torch.matmul(weight, flat)
-            volume_BDHWE = pooled.view(*volume_BDHWE.shape[: axis + 1], grid[axis], *volume_BDHWE.shape[axis + 2 :])
-    return volume_BDHWE
-
-
-def _cell_means(size: int, cells: int, device: torch.device) -> Tensor:
-    """The (cells, size) matrix that averages `size` unit intervals over `cells` equal ones, by overlap."""
-    width = size / cells
-    start = torch.arange(cells, device=device, dtype=torch.float32).unsqueeze(1) * width
-    unit = torch.arange(size, device=device, dtype=torch.float32)
-    overlap = torch.minimum(start + width, unit + 1) - torch.maximum(start, unit)
-    return overlap.clamp(min=0) / width
-
-
 class Attention(nn.Module):
     """Multi-head attention of a volume to a set of tokens, with RMS-normalised queries and keys.
 
@@ -116,26 +96,32 @@ class Attention(nn.Module):
         key, value = self.key_value(memory_BNE).chunk(2, dim=-1)
         key_BANF, value_BANF = self._split_heads(key), self._split_heads(value)
         query_BANF, key_BANF = self.query_norm(query_BANF), self.key_norm(key_BANF)
-        mixed_BANF = F.scaled_dot_product_attention(query_BANF, key_BANF, value_BANF)
+        mixed_BANF = attend(query_BANF, key_BANF, value_BANF, slabs(volume_BDHWE.shape[1:4]))
         return self.output(mixed_BANF.transpose(1, 2).reshape(volume_BDHWE.shape))
 
     def _split_heads(self, tokens_BNE: Tensor) -> Tensor:
         return tokens_BNE.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class HeadNorm(nn.Module):
-    """RMS norm over the features of a head, computed in float32, where the square of a large float16 still exists."""
+def attend(query_BANF: Tensor, key_BANF: Tensor, value_BANF: Tensor, parts: int) -> Tensor:
+    """Attention with the queries in so many equal `parts`, as if they were samples of the batch with the same keys.
 
-    def __init__(self, head_dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(head_dim))
+    The same function. A GPU's kernel for the backward pass is divided over samples, heads and keys, and not over
+    queries: a volume of many queries and few keys would leave most of the GPU idle.
+    """
+    if parts == 1:
+        return F.scaled_dot_product_attention(query_BANF, key_BANF, value_BANF)
+    batch, heads, _, features = query_BANF.shape
+    query = query_BANF.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1)
+    key, value = (each.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(0, 1) for each in (key_BANF, value_BANF))
+    mixed = F.scaled_dot_product_attention(query, key, value).unflatten(0, (batch, parts))
+    return mixed.transpose(1, 2).reshape(batch, heads, -1, features)
 
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
 
-    def forward(self, heads_BANF: Tensor) -> Tensor:
-        normed = F.rms_norm(heads_BANF.float(), self.weight.shape, self.weight.float(), eps=1e-6)
-        return normed.to(heads_BANF.dtype)
+def slabs(size: Sequence[int]) -> int:
+    """The most equal slabs along the first axis that a grid can be cut into with at least PART_TOKENS tokens each."""
+    most = max(1, math.prod(size) // PART_TOKENS)
+    return next(parts for parts in range(min(most, size[0]), 0, -1) if size[0] % parts == 0)
 
 
 class FeedForward(nn.Module):
@@ -152,42 +138,42 @@ class FeedForward(nn.Module):
         return self.output(F.gelu(hidden_BDHWE + convolve(self.mix, hidden_BDHWE)))
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, drop a sample's residual branch with probability `rate`."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch_BDHWE: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch_BDHWE
-        shape = (branch_BDHWE.shape[0], 1, 1, 1, 1)
-        keep = (torch.rand(shape, device=branch_BDHWE.device) >= self.rate).to(branch_BDHWE.dtype)
-        return branch_BDHWE * keep / (1 - self.rate)
-
-
 class TransformerBlock(nn.Module):
     """Pre-norm transformer block: attention to pooled tokens (its own, or a memory given), then the feed-forward layer.
 
-    The unit of activation checkpointing and of sharding.
+    The unit of activation checkpointing, of compiling and of sharding. Chance is drawn outside (`draw_depth`): the
+    block is a function of its inputs, the same one for all blocks of a stage.
     """
 
-    def __init__(self, dim: int, head_dim: int, hidden_dim: int, memory_dim: int | None = None, drop_path: float = 0.0):
+    def __init__(self, dim: int, head_dim: int, hidden_dim: int, memory_dim: int | None = None):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
+        self.attention_norm = TokenNorm(dim)
         self.attention = Attention(dim, memory_dim or dim, head_dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward_norm = TokenNorm(dim)
         self.feed_forward = FeedForward(dim, hidden_dim)
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, volume_BDHWE: Tensor, grid: Sequence[int], memory_BNE: Tensor | None = None) -> Tensor:
-        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`."""
+    def forward(
+        self,
+        volume_BDHWE: Tensor,
+        grid: Sequence[int],
+        memory_BNE: Tensor | None = None,
+        depth: Tensor | None = None,
+    ) -> Tensor:
+        """Attend to `memory_BNE`; without it, to the volume itself pooled to `grid`. `depth`: `draw_depth`'s."""
         normed_BDHWE = self.attention_norm(volume_BDHWE)
         if memory_BNE is None:
             memory_BNE = pool(normed_BDHWE, grid).flatten(1, 3)
-        volume_BDHWE = volume_BDHWE + self.drop_path(self.attention(normed_BDHWE, memory_BNE))
-        return volume_BDHWE + self.drop_path(self.feed_forward(self.feed_forward_norm(volume_BDHWE)))
+        attended_BDHWE = self.attention(normed_BDHWE, memory_BNE)
+        volume_BDHWE = volume_BDHWE + (attended_BDHWE if depth is None else attended_BDHWE * depth[0])
+        mixed_BDHWE = self.feed_forward(self.feed_forward_norm(volume_BDHWE))
+        return volume_BDHWE + (mixed_BDHWE if depth is None else mixed_BDHWE * depth[1])
+
+
+def draw_depth(volume_BDHWE: Tensor, rate: float) -> Tensor:
+    """Stochastic depth (Huang et al. 2016) for a block: what the two residual branches of every sample are multiplied
+    by, (2, B, 1, 1, 1, 1); 0 with probability `rate`, else so much that the mean is 1."""
+    drawn = torch.rand((2, len(volume_BDHWE), 1, 1, 1, 1), device=volume_BDHWE.device)
+    return ((drawn >= rate) / (1 - rate)).to(volume_BDHWE.dtype)
 
 
 class FullResolution(nn.Module):
@@ -217,31 +203,6 @@ class BlockNetwork(nn.Module):
         """Fill the parameters wherever they are, one after the other. Another `fill` is for those that are no whole
         tensors."""
         initialise(self, residual_layers=2 * sum(1 for _ in self.blocks()), fill=fill)
-
-
-class VolumeNorm(nn.Module):
-    """Group norm of a channels-first volume, also of a single voxel; statistics over the volume."""
-
-    def __init__(self, dim: int, group_size: int = 4):
-        super().__init__()
-        self.num_groups = max(1, dim // group_size)
-        self.weight = nn.Parameter(torch.empty(dim))
-        self.bias = nn.Parameter(torch.empty(dim))
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, volume_BCDHW: Tensor) -> Tensor:
-        return torch.group_norm(volume_BCDHW, self.num_groups, self.weight, self.bias, 1e-5)
-
-    def modulated(self, volume_BCDHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
-        """`scale * norm(volume) + shift`, in the one pass of the norm: the samples become groups of a single sample."""
-        weight = (self.weight * scale_BC).flatten()
-        bias = (self.bias * scale_BC + shift_BC).flatten()
-        samples_as_groups = volume_BCDHW.flatten(0, 1).unsqueeze(0)
-        groups = self.num_groups * len(volume_BCDHW)
-        return torch.group_norm(samples_as_groups, groups, weight, bias, 1e-5).view_as(volume_BCDHW)
 
 
 def initialise(module: nn.Module, residual_layers: int, fill: FillNormal) -> None:

@@ -24,7 +24,7 @@ def parameter_counts(config: NetworkConfig, num_classes: int) -> dict[str, int]:
         "embedding": (
             (len(config.modalities) - 1) * condition
             + _linear(condition + 3, condition)
-            + sum(_conv(a, b) + 2 * b + _linear(condition, 2 * b) + b * b for a, b in ((1, full), (full, half)))
+            + sum(_conv(a, b) + 2 * b + _linear(condition, 2 * b) + b for a, b in ((1, full), (full, half)))
             + _conv(half, config.widths[0], bias=True)
         ),
         "self-attention": sum(
@@ -114,6 +114,13 @@ def forward_flops(
     return 2 * (total + full * num_classes * voxels[0])
 
 
+def encoder_flops(
+    config: NetworkConfig, shape: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), channels: int = 1
+) -> int:
+    """The same of embedding and encoder alone."""
+    return 2 * _encoder_ops(config, shape, spacing_mm, channels)
+
+
 def pretraining_flops(
     config: NetworkConfig, shape: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), channels: int = 1
 ) -> int:
@@ -138,7 +145,7 @@ def _encoder_ops(config: NetworkConfig, shape: Sequence[int], spacing_mm: Sequen
     total = channels * _linear_ops(condition + 3, condition)
     for index, (before, after) in enumerate(((1, full), (full, half))):
         total += channels * (27 * before * after * voxels[index] + condition * 2 * after)
-        total += channels * after * after * voxels[index] if channels > 1 else 0
+        total += channels * after * voxels[index] if channels > 1 else 0
     total += 27 * half * config.widths[0] * voxels[2]
     for index, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
         size, tokens, spacing = sizes[index + 2], voxels[index + 2], spacings[index + 2]
@@ -183,6 +190,9 @@ def _feed_forward_ops(width: int, hidden: int, tokens: int) -> int:
 
 
 def _pool_ops(size: Sequence[int], grid: Sequence[int], width: int) -> int:
+    """Of the products with matrices; where cells hold whole tokens there are none."""
+    if all(tokens % cells == 0 for tokens, cells in zip(size, grid, strict=True)):
+        return 0
     d, h, w = size
     first = grid[0] * d * h * w if grid[0] != d else 0
     second = grid[0] * grid[1] * h * w if grid[1] != h else 0

@@ -11,6 +11,7 @@ B batch, K classes (0 is background), G values of the target, D H W voxels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from model.data.targets import UNDECIDED, Targets
 
-DICE_SMOOTHING = 1e-5  # relative to the number of voxels, so that an empty structure in a patch has a bounded gradient
+# In voxels of the image, whatever the patch: missing a lesion of 65 voxels costs 65 / 65.5 of its Dice term at any
+# size. It bounds the gradient of a structure that is absent from the patch.
+DICE_SMOOTHING = 0.5
 
 
 def dice_cross_entropy(
@@ -27,15 +30,17 @@ def dice_cross_entropy(
     targets: Sequence[Targets],
     dice_weight: float = 1.0,
     cross_entropy_weight: float = 1.0,
+    smoothing: float = DICE_SMOOTHING,
 ) -> Tensor:
     """One loss per sample, (B,), float32: its mean over samples is exact under any grouping into batches and ranks.
 
     `target_BDHW`: values, any integer type; UNDECIDED voxels count nowhere. `targets`: what they mean, a sample each.
+    `smoothing` of the Dice term, in voxels of the target.
     The Dice term is the mean over annotated structures and trained regions, 0 for a sample that annotates none; each is
     computed over the one sample, never over the batch.
     """
     if len(set(targets)) > 1:
-        weights = (dice_weight, cross_entropy_weight)
+        weights = (dice_weight, cross_entropy_weight, smoothing)
         each = zip(logits_BKDHW.split(1), target_BDHW.split(1), targets, strict=True)
         return torch.cat([dice_cross_entropy(logits, target, [one], *weights) for logits, target, one in each])
     with torch.autocast(logits_BKDHW.device.type, enabled=False):
@@ -49,7 +54,7 @@ def dice_cross_entropy(
             cross_entropy = lost.sum(dim=1) / decided.flatten(1).sum(dim=1).clamp(min=1)
         else:
             cross_entropy = lost.mean(dim=1)
-        dice = soft_dice(probability, target, targets[0].regions)
+        dice = soft_dice(probability, target, targets[0].regions, smoothing)
         return cross_entropy_weight * cross_entropy + dice_weight * (1 - dice)
 
 
@@ -68,7 +73,12 @@ def merge(logits_BKDHW: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     )
 
 
-def soft_dice(probability_BGDHW: Tensor, target_BDHW: Tensor, regions: Sequence[Sequence[int]] = ()) -> Tensor:
+def soft_dice(
+    probability_BGDHW: Tensor,
+    target_BDHW: Tensor,
+    regions: Sequence[Sequence[int]] = (),
+    smoothing: float = DICE_SMOOTHING,
+) -> Tensor:
     """Mean soft Dice over each sample's annotated structures and `regions` (values each), (B,); 1 where there are none.
 
     Undecided voxels have probability 0. A structure absent from the patch scores near 1 if little is predicted; the
@@ -83,7 +93,6 @@ def soft_dice(probability_BGDHW: Tensor, target_BDHW: Tensor, regions: Sequence[
         rows = [[value - 1 for value in region] for region in regions]
         probability = torch.cat([probability, *(probability[:, row].sum(1, keepdim=True) for row in rows)], dim=1)
         one_hot = torch.cat([one_hot, *(one_hot[:, row].sum(1, keepdim=True) for row in rows)], dim=1)
-    smoothing = DICE_SMOOTHING * probability.shape[2] + 1e-3
     overlap = (probability * one_hot).sum(2)
     total = probability.sum(2) + one_hot.sum(2)
     return ((2 * overlap + smoothing) / (total + smoothing)).mean(1)
@@ -93,26 +102,33 @@ def deep_supervision(
     logits: Sequence[Tensor],
     target_BDHW: Tensor,
     targets: Sequence[Targets],
+    steps: Sequence[Sequence[int]],
     scale_weight: float = 0.5,
     dice_weight: float = 1.0,
     cross_entropy_weight: float = 1.0,
 ) -> Tensor:
     """Weighted mean of the losses of all outputs, finest first, each coarser one weighing `scale_weight` times as much.
 
-    The target is sampled to each output's grid by nearest neighbour. Returns one loss per sample, (B,).
+    `steps`: the strides that lead from each output to the next, which are the network's. A coarser output is held to
+    the target in the middle of its cells. Returns one loss per sample, (B,).
     """
     total = torch.zeros(len(target_BDHW), device=target_BDHW.device)
     weights = [scale_weight**index for index in range(len(logits))]
-    for weight, output in zip(weights, logits, strict=True):
-        target = _nearest(target_BDHW, output.shape[2:])
-        total = total + weight * dice_cross_entropy(output, target, targets, dice_weight, cross_entropy_weight)
+    for level, (weight, output) in enumerate(zip(weights, logits, strict=True)):
+        cell = [prod([step[axis] for step in steps[:level]]) for axis in range(3)]
+        target = at_middles(target_BDHW, cell, output.shape[2:])
+        smoothing = DICE_SMOOTHING / prod(cell)
+        loss = dice_cross_entropy(output, target, targets, dice_weight, cross_entropy_weight, smoothing)
+        total = total + weight * loss
     return total / sum(weights)
 
 
-def _nearest(target_BDHW: Tensor, size: Sequence[int]) -> Tensor:
-    for axis, wanted in enumerate(size, start=1):
-        length = target_BDHW.shape[axis]
-        if wanted != length:
-            index = (torch.arange(wanted, device=target_BDHW.device) * length) // wanted
-            target_BDHW = target_BDHW.index_select(axis, index)
+def at_middles(target_BDHW: Tensor, cell: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The target in the middle of every cell of `cell` voxels, `size` cells along the axes; the last may be cut off."""
+    for axis, (step, count) in enumerate(zip(cell, size, strict=True), start=1):
+        if step > 1:
+            middle = (torch.arange(count, device=target_BDHW.device) * step + step // 2).clamp(
+                max=target_BDHW.shape[axis] - 1
+            )
+            target_BDHW = target_BDHW.index_select(axis, middle)
     return target_BDHW

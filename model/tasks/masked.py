@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.data.casefile import Case
-from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.data.dataset import Batch, StreamConfig
+from model.data.draws import Purpose, generator
+from model.data.validation import validation_batch, validation_patches
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks
 from model.network.config import NetworkConfig, sizes_after, spacings_after, strides
@@ -34,7 +36,6 @@ from model.network.layers import BlockNetwork, FillNormal, Upsample
 from model.network.sizes import pretraining_flops
 from model.tasks.probe import Probe
 
-MASK = 2  # what a random number is for, beside those of model.data.dataset
 TOKENS = 2  # downsamplings up to the encoder's first tokens, at stride 4
 SMALLEST_DEVIATION = 0.1  # of a cell that has something to predict, in the scan's own; below it lie air and noise
 
@@ -160,10 +161,10 @@ class MaskedModelling:
         error_BC, counted_BC = self._errors(*outputs, batch)
         return error_BC.sum(1) / counted_BC.sum(1).clamp(min=1)
 
-    def forward_flops(self, network: nn.Module, batch: Batch) -> int:
+    def training_flops(self, network: nn.Module, batch: Batch) -> int:
         size, channels = tuple(batch.image.shape[2:]), batch.modality.shape[1]
         config: Any = network.config
-        return len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
+        return 3 * len(batch.image) * pretraining_flops(config, size, batch.spacing_mm, channels)
 
     def score(self, network: nn.Module, cases: Sequence[Case], ranks: Ranks, precision: str) -> list[dict[str, float]]:
         scores = map_over_ranks(partial(self._explained, network, ranks.device, precision), cases, ranks)
@@ -177,7 +178,7 @@ class MaskedModelling:
         count = prod(grid)
         hidden = np.zeros((len(batch.image), count), dtype=bool)
         for row, cells in enumerate(hidden):
-            rng = np.random.default_rng([self.stream.seed, batch.index + row, MASK])
+            rng = generator(self.stream.seed, batch.index + row, Purpose.MASK)
             most = max(1, min(count - 1, round(self.mask_fraction * count)))
             cells[rng.permutation(count)[:most]] = True
         return torch.from_numpy(hidden.reshape(-1, *grid)).to(batch.image.device)
@@ -194,7 +195,7 @@ class MaskedModelling:
 
     def cell(self, spacing_mm: Sequence[float]) -> list[int]:
         """Voxels of a cell along each axis."""
-        return [prod(step[axis] for step in strides(spacing_mm)[: self.level]) for axis in range(3)]
+        return [prod([step[axis] for step in strides(spacing_mm)[: self.level]]) for axis in range(3)]
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Voxels by cell, (B, C, d, h, w, n) with mean 0 and deviation 1; which cells have something to predict.
@@ -223,7 +224,7 @@ class MaskedModelling:
             return (error * counted).flatten(2).sum(2), counted.flatten(2).sum(2)
 
     def _explained(self, network: nn.Module, device: torch.device, precision: str, case: Case) -> dict[str, float]:
-        batch = validation_batch(case, self.stream).to(device)
+        batch = self._patch_of(case).to(device)
         with autocast(device, precision):
             outputs = self.forward(network, batch)
         error_BC, counted_BC = self._errors(*outputs, batch)
@@ -233,13 +234,18 @@ class MaskedModelling:
             if counted
         }
 
+    def _patch_of(self, case: Case) -> Batch:
+        """One patch says enough: what is to be seen does not depend on structures."""
+        (patch,) = validation_patches([case], self.stream, most=1)
+        return validation_batch(patch, self.stream)
+
     @torch.no_grad()
     def painted(
         self, network: nn.Module, case: Case, device: torch.device, precision: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A patch of a case for a person's eye, on the CPU: image (C, D, H, W), what was hidden of it (D, H, W), and
         the image with the prediction in the hidden cells, each with the mean and deviation that it really has."""
-        batch = validation_batch(case, self.stream).to(device)
+        batch = self._patch_of(case).to(device)
         with autocast(device, precision):
             predicted, cells = self.forward(network, batch)
         voxels = self.by_cell(batch.image.float(), batch.spacing_mm)

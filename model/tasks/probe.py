@@ -18,19 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.data.casefile import Case
-from model.data.dataset import Batch, StreamConfig, validation_batch
+from model.data.dataset import Batch, Patch, StreamConfig
 from model.data.targets import UNDECIDED
+from model.data.validation import validation_batch, validation_patches
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks, share_of_rank, sum_over_ranks
 from model.network.config import strides
-from model.tasks.scores import dice_by_structure
+from model.tasks.losses import at_middles
+from model.tasks.scores import Overlaps, dice_by_case, overlap_by_structure
 
 CASES = 24  # of a source, at most; more change its Dice by little
 NEVER = -1e9  # the score of a class without an example; interpolated, minus infinity would be NaN
-TOKENS = 4096  # of a case, at most
+TOKENS = 4096  # of a patch, at most
 RIDGE = 1e-3  # of the mean variance of a feature
 
-Features = Callable[[Case], tuple[Batch, Tensor]]
+Features = Callable[[Patch], tuple[Batch, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,28 +50,30 @@ class Probe:
             examples = [case for case in self.cases if case.record.source == source][:CASES]
             labelled = [case for case in cases if case.record.source == source and len(case.foreground)]
             if labelled:
-                weight = self._fit(features, examples, ranks)
-                scores += map_over_ranks(partial(self._dice, features, weight), labelled, ranks)
+                weight = self._fit(features, validation_patches(examples, self.stream), ranks)
+                patches = validation_patches(labelled, self.stream)
+                found = map_over_ranks(partial(self._overlaps, features, weight), patches, ranks)
+                scores += dice_by_case("probe_dice", patches, found)
         return scores
 
-    def _fit(self, features: Features, cases: Sequence[Case], ranks: Ranks) -> Tensor:
+    def _fit(self, features: Features, patches: Sequence[Patch], ranks: Ranks) -> Tensor:
         """(E + 1, K), float64; the last row is for the feature that is always 1."""
         products: Tensor | None = None
-        for number, case in share_of_rank(cases, ranks):
-            batch, tokens_BDHWE = features(case)
+        for number, patch in share_of_rank(patches, ranks):
+            batch, tokens_BDHWE = features(patch)
             classes = _at_tokens(batch, tokens_BDHWE.shape[1:4]).flatten()
             chosen = torch.linspace(0, len(classes) - 1, min(len(classes), TOKENS)).long()
             rows = _with_one(tokens_BDHWE.flatten(0, 3)[chosen.to(tokens_BDHWE.device)].double().cpu())
             rows, chosen = rows[classes[chosen] >= 0], chosen[classes[chosen] >= 0]
             classes = F.one_hot(classes[chosen], len(self.stream.classes) + 1)
             product = rows.T @ torch.cat([rows, classes.to(rows)], dim=1)
-            product = product if number < len(cases) else torch.zeros_like(product)
+            product = product if number < len(patches) else torch.zeros_like(product)
             products = product if products is None else products + product
         assert products is not None
         return discriminant(sum_over_ranks(products, ranks))
 
-    def _dice(self, features: Features, weight: Tensor, case: Case) -> dict[str, float]:
-        batch, tokens_BDHWE = features(case)
+    def _overlaps(self, features: Features, weight: Tensor, patch: Patch) -> Overlaps:
+        batch, tokens_BDHWE = features(patch)
         weight = weight.float().to(tokens_BDHWE.device)
         slabs = [_with_one(slab.float()) @ weight for slab in tokens_BDHWE.unbind(1)]  # whole, they may be gigabytes
         scores_BKDHW = torch.stack(slabs, dim=1).permute(0, 4, 1, 2, 3).cpu()
@@ -78,7 +82,7 @@ class Probe:
         voxels = F.interpolate(scores_BKDHW, size=whole, mode="trilinear", align_corners=False)
         d, h, w = batch.target.shape[1:]
         values = torch.tensor(batch.targets[0].values(len(self.stream.classes) + 1))
-        return dice_by_structure("probe_dice", values[voxels[:, :, :d, :h, :w].argmax(1)], batch)
+        return overlap_by_structure(values[voxels[:, :, :d, :h, :w].argmax(1)], batch)
 
 
 def discriminant(products: Tensor) -> Tensor:
@@ -99,10 +103,10 @@ def discriminant(products: Tensor) -> Tensor:
 
 
 def _features(
-    network: Any, stream: StreamConfig, device: torch.device, precision: str, case: Case
+    network: Any, stream: StreamConfig, device: torch.device, precision: str, patch: Patch
 ) -> tuple[Batch, Tensor]:
-    """A plain patch of a case, and its tokens' features (1, D, H, W, E), on the device."""
-    batch = validation_batch(case, stream).to(device)
+    """A plain patch, and its tokens' features (1, D, H, W, E), on the device."""
+    batch = validation_batch(patch, stream).to(device)
     with autocast(device, precision):
         return batch, network(batch.image, batch.modality, batch.spacing_mm)
 
@@ -111,10 +115,7 @@ def _at_tokens(batch: Batch, size: Sequence[int]) -> Tensor:
     """The class of the voxel in the middle of each token; UNDECIDED where nobody decided."""
     classes = torch.tensor([*batch.targets[0].classes, UNDECIDED])  # the value -1 is the last
     target_BDHW = classes[batch.target.cpu()]
-    for axis, (count, step) in enumerate(zip(size, _token_stride(batch), strict=True)):
-        middle = (torch.arange(count) * step + step // 2).clamp(max=target_BDHW.shape[1 + axis] - 1)
-        target_BDHW = target_BDHW.index_select(1 + axis, middle)
-    return target_BDHW
+    return at_middles(target_BDHW, _token_stride(batch), size)
 
 
 def _token_stride(batch: Batch) -> list[int]:

@@ -131,6 +131,11 @@ class Train(Optimisation):
         gt=0, le=1, description="each layer nearer to the input learns so many times slower; 1: all alike"
     )
     freeze_encoder: bool = Field(description="keep the pretrained embedding and encoder as they are; half the work")
+    export: Literal["last", "best"] = Field(
+        default="last",
+        description="which weights are released: of the last step, or of the point with the best validation score "
+        "(costs a checkpoint at each new best); a few validation cases choose by luck",
+    )
 
     @model_validator(mode="after")
     def _regions_are_unions(self) -> Self:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-from pipelines.release import record, run_identity, store, tracking
+from pipelines.release import record, registry, run_identity, store, tracking
 from pipelines.work import project
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def make_version() -> str:
     """The version's number. Raises ValueError if stage `register` has not run, or MLflow does not answer."""
     content = record.read()
     client = tracking.configure().MlflowClient()
-    version = find(client, content)
+    version = registry.of_record(client, content)
     if version is None:
         version = _make(client, content)
         log.info("register: %s version %s", content["name"], version.version)
@@ -33,14 +33,6 @@ def make_version() -> str:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()
     return str(version.version)
-
-
-def find(client: Any, content: dict[str, Any]) -> Any | None:
-    """The version of this record (MLflow ModelVersion), the newest of several; None if there is none."""
-    wanted = record.digest(content)
-    versions = client.search_model_versions(f"name = '{content['name']}'")
-    own = [version for version in versions if version.tags.get("record_sha256") == wanted]
-    return max(own, key=lambda version: int(version.version), default=None)
 
 
 def _make(client: Any, content: dict[str, Any]) -> Any:

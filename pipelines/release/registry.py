@@ -41,11 +41,22 @@ def find(model: str) -> RegisteredModel:
 
 def find_by_record(name: str, record_sha256: str) -> RegisteredModel:
     """The newest version with this record. Raises ValueError if there is none."""
-    versions = tracking.configure().MlflowClient().search_model_versions(f"name = '{name}'")
-    own = [each for each in versions if each.tags.get("record_sha256") == record_sha256]
-    if not own:
+    version = newest_of_record(tracking.configure().MlflowClient(), name, record_sha256)
+    if version is None:
         raise ValueError(f"{name} has no version with record {record_sha256[:12]}...; `medseg register` makes one")
-    return _of(max(own, key=lambda version: int(version.version)))
+    return _of(version)
+
+
+def of_record(client: Any, content: dict[str, Any]) -> Any | None:
+    """The same of a record's content."""
+    return newest_of_record(client, content["name"], record.digest(content))
+
+
+def newest_of_record(client: Any, name: str, record_sha256: str) -> Any | None:
+    """MLflow's version, the newest of several; None if none has this record."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    own = [version for version in versions if version.tags.get("record_sha256") == record_sha256]
+    return max(own, key=lambda version: int(version.version), default=None)
 
 
 def _of(version: Any) -> RegisteredModel:

@@ -80,6 +80,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         source_balance=settings.pretrain.source_balance,
         augment=configs.augment_config(settings.pretrain),
         modalities=network_config.modalities,
+        source_block=configs.source_block(settings.pretrain),
     )
     with torch.device("meta"):
         network = MaskedAutoencoder(network_config)

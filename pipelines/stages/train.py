@@ -67,6 +67,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         source_balance=settings.train.source_balance,
         augment=configs.augment_config(settings.train),
         modalities=network_config.modalities,
+        source_block=configs.source_block(settings.train),
     )
     for record in {case.record.annotated: case.record for case in training}.values():
         config.meaning(record)  # structures that overlap are refused before the first step

@@ -41,6 +41,19 @@ def _common(settings: Optimisation, kind: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names}
 
 
+SOURCE_BLOCK = 64  # micro-batches at most: those of a step of the largest runs' ranks that work side by side
+BLOCKS_OF_A_STEP = 4  # at least, so that a step still mixes sources
+
+
+def source_block(settings: Optimisation) -> int:
+    """How many consecutive micro-batches are of one source; 1 where a step has few.
+
+    A function of the parameters, not of the ranks: any number of them sees the same batches. Ranks that divide it never
+    wait for each other's dearer source.
+    """
+    return max(1, min(SOURCE_BLOCK, settings.global_batch // settings.micro_batch // BLOCKS_OF_A_STEP))
+
+
 def patch_size(source: str, settings: Optimisation, plan: Preprocessing) -> tuple[int, int, int]:
     """As params.yaml states it, or as planned."""
     d, h, w = bysource.by_source(settings.patch_size, source) or plan.sources[source].patch_size

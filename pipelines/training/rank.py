@@ -21,8 +21,9 @@ from model.data import shared_memory
 from model.data.casefile import Case
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
+from model.engine.numerics import set_numerics
 from model.engine.parallelize import ParallelConfig, parallelize
-from model.engine.ranks import Ranks, join_ranks
+from model.engine.ranks import Ranks, join_ranks, outlast_hangs
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.engine.trainer import FitConfig, Run, fit
@@ -71,15 +72,16 @@ class LearningStage:
 def as_rank(stage: LearningStage, settings: params.Params) -> None:
     """This process's part in a run that the launcher started; it ends the process with an exit code of watch.py."""
     loaders = environment.read().loaders
-    ranks = join_ranks(
-        loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0,
-        shard_ranks=environment.read().shard_ranks,
-    )
     try:
+        ranks = join_ranks(
+            loader_workers=loaders if loaders is not None else 8 if torch.cuda.is_available() else 0,
+            shard_ranks=environment.read().shard_ranks,
+        )
+        set_numerics(ranks.device, environment.read().deterministic)
         state = _train(stage, settings, ranks)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            log.warning("rank %d lost another rank (%s)", ranks.rank, str(error).split(". ")[0])
+            log.warning("rank %s lost another rank (%s)", os.environ["RANK"], str(error).split(". ")[0])
             os._exit(PEER_LOST)  # without waiting for threads that wait for the lost rank
         raise
     if dist.is_initialized():
@@ -96,6 +98,7 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
         on_machine = int(os.environ["LOCAL_WORLD_SIZE"])
         shared_memory.require(job.stream.batch_bytes(ranks.device), ranks.loader_workers, on_machine)
     parallel = parallelize(job.network, job.parallel, ranks, job.fit.precision, job.stream.config.seed)
+    outlast_hangs(environment.read().hang_s)
     if job.encoder:
         load_encoder(parallel.network, job.encoder)
     folder = run_folder(stage.name, settings)
@@ -112,7 +115,10 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
         if ranks.rank == 0:
             log.info("%s: stopped on request after step %d, which is saved; run again to go on", stage.name, state.step)
         return state
+    best_step = checkpoints.load_best(state) if job.fit.export == "best" else None
     tags = stage.save(settings, job, state, ranks)
+    if best_step is not None:
+        tags["exported_step"] = str(best_step)
     if curves:
         curves.finish(tags, stage.pictures)
     checkpoints.remove()

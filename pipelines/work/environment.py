@@ -54,7 +54,17 @@ class Environment(BaseSettings):
         "the project's own key, and no DICOM", "file of the secret key that patients' pseudonyms are made with"
     )
     ranks: int | None = _unset(
-        "all GPUs, else as many cores as share the batch evenly", "training processes (torchrun)", ge=1, le=65_536
+        "all GPUs, else as many cores as share the batch evenly",
+        "training processes of a machine (torchrun)",
+        ge=1,
+        le=65_536,
+    )
+    nodes: int | None = _unset(
+        "Slurm's, else 1", "machines that train together; the same command is started once on each", ge=1, le=65_536
+    )
+    node_rank: int | None = _unset("Slurm's, else 0", "number of this machine among them, from 0", ge=0, le=65_535)
+    rendezvous: str | None = _unset(
+        "Slurm's first machine", "where they meet: host:port of machine 0", pattern=r"^\S+:[0-9]+$"
     )
     loaders: int | None = _unset("8 with GPUs, else 0", "loader processes a rank", ge=0, le=256)
     shard_ranks: int | None = _unset(
@@ -74,6 +84,9 @@ class Environment(BaseSettings):
     restarts: int = Field(default=3, ge=0, le=1000, description="how often dead or hung ranks are replaced")
     uncertified: bool = Field(
         default=False, description="train on many GPUs without a launch certificate; the run's record says so"
+    )
+    deterministic: bool = Field(
+        default=False, description="on GPUs, only kernels that give the same bits in every run; slower, more memory"
     )
     debug: bool = Field(default=False, description="show the trace of an error")
 

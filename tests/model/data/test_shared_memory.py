@@ -1,12 +1,14 @@
 """Too little shared memory is told before the first step, or at the batch that finds none; nobody waits for it."""
 
+import multiprocessing
 import resource
 import time
 from pathlib import Path
 
 import pytest
 
-from model.data import shared_memory
+from model.data import casefile, shared_memory
+from model.data.casefile import MAPPED
 from model.data.dataset import Batch, SampleStream, loader
 from tests.model.engine.test_trainer import CASES, STREAM
 
@@ -31,6 +33,28 @@ def test_what_all_loaders_keep_ready_must_fit(tmp_path: Path) -> None:
     shared_memory.require(1 << 60, loaders=0, ranks=2, place=tmp_path)
     with pytest.raises(ValueError, match=r"2 ranks with 3 loaders of 4 batches of 1,099,511,627,776.0 MiB .*MEDSEG_LO"):
         shared_memory.require(1 << 60, loaders=3, ranks=2, place=tmp_path)
+
+
+def test_what_loaders_take_of_a_machine_is_counted() -> None:
+    """8 ranks with 8 loaders, and batches of 40 MiB: of each loader four wait, and a rank trains with one."""
+    found = shared_memory.loader_memory(40 << 20, loaders=8, ranks=8)
+    assert found.shared_bytes == 8 * (8 * 4 + 1) * 40 << 20
+    assert found.pinned_bytes == 8 * (8 * 4 + 1) * 64 << 20  # rounded up to a power of two
+    none = shared_memory.loader_memory(40 << 20, loaders=0, ranks=8)
+    assert (none.shared_bytes, none.pinned_bytes) == (0, 8 * 64 << 20)
+
+
+def test_a_rank_and_its_loaders_open_no_more_than_is_counted(tmp_path: Path) -> None:
+    for number in range(MAPPED + 20):
+        casefile.write(tmp_path / f"{number}.safetensors", CASES[0])
+    stream = SampleStream(casefile.open_cases(tmp_path, "train"), STREAM)
+    batches = loader(stream, range(2 * (MAPPED + 20)), 2)
+    held = [next(batches) for _ in range(2 * MAPPED)][-1]
+    processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
+    opened = sum(1 for process in processes for _ in Path(f"/proc/{process}/fd").iterdir())
+    assert held.cases
+    assert len(processes) == 3
+    assert 2 * MAPPED < opened <= shared_memory.loader_memory(1, loaders=2, ranks=1).descriptors
 
 
 def test_a_batch_is_as_large_as_it_is_said_to_be() -> None:

@@ -1,5 +1,6 @@
 """Checkpoints on real ranks: they go on on any number of ranks, and what can happen to them is survived."""
 
+import math
 import os
 import resource
 import signal
@@ -11,8 +12,10 @@ import torch
 
 from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import ParallelConfig
+from model.engine.trainer import fit
+from model.tasks.segmentation import Segmentation
 from tests.model.engine.ranks import CONFIG, STRUCTURE_VOXELS, Job, meet, results, run, same_training, train
-from tests.model.engine.test_trainer import ALONE, FIT
+from tests.model.engine.test_trainer import ALONE, CASES, FIT, run_of
 from tests.model.engine.test_trainer import train as train_alone
 from tests.tolerances import dice_of
 
@@ -63,15 +66,54 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_is_used(
     folder = tmp_path / "run"
     whole = train_alone(folder, replace(FIT, steps=4, validate_every=100))
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-0000003", "step-0000004"]
-    damaged = next((folder / "step-0000004").glob("__0_*"))
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    damaged = flip_a_bit(folder / "step-0000004")
     again = train_alone(folder, replace(FIT, steps=4, validate_every=100))
-    assert f"checkpoint step-0000004 is damaged ({damaged.name}: checksum differs)" in caplog.text
+    told = f"checkpoint step-0000004 is damaged ({damaged.name}: checksum differs); set aside as step-0000004.damaged"
+    assert told in caplog.text
     assert "resuming from checkpoint step-0000003" in caplog.text
     assert again.step == 4
     assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in whole.tensors().items())
+    assert sorted(path.name for path in folder.glob("step-*")) == [
+        "step-0000003",
+        "step-0000004",
+        "step-0000004.damaged",
+    ]
+
+
+def flip_a_bit(checkpoint: Path) -> Path:
+    """Of its tensors; the file."""
+    damaged = next(checkpoint.glob("__0_*"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    return damaged
+
+
+def test_training_does_not_begin_anew_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
+    """Not at the second try either; only when the folder is gone, or one of them is whole again."""
+    train_alone(tmp_path, replace(FIT, steps=6, validate_every=100))
+    for step in (5, 6):
+        flip_a_bit(tmp_path / f"step-000000{step}")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"none of 2 checkpoints is whole \(step-0000005, step-0000006\)"):
+            train_alone(tmp_path, replace(FIT, steps=6, validate_every=100))
+    flip_a_bit(tmp_path / "step-0000005.damaged")
+    (tmp_path / "step-0000005.damaged").rename(tmp_path / "step-0000005")
+    assert train_alone(tmp_path, replace(FIT, steps=8, validate_every=100)).step == 8
+    whole = [path.name for path in tmp_path.glob("step-*") if path.suffix != ".damaged"]
+    assert sorted(whole) == ["step-0000007", "step-0000008"]
+    assert (tmp_path / "latest").read_text() == "step-0000008"
+
+
+def in_folders_of_their_own(rank: int, job: Job) -> None:
+    ranks = meet(rank, job)
+    with pytest.raises(ValueError, match="ranks 1 do not see what rank 0 writes there; name a folder that all"):
+        Checkpoints(job.folder / f"machine-{rank}", ranks)
+    torch.distributed.destroy_process_group()
+
+
+def test_a_folder_that_the_machines_do_not_share_is_refused_at_the_start(tmp_path: Path) -> None:
+    run(Job(tmp_path, 2, 1), in_folders_of_their_own)
 
 
 def test_a_checkpoint_without_its_checksums_is_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +123,8 @@ def test_a_checkpoint_without_its_checksums_is_not_loaded(tmp_path: Path, caplog
     for path in folder.glob("step-*"):
         (path / "checksums.json").unlink()
         (path / ".metadata").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
-    assert train_alone(folder, replace(FIT, steps=2, validate_every=100)).step == 2
+    with pytest.raises(ValueError, match="none of 2 checkpoints is whole"):
+        train_alone(folder, replace(FIT, steps=2, validate_every=100))
     assert caplog.text.count("is damaged") == 2
     assert not Path("/tmp/never").exists()
 
@@ -128,9 +171,37 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_newest_two_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
-    state = train_alone(tmp_path, replace(FIT, steps=8, validate_every=1), validation=Job(tmp_path).cases[:2])
+BEST = replace(FIT, steps=8, validate_every=1, export="best")
+
+
+def test_the_newest_two_checkpoints_are_kept_and_the_best_if_it_is_exported(tmp_path: Path) -> None:
+    state = train_alone(tmp_path / "best", BEST, validation=Job(tmp_path).cases[:2])
     best = max(state.curve, key=lambda point: point["validation_dice.mean"])
-    assert (tmp_path / "best").read_text() == f"step-{int(best['step']):07d}"
-    kept = {path.name for path in tmp_path.glob("step-*")}
-    assert kept == {"step-0000007", "step-0000008", (tmp_path / "best").read_text()}
+    assert (tmp_path / "best" / "best").read_text() == f"step-{int(best['step']):07d}"
+    kept = {path.name for path in (tmp_path / "best").glob("step-*")}
+    assert kept == {"step-0000007", "step-0000008", (tmp_path / "best" / "best").read_text()}
+    train_alone(tmp_path / "last", replace(BEST, export="last"), validation=Job(tmp_path).cases[:2])
+    assert {path.name for path in (tmp_path / "last").glob("*")} >= {"step-0000007", "step-0000008"}
+    assert not (tmp_path / "last" / "best").exists()
+
+
+def test_the_best_weights_are_those_of_a_run_that_ended_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that average over steps. A first point without a score (NaN) is not the best, nor in the way."""
+    dice = iter([math.nan, 0.4, 0.7, 0.7, 0.2, math.nan])
+    monkeypatch.setattr(Segmentation, "score", lambda *_: [{"validation_dice.liver": next(dice)}])
+    config = replace(BEST, steps=6, schedule="trapezoid", average_decay=0.9)
+    constant = replace(config, learning_rate=1e-3, final_learning_rate=1e-3, warmup_steps=0)
+    run = run_of(tmp_path / "long", constant, validation=CASES[:1])
+    state = fit(run)
+    last = {name: tensor.clone() for name, tensor in state.final_weights().items()}
+    assert run.checkpoints.load_best(state) == 3
+    monkeypatch.undo()
+    ended = train_alone(tmp_path / "short", replace(constant, steps=3, export="last", validate_every=100))
+    assert all(torch.equal(tensor, ended.final_weights()[name]) for name, tensor in state.final_weights().items())
+    assert not all(torch.equal(tensor, last[name]) for name, tensor in state.final_weights().items())
+
+
+def test_without_a_best_checkpoint_the_last_weights_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_of(tmp_path, replace(BEST, steps=2), validation=[])
+    assert run.checkpoints.load_best(fit(run)) is None
+    assert "the last weights are exported, not the best: no step has a validation score" in caplog.text

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
 from model.engine import muon, trainer
 from model.engine.optim import LossScale
 from model.engine.parallelize import ParallelConfig, choose_strategy
-from model.engine.ranks import Ranks
+from model.engine.ranks import Ranks, outlast_hangs
 from tests.model.engine.ranks import (
     CONFIG,
     STRUCTURE_VOXELS,
     VOXELS,
     Job,
+    meet,
     reported,
     results,
     run,
@@ -156,3 +158,20 @@ def test_auto_shards_within_a_node_what_fits_a_node(monkeypatch: pytest.MonkeyPa
 def test_hsdp_on_one_node_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.strategy hsdp .* 4 ranks with 4 on this node; use fsdp"):
         choose_strategy("hsdp", 10, Ranks(0, 4, CPU, 4))
+
+
+def waiting_for_stacks(rank: int, job: Job) -> None:
+    meet(rank, job)
+    init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+    outlast_hangs(3600.0)
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    backends = [group._get_backend(CPU) for group in groups]
+    torch.save([backend.options._timeout.total_seconds() for backend in backends], job.folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_messages_of_every_group_wait_longer_than_a_rank_may_hang(tmp_path: Path) -> None:
+    """Those of all ranks, control, saving, and of a mesh; else a hang would end in an error that shows no stack."""
+    timeouts_s = torch.load(run(Job(tmp_path, 2, 1), waiting_for_stacks) / "0.pt")
+    assert len(timeouts_s) >= 4
+    assert min(timeouts_s) > 3600.0

@@ -122,11 +122,13 @@ def run_of(
     )
 
 
-def first_step(network: MedSegFormer, batches: Iterator[Batch], micro_batch: int = 2) -> StepResult:
+def first_step(
+    network: MedSegFormer, batches: Iterator[Batch], micro_batch: int = 2, seed: int = 3, task: Segmentation = TASK
+) -> StepResult:
     """Gradients of one step, left in the network."""
     nothing: Any = None  # is reported or saved
-    stream = SampleStream((), replace(STREAM, micro_batch=micro_batch))
-    run = Run(ParallelNetwork(network), TASK, stream, (), FIT, ALONE, nothing, nothing, nothing)
+    stream = SampleStream((), replace(STREAM, micro_batch=micro_batch, seed=seed))
+    run = Run(ParallelNetwork(network), task, stream, (), FIT, ALONE, nothing, nothing, nothing)
     return accumulate(run, new_state(network, FIT), batches)
 
 
@@ -206,6 +208,28 @@ def test_a_sample_does_not_depend_on_the_size_of_its_micro_batch() -> None:
     ):
         assert one.cases == (other[0],)
         assert torch.equal(one.image[0], other[1])
+
+
+class DrawingTask(Segmentation):
+    """Tells what the network would have drawn first."""
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        return super().loss(outputs, batch) * 0 + self.drawn
+
+    def forward(self, network: torch.nn.Module, batch: Batch) -> Any:
+        object.__setattr__(self, "drawn", float(torch.rand(())))
+        return super().forward(network, batch)
+
+
+def test_what_a_step_drops_follows_from_seed_and_number_not_from_their_sum() -> None:
+    batch = SampleStream(CASES, STREAM)[0]
+
+    def drawn(seed: int, number: int) -> float:
+        batches = iter([replace(batch, index=number)] * 2)
+        return first_step(new_network(), batches, seed=seed, task=DrawingTask(STREAM)).loss
+
+    assert drawn(0, 5) == drawn(0, 5)
+    assert len({drawn(0, 5), drawn(5, 0), drawn(0, 6)}) == 3
 
 
 def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,8 +27,10 @@ from model.network.config import (
     spacings_after,
     strides,
 )
-from model.network.layers import Conv3d, TransformerBlock, pool
+from model.network.layers import PART_TOKENS, Conv3d, TransformerBlock, attend, slabs
 from model.network.medsegformer import MedSegFormer
+from model.network.norms import HeadNorm, TokenNorm, VolumeNorm
+from model.network.pooling import pool
 from model.network.sizes import attention_and_projection_share, forward_flops, parameter_counts, presets_table
 from model.tasks.losses import deep_supervision
 from tests.conftest import REPOSITORY
@@ -224,7 +228,9 @@ def test_bfloat16_gradients_are_those_of_float32(preset: str, size: tuple, spaci
         network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             outputs = network(image, torch.tensor([[T1]]), spacing_mm, auxiliary=True)
-        deep_supervision(outputs, target, [Targets(((0,), (1,), (2,)), ("a", "b"))]).mean().backward()
+        deep_supervision(
+            outputs, target, [Targets(((0,), (1,), (2,)), ("a", "b"))], strides(spacing_mm)
+        ).mean().backward()
         gradients.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
     reference, low, again = gradients
     scale, relative = max(gradient.norm() for gradient in reference.values()), half_precision(network, torch.bfloat16)
@@ -282,6 +288,51 @@ def test_block_survives_the_edge_of_float16() -> None:
         reference = block.float()(volume, (2, 2, 2))
     assert out.isfinite().all()
     agree(out.float(), reference, rounded(20, torch.float16), "block in float16")  # a dozen operations, in and out
+
+
+@pytest.mark.parametrize("grid", [(2, 3, 4), (2, 3, 5)])
+def test_pooling_evenly_is_pooling(grid: tuple[int, int, int]) -> None:
+    """Whole cells are averaged at once; cells that cut tokens, by matrices. The same mean, trained or only asked."""
+    volume = random_image(2, 5, 4, 6, 8).movedim(1, -1)
+    with torch.inference_mode():
+        pool(volume, grid)
+    volume.requires_grad_()
+    pooled = pool(volume, grid)
+    rows = F.interpolate(volume.movedim(-1, 1), scale_factor=(1, 1, grid[2]), mode="nearest").unflatten(4, (grid[2], 8))
+    expected = rows.mean(5).unflatten(3, (3, 2)).mean(4).unflatten(2, (2, 2)).mean(3).movedim(1, -1)
+    agree(pooled, expected, reordered_sum(4 * 6 * 8))
+    pooled.sum().backward()
+    assert volume.grad is not None
+
+
+@pytest.mark.parametrize("norm", [TokenNorm(8), VolumeNorm(8), HeadNorm(8)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_write_what_they_read_and_sum_in_float32(norm: nn.Module, dtype: torch.dtype) -> None:
+    for child in norm.parameters():
+        nn.init.ones_(child) if child is norm.weight else nn.init.zeros_(child)
+    volume = (300 * torch.randn(1, 8, 8, 8, 8, generator=torch.Generator().manual_seed(0))).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        normed = norm(volume).detach()  # the square of 300 is no float16
+    assert normed.dtype == dtype
+    within((normed.float() - norm(volume.float()).detach()).norm() / normed.float().norm(), rounded(2, dtype), "norm")
+
+
+def test_attention_in_slabs_is_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 16, generator=generator, requires_grad=True) for n in (24, 10, 10))
+    whole = F.scaled_dot_product_attention(query, key, value)
+    expected = torch.autograd.grad(whole.square().sum(), (query, key, value))
+    parts = attend(query, key, value, 4)
+    agree(parts, whole, reordered_sum(40))
+    for got, wanted in zip(torch.autograd.grad(parts.square().sum(), (query, key, value)), expected, strict=True):
+        agree(got, wanted, reordered_sum(400))
+
+
+def test_a_volume_is_cut_into_slabs_of_enough_queries() -> None:
+    for size, parts in (((64, 64, 64), 64), ((32, 32, 32), 16), ((16, 16, 16), 2), ((8, 8, 8), 1), ((7, 40, 40), 1)):
+        assert slabs(size) == parts
+        assert size[0] % parts == 0
+        assert parts == 1 or prod(size) // parts >= PART_TOKENS
 
 
 def test_weights_can_be_made_real_after_construction_on_meta() -> None:

@@ -144,11 +144,37 @@ def test_extreme_logits_stay_finite() -> None:
 
 def test_deep_supervision_of_one_output_is_the_loss() -> None:
     logits, target = example()
-    assert torch.equal(deep_supervision([logits], target, [ALL]), dice_cross_entropy(logits, target, [ALL]))
+    assert torch.equal(deep_supervision([logits], target, [ALL], []), dice_cross_entropy(logits, target, [ALL]))
 
 
-def test_deep_supervision_compares_each_output_with_the_target_on_its_grid() -> None:
-    target = torch.zeros(1, 8, 8, 8, dtype=torch.long)
-    target[:, 2:6, 2:6, 2:6] = 1
-    outputs = [confident(target), confident(target[:, ::2, ::2, ::2])]
-    assert deep_supervision(outputs, target, [ALL]).item() == pytest.approx(0, abs=1e-4)
+def test_deep_supervision_compares_each_output_with_the_middle_of_its_cells() -> None:
+    """An odd size and strides that differ: what the network's own cells cover, and not a share of the size."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (1, 9, 8, 7), generator=generator)
+    half = target[:, :, 1::2][:, :, :, [1, 3, 5, 6]]  # strides (1, 2, 2): the last cell has one voxel
+    quarter = target[:, [1, 3, 5, 7, 8]][:, :, 2::4][:, :, :, [2, 6]]  # and then (2, 2, 2)
+    outputs, steps = [confident(each) for each in (target, half, quarter)], [(1, 2, 2), (2, 2, 2)]
+    assert deep_supervision(outputs, target, [ALL], steps).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 96, 256])
+@pytest.mark.parametrize(("lesion", "cost"), [(20, 0.9), (65, 0.98)])
+def test_a_missed_lesion_costs_its_dice_in_a_patch_of_any_size(size: int, lesion: int, cost: float) -> None:
+    target = torch.zeros(1, size, size, size, dtype=torch.uint8)
+    target.view(-1)[:lesion] = 1
+    missed = torch.zeros(1, 2, size, size, size)
+    missed[:, 1] = -40
+    targets = [Targets(((0,), (1,)), ("lesion",))]
+    assert dice_cross_entropy(missed, target, targets, cross_entropy_weight=0).item() > cost
+    assert deep_supervision([missed], target, targets, [], cross_entropy_weight=0).item() > cost
+
+
+def test_a_missed_lesion_costs_as_much_at_every_scale() -> None:
+    """A lesion of 64 voxels is one cell at stride 4: smoothed as one voxel of the image, not as a cell."""
+    target = torch.zeros(1, 32, 32, 32, dtype=torch.uint8)
+    target[:, :4, :4, :4] = 1
+    missed = [torch.zeros(1, 2, size, size, size) for size in (32, 16, 8)]
+    for logits in missed:
+        logits[:, 1] = -40
+    targets, halved = [Targets(((0,), (1,)), ("lesion",))], [(2, 2, 2)] * 2
+    assert deep_supervision(missed, target, targets, halved, cross_entropy_weight=0).item() > 0.98

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import weights
 from model.certificate.flops import COUNTS
 from model.data.casefile import Case, CaseRecord
-from model.data.dataset import Batch, SampleStream, validation_batch
+from model.data.dataset import Batch, SampleStream
 from model.data.draws import AugmentConfig
+from model.data.validation import validation_batch, validation_patches
 from model.engine.checkpoint import Checkpoints
 from model.engine.optim import layer_scales
 from model.engine.parallelize import ParallelNetwork
@@ -203,7 +204,8 @@ def test_a_pretraining_that_stops_and_goes_on_is_equal_to_the_bit(tmp_path: Path
 def test_a_picture_shows_what_was_seen_as_it_is_and_predicts_only_what_was_hidden() -> None:
     network, case = new_network().eval(), CASES[5]  # four channels
     image, hidden, painted = TASK.painted(network, case, ALONE.device, "float32")
-    assert torch.equal(image, validation_batch(case, UNLABELLED).image[0])
+    (patch,) = validation_patches([case], UNLABELLED, most=1)
+    assert torch.equal(image, validation_batch(patch, UNLABELLED).image[0])
     assert 0.4 < hidden.float().mean() < 0.6
     assert torch.equal(painted[:, ~hidden], image[:, ~hidden])
     assert not torch.isclose(painted[:, hidden], image[:, hidden]).all()

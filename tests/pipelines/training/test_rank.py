@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from model.engine.ranks import Ranks
 from pipelines import params
 from pipelines.cases.case_folder import Entry
-from pipelines.training.rank import run_folder
+from pipelines.training import rank
+from pipelines.training.rank import LearningStage, run_folder
 from pipelines.work import code
 from tests.conftest import REPOSITORY
 
@@ -62,3 +65,20 @@ def test_the_encoder_is_nothing_to_pretraining(project: Path) -> None:
     before = run_folder("pretrain", SETTINGS)
     (project / "models/pretrain/encoder.safetensors").write_bytes(b"another")
     assert run_folder("pretrain", SETTINGS) == before
+
+
+def test_every_rank_sets_its_numerics_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device that it joined with, as the environment says."""
+    told: list[tuple[torch.device, bool]] = []
+    gpu = torch.device("cuda", 1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt  # before anything is trained
+
+    monkeypatch.setenv("MEDSEG_DETERMINISTIC", "1")
+    monkeypatch.setattr(rank, "join_ranks", lambda **_: Ranks(1, 2, gpu))
+    monkeypatch.setattr(rank, "set_numerics", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(rank, "_train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        rank.as_rank(LearningStage("train", stop, stop), SETTINGS)  # type: ignore[arg-type]
+    assert told == [(gpu, True)]

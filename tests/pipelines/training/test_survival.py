@@ -1,6 +1,7 @@
 """The train stage itself, its launcher and two ranks: one dies, one hangs, the batch system wants the nodes back."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.engine.watch import PREEMPTED
-from tests.pipelines.training.train_stage import prepare, rank_pids, told, training, wait_for_step, weights
+from tests.pipelines.training.train_stage import hang, prepare, rank_pids, told, training, wait_for_step, weights
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,9 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
     project: Path, undisturbed: bytes
 ) -> None:
     """Each time it goes on where it was."""
-    hang(project, after=3)
-    stop(project, signal.SIGUSR1, after=6)
+    let_a_rank_hang(project, after=3)
+    let_all_ranks_hang(project, after=5)
+    stop(project, signal.SIGUSR1, after=7)
     lose_a_rank(project, after=10)
     assert weights(project) == undisturbed
 
@@ -42,7 +44,7 @@ def test_a_request_of_the_batch_system_is_answered_in_the_same_way(project: Path
     assert weights(project) == undisturbed
 
 
-def hang(project: Path, after: int) -> None:
+def let_a_rank_hang(project: Path, after: int) -> None:
     """It ends, and every rank's stack is kept.
 
     A stopped process stands for a rank that hangs in the driver: it does nothing and says nothing. MLflow is away, so
@@ -54,8 +56,27 @@ def hang(project: Path, after: int) -> None:
         os.kill(rank_pids(process.pid)[1], signal.SIGSTOP)
         assert process.wait(timeout=60) == 1, told(project)
     assert "no step for too long; every rank's stack lies in" in told(project)
-    stacks = next(project.glob(".medseg/checkpoints/*/stacks-rank-0.txt")).read_text()
+    stacks = next(project.glob(".medseg/checkpoints/hung/*/stacks-rank-0.txt")).read_text()
     assert "all_reduce" in stacks or "accumulate" in stacks
+
+
+def let_all_ranks_hang(project: Path, after: int) -> None:
+    """It goes on by itself, and says where each rank's stack is kept. Then it is stopped."""
+    with training(project, MEDSEG_HANG_S="10", MEDSEG_RESTARTS="1") as process:
+        wait_for_step(project, after)
+        hang(project, 1, 0)
+        again = (
+            r"every rank's stack lies in (.*): stacks-rank-0.txt, stacks-rank-1.txt; again from the last .* \(1 of 1\)"
+        )
+        while not (found := re.search(again, told(project))):
+            assert process.poll() is None, told(project)
+            time.sleep(0.1)
+        wait_for_step(project, after + 2)
+        os.kill(process.pid, signal.SIGUSR1)
+        assert process.wait(timeout=120) == PREEMPTED, told(project)
+    for rank in (0, 1):
+        stacks = (Path(found[1]) / f"stacks-rank-{rank}.txt").read_text()
+        assert "_hang_if_asked" in stacks or "all_reduce" in stacks
 
 
 def stop(project: Path, signum: signal.Signals, after: int) -> None:

@@ -11,20 +11,44 @@ from pathlib import Path
 
 from tests.test_pipeline import call, copy_project, set_params
 
+# In the copy's watch.py, of which no result depends: a rank that finds the file hang-RANK takes it and hangs, once.
+HANG = """
+
+def _hang_if_asked(watch, _beat=Watch.beat):
+    import time
+
+    _beat(watch)
+    asked = Path(f"hang-{watch.rank}")
+    if asked.exists():
+        asked.unlink()
+        time.sleep(1e6)
+
+
+Watch.beat = _hang_if_asked
+"""
+
 
 def prepare(folder: Path, steps: int) -> Path:
-    """A copy of the project, its phantoms preprocessed."""
+    """A copy of the project, its phantoms preprocessed, whose ranks hang when `hang` says so."""
     project = copy_project(folder)
     set_params(project, **{"pretrain.steps": 0, "train.steps": steps, "train.validate_every": 1000})
     for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
         call(project, sys.executable, "-m", "pipelines", stage)
+    with (project / "model/engine/watch.py").open("a") as file:
+        file.write(HANG)
     return project
 
 
+def hang(project: Path, *ranks: int) -> None:
+    """At their next step."""
+    for rank in ranks:
+        (project / f"hang-{rank}").touch()
+
+
 @contextmanager
-def training(project: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The train stage on two ranks, a checkpoint after every step."""
-    log = (project / "train.log").open("w")
+def training(project: Path, name: str = "train", **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The train stage on two ranks, a checkpoint after every step; what it says goes to NAME.log."""
+    log = (project / f"{name}.log").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines", "train"],
         cwd=project, stdout=log, stderr=log, text=True, start_new_session=True,
@@ -50,8 +74,8 @@ def rank_pids(agent: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()]
 
 
-def told(project: Path) -> str:
-    return (project / "train.log").read_text()
+def told(project: Path, name: str = "train") -> str:
+    return (project / f"{name}.log").read_text()
 
 
 def weights(project: Path) -> bytes:

@@ -1,0 +1,38 @@
+"""How a GPU may round and choose its kernels, decided once for a process and not left to PyTorch's defaults.
+
+    set_numerics(device, deterministic=False)       before the first operation on the device
+
+TF32           float32 products and convolutions on tensor cores, with 10 bits of mantissa: on an A100 8 times the rate
+               of its float32 units, and what the launch certificate counts. Sums, norms, softmax, losses and optimizers
+               stay float32.
+sums           of 16-bit products are float32 throughout; PyTorch's default lets a split product be summed in 16 bit
+benchmark      cuDNN times its algorithms at the first of each shape; a run has few shapes, and they come again.
+deterministic  the same bits in every run on the same GPUs: no atomic additions, no timing of algorithms. An operation
+               that has no such kernel ends the run with PyTorch's error, which names it.
+
+A CPU needs none of it: there, float32 is float32, and its kernels add in one order.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# cuBLAS's products are reproducible with work space of this size only (NVIDIA, cuBLAS, "Results reproducibility").
+CUBLAS_WORKSPACE = ":4096:8"
+
+
+def set_numerics(device: torch.device, deterministic: bool = False) -> None:
+    """For this process; nothing on a CPU."""
+    if device.type != "cuda":
+        return
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)

@@ -1,0 +1,65 @@
+"""What a GPU may round is set, not left to defaults. The flags can be read without one."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from model.engine.numerics import set_numerics
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+def flags() -> dict[str, Any]:
+    return {
+        "float32": torch.get_float32_matmul_precision(),
+        "cudnn tf32": CUDNN.allow_tf32,
+        "float16 sums": MATMUL.allow_fp16_reduced_precision_reduction,
+        "bfloat16 sums": MATMUL.allow_bf16_reduced_precision_reduction,
+        "benchmark": CUDNN.benchmark,
+        "deterministic convolutions": CUDNN.deterministic,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = flags()
+    yield
+    torch.set_float32_matmul_precision(before["float32"])
+    CUDNN.allow_tf32, CUDNN.benchmark = before["cudnn tf32"], before["benchmark"]
+    CUDNN.deterministic = before["deterministic convolutions"]
+    MATMUL.allow_fp16_reduced_precision_reduction = before["float16 sums"]
+    MATMUL.allow_bf16_reduced_precision_reduction = before["bfloat16 sums"]
+    torch.use_deterministic_algorithms(before["deterministic"])
+    assert flags() == before
+
+
+def test_float32_on_a_gpu_is_the_tf32_that_the_certificate_counts() -> None:
+    set_numerics(GPU)
+    assert MATMUL.allow_tf32
+    assert flags() == {
+        "float32": "high", "cudnn tf32": True, "float16 sums": False, "bfloat16 sums": False,
+        "benchmark": True, "deterministic convolutions": False, "deterministic": False,
+    }  # fmt: skip
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_the_switch_leaves_no_kernel_that_adds_in_any_order() -> None:
+    set_numerics(GPU)
+    set_numerics(GPU, deterministic=True)
+    found = flags()
+    assert found["deterministic"]
+    assert found["deterministic convolutions"]
+    assert not found["benchmark"]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_cpu_stays_as_it_is() -> None:
+    before = flags()
+    set_numerics(CPU, deterministic=True)
+    assert flags() == before
