@@ -27,7 +27,7 @@ import torch
 from benchmarks.accuracy import TIMED_STEPS, evaluate, make_project, train
 from benchmarks.network import KEEP_MEMORY
 from model import weights
-from model.weights import ENCODER
+from model.weights_file import ENCODER
 from pipelines import params
 from pipelines.params import profiles
 from pipelines.scans.manifest import TRAIN, VALIDATION

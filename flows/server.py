@@ -36,7 +36,7 @@ QUIET = {
 FOR_ONE_COMMAND = {
     f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
     for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "EVENT_PERSISTER")
-}
+} | {"PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}  # a second of every start, for blocks that no flow of ours has
 RETRIES = "3"  # each twice as long after the one before, 14 s in all: a server of this machine is back by then, or gone
 Ready = Callable[[], str]
 

@@ -1,74 +1,37 @@
-"""Weights on disk: a folder of safetensors, with everything needed to use them in each header.
-
-    models/train/model.safetensors                    or, above 4 GiB,
-    models/train/model-00001-of-00007.safetensors ... and model.safetensors.index.json
-    models/pretrain/encoder.safetensors               likewise: embedding and encoder
+"""The tensors of weights on disk (model/weights_file.py): written by all ranks, loaded as a network.
 
 A tensor at a time is whole in memory, and only on rank 0: 6.7 billion parameters never lie in one process.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from model.engine.dtensors import local_part, plain_name, shard_like
+from model.engine.dtensors import local_part, plain_name, shard_like, whole_of
 from model.network.config import MODALITIES, NetworkConfig
 from model.network.medsegformer import MedSegFormer
+from model.weights_file import (
+    ENCODER,
+    KEY,
+    MODEL,
+    Card,
+    EncoderCard,
+    card_record,
+    files,
+    index_name,
+    read_card,
+    read_header,
+)
 
 SHARD_BYTES = 4 * 2**30
-HEADER_BYTES = 100_000_000  # the safetensors format's own bound
-MODEL, ENCODER = "model", "encoder"  # how the files' names begin
 PRETRAINED = ("embedding.", "encoder.")  # the tensors that fine-tuning starts from
 _ROWS = "embedding.modality.weight"  # a row a modality: their number may differ
-_KEY = "medsegformer"
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a weights file says about itself.
-
-    `network`: the fields of its NetworkConfig, so that a preset may change without making old weights unusable. Its
-    `modalities` are the names by row of the embedding; weights older than these have the fixed ones.
-    `classes`: structure of every output but background, in order. `structures`: the system's id of each.
-    `vocabulary`: what they are and consist of (pipelines/scans/structure.py); empty in weights older than it.
-    `patch_size`: voxels by source. `preprocessing`: as pipelines.cases.preparation has it. `identity`: digests of what
-    made them.
-    """
-
-    preset: str
-    network: dict[str, Any]
-    classes: tuple[str, ...]
-    structures: dict[str, int]
-    patch_size: dict[str, tuple[int, int, int]]
-    preprocessing: dict[str, Any]
-    identity: dict[str, str]
-    vocabulary: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EncoderCard:
-    """What a pretrained encoder says about itself.
-
-    `network`, `preprocessing`, `identity`: as in Card. `recipe`: the parameters of the stage. `modalities`: those it
-    has seen. `scans`: their number by source.
-    """
-
-    preset: str
-    network: dict[str, Any]
-    preprocessing: dict[str, Any]
-    recipe: dict[str, Any]
-    modalities: tuple[str, ...]
-    scans: dict[str, int]
-    identity: dict[str, str]
 
 
 def export(folder: Path | None, state: dict[str, Tensor], card: Card | EncoderCard, stem: str = MODEL) -> None:
@@ -79,50 +42,19 @@ def export(folder: Path | None, state: dict[str, Tensor], card: Card | EncoderCa
     """
     names = sorted(state)
     groups = _groups({name: state[name].numel() * state[name].element_size() for name in names})
-    files = _file_names(stem, len(groups))
-    for file, group in zip(files, groups, strict=True):
+    parts = _file_names(stem, len(groups))
+    for file, group in zip(parts, groups, strict=True):
         whole = (_whole(state[name]) for name in group)
         if folder is None:
             for _ in whole:
                 pass
         else:
             _write(folder / file, {name: state[name] for name in group}, whole, card)
-    if folder and len(files) > 1:
-        weight_map = {name: file for file, group in zip(files, groups, strict=True) for name in group}
+    if folder and len(parts) > 1:
+        weight_map = {name: file for file, group in zip(parts, groups, strict=True) for name in group}
         total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / _index(stem)).write_text(json.dumps(index, indent=1, sort_keys=True))
-
-
-def files(folder: Path, stem: str = MODEL) -> list[Path]:
-    """The weights files of a folder, one or several shards. Raises ValueError if one is missing."""
-    if not (index := folder / _index(stem)).exists():
-        names = [f"{stem}.safetensors"]
-    else:
-        names = _listed_in(index)
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} holds no {missing[0]}; run stage {folder.name} again, or fetch it")
-    return [folder / name for name in names]
-
-
-def _listed_in(index: Path) -> list[str]:
-    """Names of shards, in the index's own folder only."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if all(Path(name).name == name for name in names):
-            return names
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        pass
-    raise ValueError(f"{index} is no index of weights files beside it; fetch the folder again")
-
-
-def digest(folder: Path, stem: str = MODEL) -> str:
-    """sha256 of the weights: of the file, or of the shards' digests, each on a line, in order."""
-    sums = []
-    for path in files(folder, stem):
-        with path.open("rb") as file:
-            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+        (folder / index_name(stem)).write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
 def _groups(sizes: dict[str, int]) -> list[list[str]]:
@@ -144,18 +76,13 @@ def _file_names(stem: str, count: int) -> list[str]:
     return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _index(stem: str) -> str:
-    return f"{stem}.safetensors.index.json"
-
-
 def _whole(tensor: Tensor) -> Tensor:
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu().contiguous()
+    return whole_of(tensor).detach().cpu().contiguous()
 
 
 def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: Card | EncoderCard) -> None:
     """The safetensors format: the header's length, a JSON header, then the tensors' bytes one after another."""
-    header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(vars(card), sort_keys=True)}}
+    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(vars(card), sort_keys=True)}}
     end = 0
     for name, tensor in like.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -164,24 +91,6 @@ def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: C
         _write_header(file, header)
         for tensor in whole:
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def read_card(folder: Path) -> Card:
-    """The card alone, without reading a tensor. Raises ValueError if there is none."""
-    path = files(folder)[0]
-    record = _record(path)
-    try:
-        patches = {source: tuple(patch) for source, patch in record["patch_size"].items()}
-        return Card(**{**record, "classes": tuple(record["classes"]), "patch_size": patches})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its card is not of this version of MedSegFormer ({error}); train again") from None
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_read_header(path)[0]["__metadata__"][_KEY]))
-    except (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is not a MedSegFormer weights file ({type(error).__name__})") from None
 
 
 def load(folder: Path) -> tuple[MedSegFormer, Card]:
@@ -222,7 +131,7 @@ def load_encoder(network: nn.Module, folder: Path) -> None:
 def _rows_by_name(theirs: Tensor, folder: Path, parameter: Tensor, network: nn.Module) -> Tensor:
     """Every rank calls this: where the two know different modalities, the parameter is put together."""
     config: Any = network.config
-    known = _record(files(folder, ENCODER)[0])["network"].get("modalities", MODALITIES)[1:]
+    known = card_record(files(folder, ENCODER)[0])["network"].get("modalities", MODALITIES)[1:]
     wanted = config.modalities[1:]
     if tuple(known) == wanted:
         return theirs
@@ -237,7 +146,7 @@ def _misfits(parameters: dict[str, nn.Parameter], folder: Path) -> list[str]:
     """What of a pretrained encoder does not fit these parameters, a line a tensor."""
     shapes: dict[str, list[int]] = {}
     for path in files(folder, ENCODER):
-        header = _read_header(path)[0]
+        header = read_header(path)
         shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
     return [
         *(f"{name} is missing" for name in parameters.keys() - shapes.keys()),
@@ -260,14 +169,6 @@ def _tensors(folder: Path, stem: str = MODEL) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header, and where the tensors' bytes start."""
-    with path.open("rb") as file:
-        if (length := int.from_bytes(file.read(8), "little")) > HEADER_BYTES:
-            raise ValueError(f"its header would take {length} bytes, more than {HEADER_BYTES}")
-        return json.loads(file.read(length)), 8 + length
 
 
 def _write_header(file: IO[bytes], header: dict[str, Any]) -> None:

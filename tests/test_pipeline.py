@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from model.weights import read_card
+from model.weights_file import read_card
 from pipelines.scans import manifest
 from tests.conftest import REPOSITORY
 
@@ -60,8 +60,8 @@ def shorten(project: Path, **blocks: dict[str, Any]) -> None:
     small = {"patch_size": {"default": [16, 16, 16], "acdc": [8, 24, 24]}}
     short: dict[str, dict[str, Any]] = {
         # 16-bit products take minutes where the processor has none; what they compute is for tests/model to say
-        "train": {"steps": 20, "warmup_steps": 2, "validate_every": 10, "precision": "float32", **small},
-        "pretrain": {"steps": 4, "warmup_steps": 1, "validate_every": 2, "precision": "float32", **small},
+        "train": {"steps": 8, "warmup_steps": 2, "validate_every": 4, "precision": "float32", **small},
+        "pretrain": {"steps": 2, "warmup_steps": 1, "validate_every": 2, "precision": "float32", **small},
         "ingest.phantom": {"cases_per_layout": 9, "size": 24},
         "promote.floors": {"default": 0.0},
     }
@@ -401,12 +401,12 @@ def test_the_same_weights_registered_again_lie_once_and_both_versions_load_where
 
 def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what_they_are(project: Path) -> None:
     before = holder(project)
-    call(project, "dvc", "exp", "run", "--name", "short", "-S", "train.steps=4", "-S", "train.validate_every=4")
+    call(project, "dvc", "exp", "run", "--name", "short", "-S", "train.steps=4")
     assert "short" in call(project, "dvc", "exp", "show", "--csv").stdout
     assert "mean_dice" in call(project, "dvc", "metrics", "diff", "--all").stdout
     call(project, "medseg", "register")
     assert int(holder(project)) > int(before)
-    set_params(project, **{"train.steps": 20, "train.validate_every": 10})
+    set_params(project, **{"train.steps": 8})
     told = call(project, "dvc", "repro").stdout
     assert "Running stage 'train'" not in told  # its outputs come from the cache
     call(project, "medseg", "register")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.data.casefile import Case, CaseRecord
-from model.weights import EncoderCard
+from model.weights_file import EncoderCard
 from pipelines.pages.drawing import grey, on_square, scaled, sheet, window_of
 from pipelines.pages.templates import render
 from pipelines.work.writing import replacing, write_json

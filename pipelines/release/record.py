@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model import weights
+from model import weights_file
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -22,7 +22,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
     Raises ValueError if the figures are of other weights.
     """
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    sha256 = weights.digest(trained)
+    sha256 = weights_file.digest(trained)
     if metrics["weights_sha256"] != sha256:
         raise ValueError(
             f"{evaluation / 'metrics.json'} is of weights {metrics['weights_sha256'][:12]}..., {trained} holds "
@@ -31,8 +31,8 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
     return {
         "name": name,
         "weights_sha256": sha256,
-        "weights_files": {file.name: sha256_of(file) for file in weights.files(trained)},
-        "identity": weights.read_card(trained).identity,
+        "weights_files": {file.name: sha256_of(file) for file in weights_file.files(trained)},
+        "identity": weights_file.read_card(trained).identity,
         "conditions": metrics["conditions"],
         "mean_dice": metrics["mean_dice"],
         "dice": metrics["dice"],

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from model import weights
+from model import weights_file
 from pipelines.release import tracking
 from pipelines.work import project
 from pipelines.work.writing import replacing
@@ -28,12 +28,12 @@ def place(sha256: str) -> Path:
 
 
 def keep(folder: Path, sha256: str) -> None:
-    """Take the weights of a folder in, whose digest (`model.weights.digest`) is `sha256`, unless they are here."""
+    """Take the weights of a folder in, whose digest (`model.weights_file.digest`) is `sha256`, unless they are here."""
     if place(sha256).is_dir():
         return
     with replacing(place(sha256)) as temporary:
         temporary.mkdir()
-        for file in [*weights.files(folder), *folder.glob("*.index.json")]:
+        for file in [*weights_file.files(folder), *folder.glob("*.index.json")]:
             _link(file, temporary / file.name)
         verified(temporary, sha256)  # what lies there may be of a later training than the record
 
@@ -67,7 +67,7 @@ def publish(client: Any, run_id: str, sha256: str) -> None:
 
 def verified(folder: Path, expected_sha256: str) -> Path:
     """`folder`, if its weights have this digest; ValueError otherwise."""
-    found = weights.digest(folder)
+    found = weights_file.digest(folder)
     if found != expected_sha256:
         raise ValueError(
             f"{folder}: sha256 {found[:12]}... is not the registered {expected_sha256[:12]}...; not loaded"
@@ -78,7 +78,7 @@ def verified(folder: Path, expected_sha256: str) -> Path:
 def _lies_in_the_project(sha256: str) -> bool:
     trained = project.root() / project.TRAINED
     try:
-        return weights.digest(trained) == sha256
+        return weights_file.digest(trained) == sha256
     except (ValueError, OSError):  # not trained here, or half of it is gone
         return False
 

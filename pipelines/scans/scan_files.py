@@ -13,14 +13,18 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.scans import channels, volume
+from pipelines.scans import channels
+from pipelines.scans.byte_stream import VolumeError
 from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import LAYOUT
-from pipelines.scans.volume import Volume, VolumeError
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
+
+if TYPE_CHECKING:
+    from pipelines.scans.volume import Volume
 
 _LAYOUT = f"{(project.RAW / LAYOUT).as_posix()}/"
 
@@ -59,8 +63,10 @@ def volume_at(path: str) -> Path:
     return Path(channels.numbered(where(path), channels.parted(path)[1]))
 
 
-def read(row: Row, file: File) -> Volume:
+def read(row: Row, file: File) -> "Volume":
     """A scan's image or label. Raises VolumeError, naming the case, if the file changed since it was listed."""
+    from pipelines.scans import volume  # nibabel takes half a second, and who asks for names alone needs none
+
     path = where(file.path)
     before = _state(row, file, path)
     try:

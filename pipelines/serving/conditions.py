@@ -26,6 +26,7 @@ ROOT = "pipelines.serving.segmenter"
 BESIDE = (
     "model.data",
     "model.weights",
+    "model.weights_file",
     "pipelines.scans.manifest",
     "pipelines.scans.contracts",
     "pipelines.scans.vocabulary",

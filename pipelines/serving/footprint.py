@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from model.weights import Card
+from model.weights_file import Card
 from pipelines.cases.preparation import SourceRecord
 from pipelines.cases.resampling import axes_in_order, resampled_shape
 from pipelines.scans.volume import Outline

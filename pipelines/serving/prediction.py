@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model import weights
-from model.weights import Card
+from model import weights_file
+from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
@@ -129,7 +129,8 @@ def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterato
 
 def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[tuple[Request, Outcome]]:
     """Those that cannot fit at once, the others as they come."""
-    card, own = weights.read_card(job.weights), sum(file.stat().st_size for file in weights.files(job.weights))
+    card = weights_file.read_card(job.weights)
+    own = sum(file.stat().st_size for file in weights_file.files(job.weights))
     free, free_on_gpu = footprint.free_here(), footprint.free_on_gpu()
     loads: list[Load[tuple[Request, str]]] = []
     for request in due:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from model import weights
+from model import weights_file
 from model.data.casefile import Case
-from model.weights import Card
+from model.weights_file import Card
 from pipelines.cases.forecast import READ
 from pipelines.scans.volume import Geometry
 from pipelines.work.memory import BYTE, FLOAT, with_overhead
@@ -23,8 +23,8 @@ SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is wh
 
 def segmentation_bytes(case: Case, trained: Path) -> int:
     """Predicted peak above an idle worker's, which has no network yet."""
-    card = weights.read_card(trained)
-    network = sum(file.stat().st_size for file in weights.files(trained))
+    card = weights_file.read_card(trained)
+    network = sum(file.stat().st_size for file in weights_file.files(trained))
     window = card.patch_size.get(case.record.source, (0, 0, 0))
     geometry = Geometry.from_json(case.record.geometry)
     scan = _product(geometry.file_shape)

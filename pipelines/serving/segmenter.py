@@ -12,7 +12,7 @@ from model import weights
 from model.network.config import rows_of
 from model.network.medsegformer import MedSegFormer
 from model.tasks.inference import sliding_window
-from model.weights import Card
+from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resample
 from pipelines.scans import vocabulary

@@ -6,7 +6,6 @@ solvable by a small network in a minute, and not by thresholding alone (contrast
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 LAYOUTS = ("brats", "kits", "acdc")
@@ -108,6 +107,8 @@ def _ball(shape: tuple[int, ...], centre: object, radii: object) -> np.ndarray:
 
 
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    import nibabel as nib  # half a second, and `inventory` asks for the layouts alone
+
     path.parent.mkdir(parents=True, exist_ok=True)
     array = array.astype(np.uint8) if array.dtype == np.uint8 else np.rint(array).astype(np.int16)
     nib.save(nib.Nifti1Image(array, affine), path)

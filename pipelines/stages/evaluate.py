@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from model import weights
+from model import weights_file
 from model.data import casefile
 from model.data.casefile import Case
 from model.metrics import dice, mean
@@ -91,7 +91,7 @@ def main() -> None:
 
 def _measured_on(trained: Path) -> dict[str, Any]:
     """What the figures are of."""
-    return {"weights_sha256": weights.digest(trained), "identity": weights.read_card(trained).identity}
+    return {"weights_sha256": weights_file.digest(trained), "identity": weights_file.read_card(trained).identity}
 
 
 def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], dict[str, str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from model import weights
+from model import weights, weights_file
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.parallelize import reshard
@@ -26,7 +26,7 @@ from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.probe import Probe
-from model.weights import ENCODER, EncoderCard
+from model.weights_file import ENCODER, EncoderCard
 from pipelines import params
 from pipelines.cases import preparation
 from pipelines.pages import reconstruction
@@ -147,7 +147,7 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         write_history(folder / "history.csv", state.curve)
     reconstruction.write(project.PRETRAINING_REPORT, pictures, state.curve, card)
     log.info("pretrain: encoder in %s, pictures in %s", project.PRETRAINED, project.PRETRAINING_REPORT)
-    return {"encoder_sha256": weights.digest(project.PRETRAINED, ENCODER), **run_identity.origin()}
+    return {"encoder_sha256": weights_file.digest(project.PRETRAINED, ENCODER), **run_identity.origin()}
 
 
 def _paint(job: Learning, state: TrainState, ranks: Ranks) -> list[reconstruction.PaintedPatch]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from model import weights
+from model import weights, weights_file
 from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.ranks import Ranks
@@ -20,7 +20,7 @@ from model.engine.state import TrainState
 from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
-from model.weights import Card
+from model.weights_file import Card
 from pipelines import params
 from pipelines.cases import preparation
 from pipelines.cases.preparation import Preprocessing
@@ -118,4 +118,4 @@ def _save(settings: params.Params, job: Learning, state: TrainState, ranks: Rank
         weights.export(folder, state.final_weights(), card)
         write_history(folder / "history.csv", state.curve)
     log.info("train: weights in %s", project.TRAINED)
-    return {"weights_sha256": weights.digest(project.TRAINED), **run_identity.origin()}
+    return {"weights_sha256": weights_file.digest(project.TRAINED), **run_identity.origin()}

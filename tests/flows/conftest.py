@@ -119,7 +119,7 @@ def toy_profile() -> str:
     return text.getvalue()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("toy") / "project")
     project.root.mkdir()
@@ -145,7 +145,7 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project with `medseg ui` running. The night of its nightly deployment falls within the next two minutes."""
     project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
@@ -170,7 +170,7 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) ->
     eventually(lambda: not project.processes(), 10, "nothing of medseg ui is left")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def done_template(fresh_template: Project, served: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_template.copy(tmp_path_factory.mktemp("done") / "project")
     ended = project.medseg("run", timeout_s=300)  # on its own embedded server, whose database the copies inherit

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model import weights
+from model import weights_file
 from tests.pipelines.serving.networks import write_weights
 
 
@@ -44,18 +44,18 @@ def test_a_card_that_is_none_is_refused_in_one_line(
 ) -> None:
     with_card(folder, change)
     with pytest.raises(ValueError, match=told):
-        weights.read_card(folder)
+        weights_file.read_card(folder)
 
 
 def test_a_header_that_announces_too_much_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes((2**40).to_bytes(8, "little") + path.read_bytes()[8:])
     with pytest.raises(ValueError, match="is not a MedSegFormer weights file"):
-        weights.read_card(folder)
+        weights_file.read_card(folder)
 
 
 @pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", 3])
 def test_an_index_names_files_beside_it_only(folder: Path, name: object) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(ValueError, match="is no index of weights files beside it"):
-        weights.files(folder)
+        weights_file.files(folder)

@@ -112,7 +112,7 @@ class Guarded:
     login: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guarded() -> Iterator[Guarded]:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others; only the project's shall be
         Path(folder).chmod(0o755)

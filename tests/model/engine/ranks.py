@@ -29,7 +29,7 @@ from model.network.layers import BlockNetwork
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder
 from model.tasks.probe import Probe
-from model.weights import Card
+from model.weights_file import Card
 from tests.model.engine.test_trainer import CASES, FIT, STREAM, TASK
 from tests.model.tasks.test_masked import TASK as MASKED
 from tests.model.tasks.test_masked import UNLABELLED

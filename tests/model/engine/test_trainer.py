@@ -56,6 +56,7 @@ FIT = FitConfig(
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TASK = Segmentation(STREAM)
+EVERY_STEP_S, NEVER_S = 0.0, 1e9  # between two checkpoints
 
 
 def make_case(number: int, source: str, modalities: tuple[str, ...], structures: dict[str, int]) -> Case:
@@ -88,14 +89,15 @@ def train(
     validation: Sequence[Case] = (),
     reported: list[tuple[int, dict[str, float]]] | None = None,
     micro_batch: int = 2,
+    every_s: float = EVERY_STEP_S,
 ) -> TrainState:
-    """A whole run on one rank, or what is left of it: `folder` keeps its checkpoints."""
+    """A whole run on one rank, or what is left of it: `folder` keeps its checkpoints, one each `every_s`."""
 
     def report(step: int, values: dict[str, float]) -> None:
         if reported is not None:
             reported.append((step, values))
 
-    return fit(run_of(folder, config, cases, validation, report, micro_batch))
+    return fit(run_of(folder, config, cases, validation, report, micro_batch, every_s))
 
 
 def run_of(
@@ -105,6 +107,7 @@ def run_of(
     validation: Sequence[Case] = (),
     report: Report = lambda step, values: None,
     micro_batch: int = 2,
+    every_s: float = EVERY_STEP_S,
 ) -> Run:
     return Run(
         parallel=ParallelNetwork(new_network()),
@@ -114,7 +117,7 @@ def run_of(
         config=config,
         ranks=ALONE,
         report=report,
-        checkpoints=Checkpoints(folder, ALONE, every_s=0),
+        checkpoints=Checkpoints(folder, ALONE, every_s),
         watch=Watch(folder, 0),
     )
 
@@ -230,7 +233,7 @@ def test_what_a_step_drops_follows_from_seed_and_number_not_from_their_sum() -> 
 
 
 def test_training_lowers_the_loss_and_the_average_follows(tmp_path: Path) -> None:
-    state = train(tmp_path, replace(FIT, steps=30, validate_every=30))
+    state = train(tmp_path, replace(FIT, steps=30, validate_every=30), every_s=NEVER_S)
     batches = [SampleStream(CASES, STREAM)[index] for index in range(2)]
     trained = new_network()
     trained.load_state_dict(state.network.state_dict())
@@ -291,12 +294,12 @@ def test_a_run_with_a_broken_case_skips_its_steps_names_it_and_stops_above_a_bou
     cases = [replace_image(CASES[0], np.nan), CASES[1]]
     config = replace(FIT, steps=100, global_batch=1)
     with pytest.raises(ValueError, match=r"21 of the last 100 steps .* cases in them: acdc-0 \(21 times\)\."):
-        train(tmp_path, config, cases, micro_batch=1)
+        train(tmp_path, config, cases, micro_batch=1, every_s=NEVER_S)
 
 
 def test_a_broken_case_that_comes_seldom_is_counted_and_the_run_ends(tmp_path: Path) -> None:
     cases = [replace_image(CASES[0], np.inf), *CASES[1:4]]
-    state = train(tmp_path, replace(FIT, steps=12, global_batch=1), cases, micro_batch=1)
+    state = train(tmp_path, replace(FIT, steps=12, global_batch=1), cases, micro_batch=1, every_s=NEVER_S)
     assert state.step == 12
     assert state.suspects == {"acdc-0": len(state.skipped)}
     assert 0 < len(state.skipped) < 12
@@ -308,7 +311,7 @@ def replace_image(case: Case, value: float) -> Case:
 
 
 def test_the_same_run_twice_is_equal_to_the_bit(tmp_path: Path) -> None:
-    one, other = (train(tmp_path / name).final_weights() for name in ("one", "other"))
+    one, other = (train(tmp_path / name, every_s=NEVER_S).final_weights() for name in ("one", "other"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -356,8 +359,8 @@ def test_the_loss_scale_doubles_after_many_good_steps_and_stays_one_when_off() -
 
 def test_validation_reports_every_annotated_structure_and_leaves_the_weights_alone(tmp_path: Path) -> None:
     reported: list[tuple[int, dict[str, float]]] = []
-    validated = train(tmp_path / "one", validation=CASES, reported=reported)
-    plain = train(tmp_path / "other")
+    validated = train(tmp_path / "one", validation=CASES, reported=reported, every_s=NEVER_S)
+    plain = train(tmp_path / "other", every_s=NEVER_S)
     point = next(values for step, values in reported if step == 2)
     assert set(point) == {
         f"validation_dice.{name}" for name in ("right_ventricle", "myocardium", "tumour_oedema", "mean")

@@ -13,7 +13,7 @@ from model.network.config import MODALITIES, PRESETS, NetworkConfig, modalities_
 from model.network.medsegformer import MedSegFormer
 from model.network.sizes import parameter_counts, pretraining_parameters
 from model.tasks.masked import MaskedAutoencoder
-from model.weights import ENCODER, Card, EncoderCard
+from model.weights_file import ENCODER, Card, EncoderCard
 from tests.model.engine.test_trainer import STREAM, make_case
 
 NANO = PRESETS["nano"]

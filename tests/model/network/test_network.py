@@ -144,7 +144,8 @@ def test_closed_form_is_the_built_network(preset: str) -> None:
         network = MedSegFormer(config, num_classes=5).eval()
         modality = torch.ones(1, 2, dtype=torch.long)
     assert sum(parameter_counts(config, 5).values()) == sum(p.numel() for p in network.parameters())
-    for size, spacing_mm in product([(128, 128, 128), (13, 161, 96)], [CUBIC, THICK]):
+    cases = list(product([(128, 128, 128), (13, 161, 96)], [CUBIC, THICK]))
+    for size, spacing_mm in cases if preset in ("nano", "tiny") else cases[::3]:  # the same formula of more blocks
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.empty(1, 2, *size, device="meta"), modality, spacing_mm)
         assert forward_flops(config, 5, size, spacing_mm, channels=2) == counter.get_total_flops()
@@ -212,7 +213,7 @@ def test_pooling_averages_cells_whatever_their_size() -> None:
         ("nano", (32, 32, 32), CUBIC),
         ("nano", (16, 16, 16), CUBIC),
         ("tiny", (40, 56, 40), CUBIC),
-        ("tiny", (48, 64, 48), CUBIC),
+        ("tiny", (24, 32, 24), CUBIC),
         pytest.param("tiny", (64, 64, 64), CUBIC, marks=SLOW_WITHOUT_BFLOAT16),
         pytest.param("tiny", (16, 160, 160), THICK, marks=SLOW_WITHOUT_BFLOAT16),
     ],

@@ -28,7 +28,7 @@ from model.network.medsegformer import MedSegFormer
 from model.network.sizes import encoder_parameters, pretraining_flops, pretraining_parameters
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling, spread
 from model.tasks.probe import Probe, discriminant
-from model.weights import ENCODER, EncoderCard
+from model.weights_file import ENCODER, EncoderCard
 from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM, run_of
 from tests.tolerances import agree, evaluation, reordered_sum
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from model import weights
 from model.engine.parallelize import ParallelConfig
-from model.weights import ENCODER
+from model.weights_file import ENCODER
 from tests import tolerances
 from tests.model.engine.ranks import (
     CONFIG,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model import weights
+from model import weights_file
 from pipelines.release import registration, registry, store, tracking
 from pipelines.training import curves
 from pipelines.training.curves import Curves
@@ -45,7 +45,7 @@ def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def trained(project: Path, dice: float) -> dict[str, object]:
-    sha256 = weights.digest(write_weights(project / "models/train"))
+    sha256 = weights_file.digest(write_weights(project / "models/train"))
     content = {
         "name": "m", "weights_sha256": sha256, "identity": {}, "conditions": {}, "mean_dice": dice,
         "dice": {"kidney": dice}, "cases": 3,

@@ -50,7 +50,13 @@ def test_the_digest_is_of_all_between_a_file_and_a_label_map_and_of_nothing_else
         "model.network.medsegformer", "model.network.layers", "model.tasks.inference", "pipelines.cases.preparation",
         "pipelines.cases.resampling", "pipelines.scans.nifti", "pipelines.scans.volume", "pipelines.serving.segmenter",
     }  # fmt: skip
-    assert not counted & {"model.metrics", "model.weights", "pipelines.serving.conditions", "pipelines.stages.evaluate"}
+    assert not counted & {
+        "model.metrics",
+        "model.weights",
+        "model.weights_file",
+        "pipelines.serving.conditions",
+        "pipelines.stages.evaluate",
+    }
     assert not any(name.startswith(("model.engine.trainer", "pipelines.release", "flows")) for name in counted)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import weights
+from model import weights_file
 from pipelines import params
 from pipelines.cases.preparation import SourceRecord
 from pipelines.release import registry, store
@@ -80,7 +80,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scans(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two scans of a body in air, in a folder; the version is the small network's; the bounds are the profiles'."""
-    content = {"weights_sha256": weights.digest(network), "conditions": Conditions.of_here(0.5).to_json()}
+    content = {"weights_sha256": weights_file.digest(network), "conditions": Conditions.of_here(0.5).to_json()}
     monkeypatch.setattr(store, "find", lambda sha256, run_id: network)
     monkeypatch.setattr(registry, "find", lambda _: registry.RegisteredModel("m", 1, content, "run"))
     bounds = params.load(REPOSITORY / "params.yaml").ingest.quality

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from model import weights
+from model import weights_file
 from model.data import casefile
 from model.data.targets import IGNORED
 from pipelines.params import profiles
@@ -69,7 +69,7 @@ def test_kidneys_with_and_without_sides_train_one_head(project: Path) -> None:
     nnunet(project, "Dataset001_Sides", {"right kidney": 1, "left kidney": 2}, halves(1, 2))
     nnunet(project, "Dataset002_Whole", {"kidney": 1, "spleen": 2}, halves(1, 1, 2))
     found = carried_through()
-    card = weights.read_card(Path("models/train"))
+    card = weights_file.read_card(Path("models/train"))
     assert card.classes == ("spleen", "kidney_left", "kidney_right")
     assert set(card.vocabulary) >= {"kidney", "kidney_left", "kidney_right", "spleen"}
     assert set(found["dice"]) == {"kidney", "kidney_left", "kidney_right", "spleen"}
@@ -85,7 +85,7 @@ def test_three_hundred_structures_are_trained_evaluated_and_come_back(project: P
     nnunet(project, "Dataset300_Parts", {f"part {number}": number + 1 for number in range(300)}, label)
     found = carried_through()
     assert len(found["dice"]) == 300
-    card = weights.read_card(Path("models/train"))
+    card = weights_file.read_card(Path("models/train"))
     assert (len(card.classes), card.structures["part_299"]) == (300, 12_093)
     case = casefile.read(next(Path("data/cases/test").glob("*.safetensors")))
     assert set(np.unique(np.asarray(case.label))) == {0, *(10_000 + 7 * number for number in range(300))}
@@ -104,7 +104,7 @@ def test_a_lesion_nobody_has_heard_of_in_masks_and_voxels_nobody_decided_on(proj
     set_params(project, **{"data.labels": {"nnunet": {"ureter": "background"}}})
     found = carried_through()
     assert set(found["dice"]) == {"liver", "snowflake_lesion"}
-    assert weights.read_card(Path("models/train")).structures == {"liver": 13, "snowflake_lesion": 10_000}
+    assert weights_file.read_card(Path("models/train")).structures == {"liver": 13, "snowflake_lesion": 10_000}
     partly = [casefile.read(path) for path in Path("data/cases").rglob("nnunet-*.safetensors")]
     assert all(case.record.undecided and IGNORED in np.asarray(case.label) for case in partly)
     with safe_open(next(Path("data/cases").rglob("bids-*.safetensors")), "numpy") as file:
@@ -155,7 +155,7 @@ def test_public_layouts_and_a_pair_of_folders_train_one_network(project: Path) -
     assert len(found["dice"]) >= 13 + 2
     assert {"kidney_left", "kidney_right", "urinary_bladder", "prostate"} <= set(found["dice"])
     assert len(found["by_source"]) == 3
-    assert len(weights.read_card(Path("models/train")).classes) == 15
+    assert len(weights_file.read_card(Path("models/train")).classes) == 15
 
 
 def test_a_hundred_and_seventeen_masks_a_scan(project: Path) -> None:
@@ -170,4 +170,4 @@ def test_a_hundred_and_seventeen_masks_a_scan(project: Path) -> None:
             save(folder / f"segmentations/{name}.nii.gz", (label == value).astype(np.uint8))
     found = carried_through()
     assert {name for name in found["dice"] if name in names} == set(names)
-    assert len(weights.read_card(Path("models/train")).classes) == 117
+    assert len(weights_file.read_card(Path("models/train")).classes) == 117

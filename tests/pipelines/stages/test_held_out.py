@@ -16,7 +16,7 @@ from model import weights
 from model.data import casefile
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
-from model.weights import Card
+from model.weights_file import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 from pipelines.params import profiles
 from pipelines.scans import manifest, scan_files, vocabulary

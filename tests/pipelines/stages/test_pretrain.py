@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from model.data import casefile
-from model.weights import EncoderCard
+from model.weights_file import EncoderCard
 from pipelines import params
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.pages import reconstruction

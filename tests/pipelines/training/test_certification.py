@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from model.certificate import document
+from model.certificate import document, ways
 from model.certificate.document import Launch
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
-from model.certificate.ways import GIB, Goal
+from model.certificate.ways import GIB, Goal, search
 from model.engine.hardware import Gpu, find_gpu
 from model.network.config import PRESETS
 from pipelines import params
@@ -39,6 +39,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "profiles" / f"{name}.yaml").write_bytes((REPOSITORY / "profiles" / f"{name}.yaml").read_bytes())
     (tmp_path / "params.yaml").write_text(profiles.compose("smoke"))
     return tmp_path
+
+
+@pytest.fixture
+def one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search tries one level of checkpointing, not three: for what is not about the search."""
+    monkeypatch.setattr(ways, "CHECKPOINTING", ("none",))
 
 
 def gpu_of(gib: float) -> Gpu:
@@ -85,17 +91,17 @@ def test_a_preset_that_does_not_fit_is_refused_and_the_strategy_that_is_told_fit
 
 def test_xl_cannot_be_replicated_and_the_arithmetic_says_why() -> None:
     wanted = replace(WANTED, network=PRESETS["xl"], ranks=32, global_batch=256)
-    content = certificate(wanted, A100, replace(GOAL, strategy="ddp"), COHORT)
-    assert "6.68 billion parameters x 16 bytes" in content["faults"][0]
-    assert not content["fits"]
+    best = search(wanted, A100, replace(GOAL, strategy="ddp"))[0]
+    assert "6.68 billion parameters x 16 bytes" in best.faults[0]
 
 
 def test_too_many_steps_are_refused_with_the_number_that_fits() -> None:
-    goal = Goal(steps=10**9, within_days=1.0, strategy="hsdp")
-    told = refused(WANTED, A100, goal)
-    assert certificate(WANTED, A100, replace(goal, steps=int(told["--steps"][1])), COHORT)["fits"]
+    goal, largest = Goal(steps=10**9, within_days=1.0, strategy="hsdp"), find_gpu("b200")  # no other need be tried
+    told = refused(WANTED, largest, goal)
+    assert certificate(WANTED, largest, replace(goal, steps=int(told["--steps"][1])), COHORT)["fits"]
 
 
+@pytest.mark.usefixtures("one_level")
 def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) -> None:
     content = certify("nano", 2, "a100-80gb", strategy="ddp")
     assert {"fits", "strategy", "peak_memory_gib", "spare_fraction", "step_time_s", "days"} <= set(content)
@@ -113,6 +119,7 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
         certificates.require(replace(launch, digest="other"))
 
 
+@pytest.mark.usefixtures("one_level")
 def test_pretraining_has_a_certificate_of_its_own(project: Path) -> None:
     content = certify("nano", 2, "a100-80gb", strategy="ddp", stage="pretrain", steps=60)
     assert content["fits"]

@@ -14,7 +14,7 @@ from tests.pipelines.training.train_stage import hang, prepare, rank_pids, told,
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=24)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=16)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
     """Each time it goes on where it was."""
     let_a_rank_hang(project, after=3)
     let_all_ranks_hang(project, after=5)
-    stop(project, signal.SIGUSR1, after=8)
-    lose_a_rank(project, after=14)
+    stop(project, signal.SIGUSR1, after=7)
+    lose_a_rank(project, after=10)
     assert weights(project) == undisturbed
 
 
