@@ -50,7 +50,9 @@ class Optimisation(Block):
     block: ClassVar[str]
 
     seed: int = Field(
-        ge=0, description="of first weights, samples and augmentation; the same one gives the same weights to the bit"
+        ge=0,
+        description="of first weights, samples and augmentation; the same one gives the same weights to the bit on CPU, "
+        "on GPUs with MEDSEG_DETERMINISTIC",
     )
     steps: int = Field(ge=1, le=10_000_000, description="optimiser steps")
     global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
@@ -78,9 +80,13 @@ class Optimisation(Block):
         description="how ranks share the network; auto: replicated where it fits, else sharded in a node, else over all"
     )
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
-        description="recompute blocks in the backward pass: none, all but their matrix products, all; time for memory"
+        description="recompute blocks in the backward pass: none, all but their products and attention, all; time for "
+        "memory"
     )
-    compile: bool = Field(description="torch.compile of each block; pays on GPUs, needs a C++ compiler on CPU")
+    compile: bool = Field(
+        description="torch.compile of blocks, of the steps on full-resolution voxels and of the loss, once for every "
+        "patch shape; pays on GPUs, needs a C++ compiler on CPU"
+    )
     source_balance: Fraction = Field(description="0: a source is drawn by its number of cases; 1: all sources equally")
     average_decay: float = Field(ge=0, lt=1, description="weight averaging (EMA) per step; 0 turns it off")
     validate_every: int = Field(ge=1, description="steps between two points of the validation curve")
