@@ -23,6 +23,25 @@ class Unshared:
     reason: str
 
 
+@dataclass(frozen=True)
+class LoaderMemory:
+    """What the loaders of one machine take at most. `pinned_bytes`: page-locked, on machines with GPUs only.
+    `descriptors`: of all its processes together."""
+
+    shared_bytes: int
+    pinned_bytes: int
+    descriptors: int
+
+
+def loader_memory(batch_bytes: int, loaders: int, ranks: int) -> LoaderMemory:
+    """Of a machine with so many ranks, each with so many loaders. `batch_bytes`: of the largest, as a loader ships it.
+
+    A rank keeps PREFETCHED batches of each loader ready and trains with one more.
+    """
+    kept = loaders * PREFETCHED + 1 if loaders else 0
+    return LoaderMemory(ranks * kept * batch_bytes, ranks * max(kept, 1) * batch_bytes, ranks * kept)
+
+
 def require(batch_bytes: int, loaders: int, ranks: int, place: Path = PLACE) -> None:
     """Raise ValueError if what `ranks` of this machine keep ready does not fit. Before the first loader starts."""
     need_bytes = ranks * (loaders * PREFETCHED + 1) * batch_bytes
