@@ -80,8 +80,10 @@ def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda
 
 
 def quickest(wanted: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
-    """The best way by estimate alone, in seconds. Raises ValueError if no way shares the global batch evenly."""
-    outcomes = [estimated(plan, gpu, goal) for plan in possible(wanted, goal.strategy)]
+    """The best way with the wanted micro-batch, by estimate alone. Raises ValueError if none shares the global batch
+    evenly."""
+    ways = (plan for plan in possible(wanted, goal.strategy) if plan.micro_batch == wanted.micro_batch)
+    outcomes = [estimated(plan, gpu, goal) for plan in ways]
     if not outcomes:
         raise ValueError(unshared(wanted, goal))
     return min(outcomes, key=_rank)

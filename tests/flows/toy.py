@@ -63,6 +63,9 @@ def train() -> None:
         settings = params.load()
         known = f"{settings.train.learning_rate} {Path('data/cases/all').read_text()}"
         (folder / "model.safetensors").write_text(known)
+        dice = {"nano": 0.5, "tiny": 0.7, "small": 0.7}[settings.model.preset]
+        points = "".join(f"{step},{dice + 0.001 * (step % 2)}\n" for step in (1, 2, 3))
+        (folder / "history.csv").write_text(f"step,validation_dice.mean\n{points}")
 
 
 def evaluate() -> None:
