@@ -13,21 +13,20 @@ def trained(text: str) -> int:
 
 
 def test_a_ladder_is_climbed_once_and_stops_where_size_does_not_pay(fresh: Project) -> None:
-    """Nano and tiny are trained; small is no better than tiny, so its second seed is not."""
-    command = ("plan-run", "--presets", "nano,tiny,small", "--seeds", "2", "--run")
-    ended = fresh.medseg(*command, timeout_s=300)
+    """Tiny and small are trained; small is no better, so its second seed is not."""
+    command = ("plan-run", "--presets", "tiny,small", "--seeds", "2", "--run")
+    ended = fresh.medseg(*command, timeout_s=400)
     assert ended.returncode == 1
-    assert trained(ended.stderr) == 3
+    assert trained(ended.stderr) == 2
     refusal = ended.stderr.splitlines()[-1]
     assert refusal.startswith("medseg: small, seed 0 is not better than the size before it by more than noise")
-    again = fresh.medseg(*command, timeout_s=300)
+    again = fresh.medseg(*command)
     assert (again.returncode, trained(again.stderr), again.stderr.splitlines()[-1]) == (1, 0, refusal)
     record = json.loads(fresh.read(".medseg/plan-run/record.json"))["rungs"]
-    assert list(record) == ["nano, seed 0", "tiny, seed 0", "small, seed 0"]
-    assert [rung["version"] for rung in record.values()] == ["1", "2", "3"]
+    assert [(name, rung["version"]) for name, rung in record.items()] == [("tiny, seed 0", "1"), ("small, seed 0", "2")]
     assert record["tiny, seed 0"]["points"] == [0.701, 0.7, 0.701]
     plan = json.loads(fresh.medseg(*command[:-1], "--json").stdout)
-    assert [row["mean"] is not None for row in plan["record"]] == [True, True, True, False]
+    assert [row["mean"] is not None for row in plan["record"]] == [True, True, False]
 
 
 @pytest.mark.parametrize(
