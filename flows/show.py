@@ -105,33 +105,6 @@ def table(content: dict[str, Any]) -> None:
         console.print(f"{name:<32} {shown}", soft_wrap=True)
 
 
-def certificate(content: dict[str, Any]) -> None:
-    """The verdict and what a person decides by; the page beside the certificate has the rest."""
-    memory, time, run, storage = (content[name] for name in ("memory", "time", "run", "storage"))
-    low, high = time["model_flops_utilisation_range"]
-    table(
-        {
-            "fits": "yes" if content["fits"] else "no",
-            "strategy": f"{content['strategy']}, {content['group']} ranks to a copy of the weights, "
-            f"micro-batch {content['micro_batch']}, checkpointing {content['activation_checkpointing']}",
-            "peak memory": f"{content['peak_memory_gib']:.1f} of {memory['capacity_gib']:.1f} GiB, "
-            f"{memory.get('peak_in', 'estimated')}",
-            "to spare": f"{content['spare_fraction']:.1%} after a reserve of {memory['reserve_gib']:.1f} GiB",
-            "step": f"{content['step_time_s']:.2f} s, {time['communication_share']:.1%} waiting for messages",
-            "model FLOP utilisation": f"{low:.1%} planned, {high:.1%} with better kernels",
-            "run": f"{run['steps']:,} steps, {run['epochs']:.0f} epochs, {content['days']:.1f} days, "
-            f"{run['gpu_hours']:,.0f} GPU-hours, {run['energy_kwh']:,.0f} kWh",
-            "storage": f"{storage['total_tb']:.1f} TB; loaders read {storage['read_gb_per_s']:.2f} GB/s",
-        }
-    )
-    for sentence in content["reasons"]:
-        print(sentence)
-    if content["to_set"]:
-        print(f"Set in {content['parameters_from']}: {content['to_set']}")
-    if content["fits"]:
-        print(f"Certificate: {content['file']} (and .html)")
-
-
 def settings(rows: list[dict[str, Any]]) -> None:
     """One entry a setting of params.yaml; own changes stand out."""
     table = _entries("setting, value, where from", "may be, and why")

@@ -8,14 +8,13 @@ preempted and the same command goes on, 130 interrupted.
 import os
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands import configuration, projects
+from flows.commands import configuration, long_run, projects
 from flows.commands import data as data_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
@@ -28,18 +27,6 @@ app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
-
-
-class TrainingStage(StrEnum):
-    train = "train"
-    pretrain = "pretrain"
-
-
-class Strategy(StrEnum):
-    auto = "auto"
-    ddp = "ddp"
-    fsdp = "fsdp"
-    hsdp = "hsdp"
 
 
 Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]
@@ -168,33 +155,6 @@ def approve(
 
 
 @app.command()
-def certify(
-    preset: Annotated[str, typer.Option(help="size of the network")],
-    gpus: Annotated[int, typer.Option(min=1, max=65536, help="how many")],
-    gpu: Annotated[str, typer.Option(help="a100-40gb, a100-80gb, h100, h200, b200; here: this machine's")],
-    patch: Annotated[int | None, typer.Option(min=8, help="voxels per axis; as in the parameters")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="the one to use; auto: the best")] = Strategy.auto,
-    network: Annotated[float | None, typer.Option(min=0.001, help="Gb/s a GPU between nodes; as sold with it")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="as in the parameters")] = None,
-    scans: Annotated[int, typer.Option(min=1, help="of the whole cohort")] = 15_000,
-    within_days: Annotated[float, typer.Option(min=0, help="what the run may take")] = 28.0,
-    stage: Annotated[TrainingStage, typer.Option(help="of the pipeline")] = TrainingStage.train,
-    json: Json = False,
-) -> None:
-    """The launch certificate: does a run fit in memory and in time? Simulated here, without a GPU."""
-    enter_project()
-    from flows import show
-    from pipelines.training.certification import certify as prove
-    from pipelines.work.progress import tell
-
-    content = prove(preset, gpus, gpu, patch, strategy.value, network, steps, scans, within_days, stage.value, tell)
-    tell("")
-    (show.as_json if json else show.certificate)(content)
-    if not content["fits"]:
-        raise ValueError(_refused(content))
-
-
-@app.command()
 def ui() -> None:
     """Prefect and MLflow servers with a worker, until Ctrl-C."""
     enter_project()
@@ -213,6 +173,8 @@ def env(json: Json = False) -> None:
     (show.as_json if json else show.variables)(variables)
 
 
+app.command("certify")(long_run.certify)
+app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)
 
 
@@ -248,11 +210,6 @@ def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
     from flows.approval import Signature
 
     return Signature(reviewer, reason, approve=not reject)
-
-
-def _refused(content: dict[str, Any]) -> str:
-    remedies = [f"{each['change']} ({' '.join(each['options'])})" for each in content["remedies"]]
-    return f"{'; '.join(content['faults'])}. What would fit: {', or '.join(remedies) or 'nothing near'}"
 
 
 def _addresses(addresses: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from model.engine.hardware import GPUS, GPUS_IN_A_NODE, HERE
 
 # One machine, whose owner sees within minutes whether it fits; what more of them cost while nobody looks must be known.
 WITHOUT_CERTIFICATE = GPUS_IN_A_NODE
+CALIBRATION = "calibration-"  # how files beside the certificates begin that are none: model/certificate/calibration.py
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def check(launch: Launch, folder: Path) -> tuple[Path | None, str]:
     """
     if not launch.gpu:
         return None, ""
-    faults = {path: _fault(_read(path), launch) for path in sorted(folder.glob("*.json"))}
+    files = (path for path in sorted(folder.glob("*.json")) if not path.name.startswith(CALIBRATION))
+    faults = {path: _fault(_read(path), launch) for path in files}
     for path, fault in faults.items():
         if not fault:
             return path, ""

@@ -12,7 +12,17 @@ from typing import Any
 from model.certificate.launch_plan import STRATEGIES, LaunchPlan
 from model.certificate.remedy import remedies
 from model.certificate.timing import PLANNED
-from model.certificate.ways import FRAGMENTED, GIB, OUTSIDE_BYTES, Announce, Goal, PlanOutcome, described, search
+from model.certificate.ways import (
+    FRAGMENTED,
+    GIB,
+    OUTSIDE_BYTES,
+    Announce,
+    Goal,
+    PlanOutcome,
+    described,
+    search,
+    unshared,
+)
 from model.engine.hardware import Gpu
 
 PUBLISHED_MFU = {
@@ -38,10 +48,7 @@ def certificate(
     """Search, and all that is to be said of the result."""
     outcomes = search(wanted, gpu, goal, announce)
     if not outcomes:
-        raise ValueError(
-            f"a global batch of {wanted.global_batch} cannot be shared by {wanted.ranks} ranks"
-            f"{' with ' + goal.strategy if goal.strategy else ''}; choose another number of GPUs or strategy"
-        )
+        raise ValueError(unshared(wanted, goal))
     best = outcomes[0]
     content = figures(best, goal, cohort)
     content["reasons"] = reasons(outcomes, goal)
@@ -77,7 +84,7 @@ def figures(outcome: PlanOutcome, goal: Goal, cohort: Cohort) -> dict[str, Any]:
         "memory": _memory(outcome),
         "step_time_s": timing.step_s,
         "days": seconds / 86400,
-        "time": _time(outcome),
+        "time": _time(outcome, goal),
         "run": {
             "steps": goal.steps,
             "epochs": goal.steps * plan.global_batch / (cohort.scans * cohort.training_share),
@@ -109,14 +116,15 @@ def _memory(outcome: PlanOutcome) -> dict[str, Any]:
     return content
 
 
-def _time(outcome: PlanOutcome) -> dict[str, Any]:
+def _time(outcome: PlanOutcome, goal: Goal) -> dict[str, Any]:
     timing, fast = outcome.timing, outcome.fast or outcome.timing
     return {
         "model_flops_utilisation": timing.mfu,
         "model_flops_utilisation_range": [timing.mfu, fast.mfu],
         "published_model_flops_utilisation": PUBLISHED_MFU,
         "step_time_range_s": [fast.step_s, timing.step_s],
-        "rates": asdict(PLANNED),
+        "rates": asdict(goal.rates),
+        "assumed_rates": asdict(PLANNED),
         "communication_share": timing.communication_share,
         "update_s": timing.update_s,
         "kernel_seconds": timing.kernel_seconds,

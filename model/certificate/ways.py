@@ -31,11 +31,12 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Goal:
-    """What a run must keep to. `strategy`: the one that is allowed; None: any."""
+    """What a run must keep to, and the `rates` that it is counted with. `strategy`: the one allowed; None: any."""
 
     steps: int
     within_days: float
     strategy: str | None = None
+    rates: Rates = PLANNED
 
     def days(self, step_s: float) -> float:
         return self.steps * step_s / 86400
@@ -78,6 +79,23 @@ def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda
     return outcomes
 
 
+def quickest(wanted: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
+    """The best way with the wanted micro-batch, by estimate alone. Raises ValueError if none shares the global batch
+    evenly."""
+    ways = (plan for plan in possible(wanted, goal.strategy) if plan.micro_batch == wanted.micro_batch)
+    outcomes = [estimated(plan, gpu, goal) for plan in ways]
+    if not outcomes:
+        raise ValueError(unshared(wanted, goal))
+    return min(outcomes, key=_rank)
+
+
+def unshared(wanted: LaunchPlan, goal: Goal) -> str:
+    return (
+        f"a global batch of {wanted.global_batch} cannot be shared by {wanted.ranks} ranks"
+        f"{' with ' + goal.strategy if goal.strategy else ''}; choose another number of GPUs or strategy"
+    )
+
+
 def possible(wanted: LaunchPlan, strategy: str | None = None) -> Iterator[LaunchPlan]:
     """Every combination that shares the global batch evenly."""
     for name in (strategy,) if strategy else STRATEGIES:
@@ -99,25 +117,24 @@ def groups(strategy: str, ranks: int) -> list[int]:
     return [size for size in sizes if size < ranks and ranks % size == 0]
 
 
-def estimated(plan: LaunchPlan, gpu: Gpu, goal: Goal, rates: Rates = PLANNED) -> PlanOutcome:
+def estimated(plan: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
     states = sum(state_bytes(plan).values())
     if (1 + FRAGMENTED) * states + OUTSIDE_BYTES > gpu.memory_bytes:  # no need to look at the rest
         return PlanOutcome(plan, gpu, states, NO_TIMING, (too_large(plan, gpu),))
-    single = estimate(replace(plan, micro_batch=1), gpu, rates)
+    single = estimate(replace(plan, micro_batch=1), gpu, goal.rates)
     least = states + 0.9 * plan.micro_batch * single.working_bytes
     if plan.micro_batch > 1 and least > gpu.memory_bytes:
         return judged(PlanOutcome(plan, gpu, least, NO_TIMING, ()), goal)
-    closer = single if plan.micro_batch == 1 else estimate(plan, gpu, rates)
+    closer = single if plan.micro_batch == 1 else estimate(plan, gpu, goal.rates)
     return judged(PlanOutcome(plan, gpu, closer.peak_bytes, closer.timing, ()), goal)
 
 
 def simulated(plan: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
     record = simulate(plan, gpu.memory_bytes)
     seen = memory(record)
-    outcome = PlanOutcome(
-        plan, gpu, seen.peak_bytes, timing(record, plan, gpu), (), seen, timing(record, plan, gpu, FAST)
-    )
-    return judged(outcome, goal)
+    slow = timing(record, plan, gpu, goal.rates)
+    fast = min(slow, timing(record, plan, gpu, FAST), key=lambda each: each.step_s)
+    return judged(PlanOutcome(plan, gpu, seen.peak_bytes, slow, (), seen, fast), goal)
 
 
 def judged(outcome: PlanOutcome, goal: Goal) -> PlanOutcome:

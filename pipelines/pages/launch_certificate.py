@@ -49,6 +49,8 @@ def page(content: Mapping[str, Any]) -> str:
         at_peak=_bars(_at_peak(memory), "GiB", COLOURS) if simulated else None,
         kernels=_bars(time["kernel_seconds"], "s"),
         flops=_bars(flops, "TFLOP"),
+        rates=_rates(time),
+        parts=_parts(time),
         ways=[{**way, "faults": "; ".join(way["faults"])[:LONGEST_FAULT]} for way in content["ways"]],
     )
 
@@ -86,8 +88,50 @@ def _facts(content: Mapping[str, Any]) -> dict[str, str]:
         "cost": f"{run['gpu_hours']:,.0f} GPU-hours, {run['energy_kwh']:,.0f} kWh (machines at their maximum)",
         "storage": f"{storage['total_tb']:.1f} TB: {storage['scans']:,} scans, three checkpoints of "
         f"{storage['checkpoint_gb']:.0f} GB",
+        "rates": time["rates_from"],
+        **_host(content["host"]),
         "loader": f"{storage['read_gb_per_s']:.2f} GB/s in all, {storage['read_gb_per_s_a_node']:.2f} GB/s a node",
     }
+
+
+def _host(host: Mapping[str, Any]) -> dict[str, str]:
+    """Of the machines around the GPUs, a node each."""
+    region = host["region_factor"]
+    return {
+        "shared memory of a node": f"{host['shared_gib']:.1f} GiB of /dev/shm, at most {host['shared_most_gib']:.1f}: "
+        f"{host['ranks']} ranks, {host['loaders']} loaders each; a micro-batch of bricks has "
+        f"{host['batch_mib']:.0f} MiB, since augmentation reads {region['mean']:.2f} times a patch in the mean of its "
+        f"draws, at most {region['largest']:.2f} times",
+        "page-locked memory of a node": f"{host['pinned_gib']:.1f} GiB: {host['pinned_by_loaders_gib']:.1f} on the way "
+        f"from loaders to GPUs, {host['pinned_by_checkpoints_gib']:.1f} for the checkpoint being written",
+        "open files of a node": f"{host['descriptors']:,} descriptors for loaders",
+    }
+
+
+def _rates(time: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, what was assumed, what was measured of it."""
+    known = (time["calibration"] or {}).get("rates", {})
+    names = dict.fromkeys([*time["assumed_rates"], *known])
+    return [(name, _rate(time["assumed_rates"].get(name)), _rate(known.get(name))) for name in names]
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _parts(time: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Guessed against measured, in milliseconds."""
+    return [
+        {
+            "name": part["name"],
+            "times": str(part["times"] or ""),
+            "guessed": f"{1e3 * part['guessed_s']:.3f}",
+            "calibrated": f"{1e3 * part['calibrated_s']:.3f}",
+            "measured": f"{1e3 * part['measured_s']:.3f}" if part["measured_s"] else part["note"],
+            "ratio": f"{part['measured_s'] / part['guessed_s']:.2f}" if part["measured_s"] else "",
+        }
+        for part in (time["calibration"] or {}).get("parts", ())
+    ]
 
 
 @dataclass(frozen=True)

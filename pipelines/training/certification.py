@@ -1,24 +1,32 @@
 """The launch certificate of a parameter file: can it run on so many GPUs of a kind, in which way, for how long?
 
 Reads   params.yaml, or the profile of the preset that is asked for
-Writes  .medseg/certificates/NAME.json and .html, for the train stage and for people
+Writes  .medseg/certificates/NAME.json and .html, for the train stage and for people; calibration-GPU.json beside them
 Run     medseg certify --preset xl --gpus 32 --gpu a100-80gb      # one core, about a minute and a half, half a GB
+        medseg certify --calibrate                                # on one GPU, at most a minute
 
 The batch that costs most is certified: the largest patch, all channels that a source of the parameters can have, all
 structures that they annotate.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import prod
 from typing import Any
 
 import torch
 
+from model.certificate import calibration
+from model.certificate.calibrate import Bench, calibrate, machine_here
+from model.certificate.calibration import Calibration
+from model.certificate.host import host_memory
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.report import Cohort, certificate
+from model.certificate.timing import PLANNED, Rates
 from model.certificate.ways import Goal
 from model.engine.hardware import GPUS, HERE, Gpu, described, find_gpu
+from model.engine.ranks import Ranks, join_ranks
 from model.network.config import ALIGNMENT, PRESETS
 from pipelines import params
 from pipelines.cases import preparation
@@ -27,10 +35,12 @@ from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.contracts import CONTRACTS
-from pipelines.training import certificates
+from pipelines.training import certificates, configs
 from pipelines.training.classes import classes_of
-from pipelines.work import project
+from pipelines.work import environment, project
 
+CUDA = torch.device("cuda", 0)
+LOADERS = 8  # a rank, unless MEDSEG_LOADERS says otherwise
 CHOSEN = ("strategy", "micro_batch", "activation_checkpointing")  # by the search, among the parameters
 SCANS = 15_000
 WITHIN_DAYS = 28.0
@@ -42,7 +52,7 @@ OWN_CONTRACTS, ASSUMED = {"phantom", "bids", "nnunet", "dicom"}, 27
 
 
 def certify(
-    preset: str,
+    preset: str | None,
     ranks: int,
     gpu: str,
     patch: int | None = None,
@@ -56,20 +66,27 @@ def certify(
 ) -> dict[str, Any]:
     """The certificate's content, written if the run fits. Raises ValueError for impossible wishes."""
     source, settings = parameters(preset)
+    preset = preset or settings.model.preset
     recipe: Optimisation = settings.pretrain if stage == "pretrain" else settings.train
     if not (steps or recipe.steps):
         raise ValueError(f"pretrain.steps 0 in {source} skips pretraining: nothing to certify; set it, or give --steps")
-    kind = _gpu_here() if gpu.lower() == HERE else find_gpu(gpu)
+    kind = gpu_named(gpu)
     if network_gbit is not None:
         kind = replace(kind, network_bytes_per_s=network_gbit * 1e9 / 8)
     wished = recipe.model_copy(update=_wishes(recipe, patch, steps))
-    goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy)
+    found, rates, told = rates_for(kind, wished.precision)
+    goal = Goal(wished.steps, within_days, None if strategy == "auto" else strategy, rates)
     cohort = Cohort(scans, 1 - settings.data.test_fraction - settings.data.validation_fraction)
     torch.set_num_threads(1)
-    content = certificate(plan_of(settings, wished, preset, ranks), kind, goal, cohort, tell)
+    plan = plan_of(settings, wished, preset, ranks)
+    content = certificate(plan, kind, goal, cohort, tell)
     chosen = wished.model_copy(update={name: content[name] for name in CHOSEN})
+    plan = replace(plan, **{name: content[name] for name in ("strategy", "group", "micro_batch")})
+    loaders = environment.read().loaders
+    content["time"] |= {"rates_from": told, "calibration": asdict(found) if found else None}
     content |= {
         "preset": preset,
+        "host": host_memory(plan, configs.augment_config(recipe), LOADERS if loaders is None else loaders),
         "parameters_from": source,
         "to_set": _differences(recipe, chosen),
         "digest": certificates.digest(settings.model.model_copy(update={"preset": preset}), chosen),
@@ -79,17 +96,48 @@ def certify(
     return content
 
 
+def calibrate_here(preset: str | None, tell: Callable[[str], None] = lambda _: None) -> Calibration:
+    """Time the parts of a preset's network on this machine's GPU, and write it for later certificates of that GPU.
+
+    Under torchrun every rank has a GPU, and messages between them are timed, too; rank 0 writes. Raises ValueError
+    without a GPU.
+    """
+    _, settings = parameters(preset)
+    kind, ranks = _gpu_here(), join_ranks() if "LOCAL_RANK" in os.environ else Ranks(0, 1, CUDA)
+    plan = plan_of(settings, settings.train, preset or settings.model.preset, 1)
+    card = torch.cuda.get_device_name(ranks.device)
+    found = calibrate(plan, kind, card, settings.train.compile, Bench(ranks.device), tell)
+    if ranks.rank == 0:
+        calibration.write(found, certificates.folder())
+    return found
+
+
+def gpu_named(gpu: str) -> Gpu:
+    """Raises ValueError for an unknown one."""
+    return _gpu_here() if gpu.lower() == HERE else find_gpu(gpu)
+
+
+def rates_for(kind: Gpu, precision: str) -> tuple[Calibration | None, Rates, str]:
+    """What to count with: the calibration of this GPU if there is a valid one, its rates or those assumed, and why."""
+    machine = machine_here()
+    if not (torch.cuda.is_available() and kind.family in torch.cuda.get_device_name(0)):
+        machine = replace(machine, driver="")  # that of another GPU says nothing
+    found, told = calibration.find(kind.key, precision, machine, certificates.folder())
+    return found, found.applied() if found else PLANNED, told
+
+
 def _gpu_here() -> Gpu:
     if not torch.cuda.is_available():
         raise ValueError(f"--gpu {HERE}: this machine has no GPU that PyTorch sees; name one: {', '.join(GPUS)}")
     return described(torch.cuda.get_device_properties(0))
 
 
-def parameters(preset: str) -> tuple[str, params.Params]:
-    """params.yaml if it is for this preset, else the first profile that is, else params.yaml all the same."""
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
+def parameters(preset: str | None) -> tuple[str, params.Params]:
+    """params.yaml if it is for this preset (None: it is), else the first profile that is, else params.yaml all the
+    same."""
     own = params.load(project.root() / "params.yaml")
+    if (preset := preset or own.model.preset) not in PRESETS:
+        raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     for name in profiles.names() if own.model.preset != preset else ():
         settings = profiles.settings(name)
         if settings.model.preset == preset:

@@ -61,8 +61,11 @@ def train() -> None:
             while not Path("release").exists():
                 time.sleep(0.1)
         settings = params.load()
-        known = f"{settings.train.learning_rate} {Path('data/cases/all').read_text()}"
+        known = f"{settings.model.preset} {settings.train.learning_rate} {Path('data/cases/all').read_text()}"
         (folder / "model.safetensors").write_text(known)
+        dice = 0.5 if settings.model.preset == "nano" else 0.7
+        points = "".join(f"{step},{dice + 0.001 * (step % 2)}\n" for step in (1, 2, 3))
+        (folder / "history.csv").write_text(f"step,validation_dice.mean\n{points}")
 
 
 def evaluate() -> None:

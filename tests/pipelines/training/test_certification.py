@@ -1,10 +1,11 @@
 """The certificate of a parameter file, planted mistakes, and the train stage's question for it."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.certificate import document, ways
 from model.certificate.document import Launch
@@ -15,9 +16,10 @@ from model.engine.hardware import Gpu, find_gpu
 from model.network.config import PRESETS
 from pipelines import params
 from pipelines.params import profiles
-from pipelines.training import certificates
+from pipelines.training import certificates, certification
 from pipelines.training.certification import certify
 from tests.conftest import REPOSITORY
+from tests.model.certificate.test_calibration import PretendedBench
 
 A100 = find_gpu("a100-80gb")
 COHORT = Cohort(scans=1000)
@@ -117,6 +119,25 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
     assert certificates.require(launch) == "nano-a100-80gbx2.json"
     with pytest.raises(ValueError, match="is for other parameters or other code"):
         certificates.require(replace(launch, digest="other"))
+
+
+def test_a_gpu_is_calibrated_and_its_next_certificate_counts_with_what_was_measured(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bench that takes as long as a slow GPU would stands for the GPU that is not here."""
+    monkeypatch.setattr(certification, "_gpu_here", lambda: A100)
+    monkeypatch.setattr(certification, "CUDA", torch.device("cpu"))
+    monkeypatch.setattr(certification, "Bench", PretendedBench)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    found = certification.calibrate_here(None)
+    assert found.card == "NVIDIA A100-SXM4-80GB"
+    content = certify("nano", 2, "a100-80gb", strategy="ddp")
+    assert content["time"]["rates"] == asdict(found.applied()) != content["time"]["assumed_rates"]
+    assert content["time"]["rates_from"].startswith("measured on NVIDIA A100-SXM4-80GB on ")
+    assert certificates.folder() / "calibration-a100-80gb.json" in certificates.folder().iterdir()
+    page = Path(content["file"]).with_suffix(".html").read_text()
+    assert all(told in page for told in ("Guessed against measured", "encoder.stages.3.blocks.0", "of /dev/shm"))
+    assert {"shared_gib", "pinned_gib", "descriptors", "region_factor"} <= set(content["host"])
 
 
 @pytest.mark.usefixtures("one_level")
