@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.data import shared_memory
 from model.data.augment import Region, box_of, read_region
-from model.data.casefile import Case, CaseRecord, CaseArray
+from model.data.casefile import Case, CaseArray, CaseRecord
 from model.data.draws import AugmentConfig, Draw, Purpose, draw, generator
 from model.data.payload import CutRegion, PackedBatch, RawBatch, cut_region, pack
 from model.data.targets import Meaning, Targets, meaning
