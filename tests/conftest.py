@@ -32,6 +32,7 @@ LONGEST = (
     "tests/model/engine/test_ranks.py",
     "tests/model/engine/test_trainer.py",
     "tests/model/engine/test_checkpoints.py",
+    "tests/model/engine/test_compile.py",
     "tests/model/certificate/test_certificate.py",
     "tests/model/certificate/test_on_ranks.py",
     "tests/pipelines/release/test_on_a_server.py",

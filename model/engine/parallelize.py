@@ -57,9 +57,9 @@ KEPT = {
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
-# Of one code object, which dynamo would compile 8 times at most. Blocks share theirs, and in their checkpoint wrappers
-# all that is compiled does: a source needs up to 26, 7 sizes of blocks and 6 steps on full-resolution voxels for its
-# patches, in training and in validation. What exceeds this stops the run.
+# Of one code object, which dynamo would compile 8 times at most. Blocks share theirs, and in checkpoint wrappers all
+# that is compiled does: 7 sizes of blocks and 6 steps on full-resolution voxels, in training and in validation, are 26
+# for every patch shape and number of channels. What exceeds this stops the run.
 VARIANTS = 1024
 BACKEND = "inductor"
 
@@ -164,7 +164,7 @@ def memory_bytes(ranks: Ranks) -> float:
 
 
 def checkpoint_activations(network: BlockNetwork, level: str) -> None:
-    """Recompute in the backward pass: the blocks, whole (`full`) or all but their matrix products (`selective`), and
+    """Recompute in the backward pass: the blocks, whole (`full`) or all but products and attention (`selective`), and
     each step on full-resolution voxels, whose activations would be more than those of all blocks together."""
     if level == "none":
         return
