@@ -61,13 +61,13 @@ class Case:
     """Arrays, or what a file holds of them; that slices like arrays, and np.asarray takes all of it."""
 
     record: CaseRecord
-    image: np.ndarray | Stored
-    label: np.ndarray | Stored
-    foreground: np.ndarray | Stored
+    image: np.ndarray | CaseArray
+    label: np.ndarray | CaseArray
+    foreground: np.ndarray | CaseArray
 
 
 @dataclass(frozen=True)
-class Stored:
+class CaseArray:
     """An array in a case file. It slices as Bricks do, and what comes back is an array of its own.
 
     The file is mapped while it is read; up to MAPPED of them stay mapped in a process. What is pickled is this
@@ -141,7 +141,7 @@ def read(path: Path) -> Case:
             "label": (shape[1:], label),
             "foreground": (tuple(header["foreground"]["shape"]), np.int32),
         }
-        arrays = {name: Stored(path, stamp, name, size, np.dtype(dtype)) for name, (size, dtype) in kinds.items()}
+        arrays = {name: CaseArray(path, stamp, name, size, np.dtype(dtype)) for name, (size, dtype) in kinds.items()}
         return Case(_record(record), **arrays)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _not_a_case_file(path, error) from None

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.data import shared_memory
 from model.data.augment import Region, box_of, read_region
-from model.data.casefile import Case, CaseRecord, Stored
+from model.data.casefile import Case, CaseArray, CaseRecord
 from model.data.draws import AugmentConfig, Draw, Purpose, draw, generator
 from model.data.payload import CutRegion, PackedBatch, RawBatch, cut_region, pack
 from model.data.targets import Meaning, Targets, meaning
@@ -173,7 +173,7 @@ def _read(patches: Sequence[Patch], first: int = 0) -> RawBatch:
 
 def _packed(patches: Sequence[Patch], first: int = 0) -> PackedBatch | RawBatch:
     """Undecoded; cases that lie in memory have no bricks, and are read as they are."""
-    if not all(isinstance(patch.case.image, Stored) for patch in patches):
+    if not all(isinstance(patch.case.image, CaseArray) for patch in patches):
         return _read(patches, first)
     return pack([patch.cut() for patch in patches], [patch.case.record for patch in patches], first)
 

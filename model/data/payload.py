@@ -105,7 +105,7 @@ class CutRegion:
 
 
 def cut_region(image: Any, label: Any, box: Box, patch_shape: Sequence[int], draw: Draw) -> CutRegion:
-    """`image`, `label`: what model/data/casefile.py calls Stored."""
+    """`image`, `label`: what model/data/casefile.py calls CaseArray."""
     (planes,) = image.cut((slice(None), *box.source))
     return CutRegion(planes, label.cut(box.source), box, tuple(int(n) for n in patch_shape), draw)
 

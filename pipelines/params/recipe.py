@@ -51,8 +51,8 @@ class Optimisation(Block):
 
     seed: int = Field(
         ge=0,
-        description="of first weights, samples and augmentation; the same one gives the same weights to the bit on CPU, "
-        "on GPUs with MEDSEG_DETERMINISTIC",
+        description="of first weights, samples and augmentation; the same one gives the same weights to the bit on a "
+        "CPU, and on GPUs with MEDSEG_DETERMINISTIC",
     )
     steps: int = Field(ge=1, le=10_000_000, description="optimiser steps")
     global_batch: int = Field(ge=1, le=65_536, description="patches a step; accumulated to exactly this number")
