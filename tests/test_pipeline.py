@@ -24,10 +24,13 @@ from safetensors.numpy import load_file
 
 from model.weights_file import read_card
 from pipelines.scans import manifest
+from pipelines.training import allocators
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
 FLOORS_NOBODY_REACHES = {"default": 0.0, "kidney_cyst": 1.0}
+# The environment of a training stage whose one rank is this process.
+THE_ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **allocators.SETTINGS}
 
 
 def copy_checkout(target: Path) -> Path:

@@ -19,7 +19,7 @@ from pipelines.params import profiles
 from pipelines.scans import manifest, own_structures, vocabulary
 from pipelines.stages import STAGES
 from tests.conftest import REPOSITORY, save
-from tests.test_pipeline import set_params, shorten
+from tests.test_pipeline import THE_ONLY_RANK, set_params, shorten
 
 SHAPE = (24, 24, 24)
 
@@ -34,8 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     steps = {"steps": 4, "warmup_steps": 1, "validate_every": 4, "patch_size": {"default": [16, 16, 16]}}
     shorten(tmp_path, train=steps, pretrain={"steps": 0})
     set_params(tmp_path, **{"model.preset": "nano", "data.validation_fraction": 0.2, "data.test_fraction": 0.3})
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in THE_ONLY_RANK.items():
+        monkeypatch.setenv(name, value)
     return tmp_path
 
 

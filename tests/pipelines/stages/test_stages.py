@@ -14,7 +14,7 @@ from pipelines.params.block import Block
 from pipelines.stages import CODE, STAGES
 from pipelines.work import code
 from tests.conftest import REPOSITORY
-from tests.test_pipeline import shorten
+from tests.test_pipeline import THE_ONLY_RANK, shorten
 
 DECLARED: dict[str, dict[str, Any]] = dict(YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"])
 
@@ -102,8 +102,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     two_steps = {"steps": 2, "warmup_steps": 1, "validate_every": 2}
     shorten(tmp_path, train=two_steps, pretrain=two_steps, **{"ingest.phantom": {"cases_per_layout": 6}})
     monkeypatch.chdir(tmp_path)
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in THE_ONLY_RANK.items():
+        monkeypatch.setenv(name, value)
     return tmp_path
 
 
