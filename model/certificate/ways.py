@@ -80,8 +80,8 @@ def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda
 
 
 def quickest(wanted: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
-    """The best strategy for the wanted micro-batch and checkpointing, by estimate alone. Raises ValueError if none shares
-    the global batch evenly."""
+    """The best strategy for the wanted micro-batch and checkpointing, by estimate alone. Raises ValueError if none
+    shares the global batch evenly."""
     own = (wanted.micro_batch, wanted.checkpointing)
     ways = (plan for plan in possible(wanted, goal.strategy) if (plan.micro_batch, plan.checkpointing) == own)
     outcomes = [estimated(plan, gpu, goal) for plan in ways]
