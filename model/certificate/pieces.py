@@ -92,14 +92,13 @@ def network_pieces(plan: LaunchPlan, compiled: bool = False) -> list[Piece]:
             times = plan.network.depths[int(block[1])] if block else 1
             counted = _counted(units[name], arguments, plan.precision)
             pieces.append(Piece(name, real[name], arguments, plan.precision, times, real[name], counted))
-        ends = (tree_map(_shape, outputs),)
-        counted = _counted(lambda found: task.loss(found, made_up_batch(shallow)), ends)
-    batch = made_up_batch(shallow)
+        batch = made_up_batch(shallow)
+        ends = tree_map(_shape, (outputs, batch.image, batch.modality, batch.target))
 
-    def loss(found: Any) -> Tensor:
-        return task.loss(found, batch.to(tree_leaves(found)[0].device))
+        def loss(found: Any, image: Tensor, modality: Tensor, target: Tensor) -> Tensor:
+            return task.loss(found, replace(batch, image=image, modality=modality, target=target))
 
-    return [*pieces, Piece("loss", loss, ends, times=1, record=counted)]
+        return [*pieces, Piece("loss", loss, ends, times=1, record=_counted(loss, ends))]
 
 
 def probe_pieces(plan: LaunchPlan, sizes: ProbeSizes) -> list[Piece]:

@@ -80,9 +80,10 @@ def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda
 
 
 def quickest(wanted: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
-    """The best way with the wanted micro-batch, by estimate alone. Raises ValueError if none shares the global batch
-    evenly."""
-    ways = (plan for plan in possible(wanted, goal.strategy) if plan.micro_batch == wanted.micro_batch)
+    """The best strategy for the wanted micro-batch and checkpointing, by estimate alone. Raises ValueError if none
+    shares the global batch evenly."""
+    own = (wanted.micro_batch, wanted.checkpointing)
+    ways = (plan for plan in possible(wanted, goal.strategy) if (plan.micro_batch, plan.checkpointing) == own)
     outcomes = [estimated(plan, gpu, goal) for plan in ways]
     if not outcomes:
         raise ValueError(unshared(wanted, goal))

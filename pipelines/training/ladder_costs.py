@@ -1,7 +1,7 @@
 """What the rungs of a ladder cost, by the certificate's estimate, against the days that there are.
 
-One block of each stage is simulated a preset: about a minute for four sizes. A certificate proper, with its simulation
-of the whole network, is made before a rung starts (flows/climbing.py).
+One block of each stage is simulated a preset, with the micro-batch and checkpointing that the parameters say. A
+certificate proper is made before a rung starts (flows/climbing.py), and may find a faster way.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,12 +15,12 @@ def trained(text: str) -> int:
 def test_a_ladder_is_climbed_once_and_stops_where_size_does_not_pay(fresh: Project) -> None:
     """Tiny and small are trained; small is no better, so its second seed is not."""
     command = ("plan-run", "--presets", "tiny,small", "--seeds", "2", "--run")
-    ended = fresh.medseg(*command, timeout_s=400)
+    ended = fresh.medseg(*command, timeout_s=900)
     assert ended.returncode == 1
     assert trained(ended.stderr) == 2
     refusal = ended.stderr.splitlines()[-1]
     assert refusal.startswith("medseg: small, seed 0 is not better than the size before it by more than noise")
-    again = fresh.medseg(*command)
+    again = fresh.medseg(*command, timeout_s=300)
     assert (again.returncode, trained(again.stderr), again.stderr.splitlines()[-1]) == (1, 0, refusal)
     record = json.loads(fresh.read(".medseg/plan-run/record.json"))["rungs"]
     assert [(name, rung["version"]) for name, rung in record.items()] == [("tiny, seed 0", "1"), ("small, seed 0", "2")]

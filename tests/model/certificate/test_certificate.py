@@ -210,7 +210,7 @@ def test_what_is_no_certificate_is_refused(certificates: Path) -> None:
 def test_a_calibration_that_lies_beside_certificates_is_none_of_them(certificates: Path) -> None:
     (certificates / "calibration-a100-80gb.json").write_text("{}")
     assert document.check(launch(), certificates)[0] == certificates / "xl-a100-80gbx32.json"
-    assert "calibration" not in document.check(launch(digest="other"), certificates)[1]
+    assert "calibration-a100" not in document.check(launch(digest="other"), certificates)[1]
 
 
 @pytest.mark.parametrize("changes", [{"gpu": ""}, {"ranks": 1}, {"ranks": 2, "gpu": "NVIDIA RTX A6000"}, {"ranks": 8}])

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from model.certificate import ways
 from pipelines.params import profiles
 from pipelines.training import ladder, ladder_costs
 from pipelines.training.ladder import CurveEnd, Record, Rung, climb, curve_end, planned, rungs, verdict
@@ -132,11 +131,7 @@ def test_the_key_follows_parameters_not_how_gpus_share_the_work(project: Path) -
     assert with_change("train.learning_rate=0.002") != key
 
 
-def test_every_rung_has_a_price_and_the_sum_is_held_against_the_days(
-    project: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ways, "CHECKPOINTING", ("none",))  # one level instead of three: a third of the simulations
+def test_every_rung_has_a_price_and_the_sum_is_held_against_the_days(project: Path) -> None:  # noqa: F811
     (project / "params.yaml").write_text(profiles.proposed("smoke", ["pretrain.steps=100", "train.steps=2000"]))
     steps = planned(["nano"], 2, None, [])
     first, again = costs = ladder_costs.priced(steps, None, 2, "a100-80gb", 28.0, lambda _: None)
