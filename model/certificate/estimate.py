@@ -15,7 +15,7 @@ from math import inf
 
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.memory import categorise, forward_ends
-from model.certificate.record import Operation, StepRecord
+from model.certificate.operations import Operation, StepRecord
 from model.certificate.simulate import MICRO_STEPS, simulate
 from model.certificate.timing import PLANNED, Rates, Timing, timing
 from model.engine.hardware import Gpu
@@ -69,7 +69,7 @@ def working_bytes(record: StepRecord, plan: LaunchPlan, growth: float) -> int:
     second = next((number for name, number in record.marks if name == "micro-step 2"), None)
     changes = [0] * (len(record.operations) + 2)
     for allocation in record.allocations:
-        stays = second is not None and start < allocation.born < second and (allocation.died or second + 1) > second
+        stays = second is not None and start <= allocation.born < second and (allocation.died or second + 1) > second
         if allocation.kind or (stays and not allocation.sharding):
             continue  # state, which is in closed form
         block = BLOCK.match(allocation.module)
@@ -117,7 +117,7 @@ def _deepened(record: StepRecord, plan: LaunchPlan) -> StepRecord:
             _scaled(operation, plan, growth) for operation in record.operations[start:end] if not operation.whole_bytes
         ]
         operations += _messages(plan, name)
-    return StepRecord([], operations, marks)
+    return StepRecord([], operations, marks, record.compiled)
 
 
 def _scaled(operation: Operation, plan: LaunchPlan, growth: float) -> Operation:

@@ -35,6 +35,7 @@ class LaunchPlan:
     averaged: bool = False  # a running average of the weights is kept
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     stage: str = "train"
+    compile: bool = False  # blocks, full-resolution modules and the loss are compiled
 
     @property
     def item_bytes(self) -> int:

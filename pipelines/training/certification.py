@@ -115,6 +115,7 @@ def plan_of(settings: params.Params, recipe: Optimisation, preset: str, ranks: i
         averaged=recipe.average_decay > 0,
         spacing_mm=spacing_mm,
         stage=recipe.block,
+        compile=recipe.compile,
     )
 
 
