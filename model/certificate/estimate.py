@@ -96,6 +96,7 @@ def _shallow_plan(plan: LaunchPlan) -> LaunchPlan:
         group=group,
         strategy=strategy,
         global_batch=MICRO_STEPS * ranks * plan.micro_batch,
+        mix=(),
     )
 
 
@@ -108,14 +109,11 @@ def _shallow(plan: LaunchPlan, by_block: bool) -> StepRecord:
 def _deepened(record: StepRecord, plan: LaunchPlan) -> StepRecord:
     shallow = replace(plan, network=replace(plan.network, depths=(1, 1, 1, 1)))
     growth = plan.parameters / shallow.parameters
-    ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
     operations: list[Operation] = []
     marks: list[tuple[str, int]] = []
-    for (name, start), end in zip(record.marks, ends, strict=True):
+    for (name, _), stretch in zip(record.marks, record.stretches(), strict=True):
         marks.append((name, len(operations)))
-        operations += [
-            _scaled(operation, plan, growth) for operation in record.operations[start:end] if not operation.whole_bytes
-        ]
+        operations += [_scaled(operation, plan, growth) for operation in stretch if not operation.whole_bytes]
         operations += _messages(plan, name)
     return StepRecord([], operations, marks, record.compiled)
 

@@ -31,22 +31,34 @@ JOINED = "joined elementwise operations"
 
 def joined(operations: Sequence[Operation], compiled: frozenset[str]) -> list[Operation]:
     """Of one stretch of a step. Operations stay in order; a joined kernel stands where its last operation stood."""
-    if not compiled:
-        return list(operations)
-    graphs: defaultdict[tuple[str, bool] | None, list[int]] = defaultdict(list)
-    for number, operation in enumerate(operations):
-        graphs[_graph(operation, compiled)].append(number)
-    readers: defaultdict[int, set[tuple[str, bool] | None]] = defaultdict(set)
-    for graph, numbers in graphs.items():
-        for number in numbers:
-            for touch in operations[number].reads:
-                readers[touch.allocation].add(graph)
-    placed: dict[int, Operation] = {number: operations[number] for number in graphs.pop(None, [])}
-    for graph, numbers in graphs.items():
-        outside = {allocation for allocation, where in readers.items() if where - {graph}}
-        kernels = Graph([operations[number] for number in numbers], outside).kernels()
-        placed |= {numbers[last]: kernel for last, kernel in kernels}
+    alone, graphs = _divided(operations, compiled)
+    placed = {number: operations[number] for number in alone}
+    for numbers, graph in graphs:
+        placed |= {numbers[last]: kernel for last, kernel in graph.kernels()}
     return [placed[number] for number in sorted(placed)]
+
+
+def never_written(operations: Sequence[Operation], compiled: frozenset[str]) -> set[int]:
+    """Allocations of one stretch that only joined kernels would hold, in registers."""
+    return {allocation for _, graph in _divided(operations, compiled)[1] for allocation in graph.never_written()}
+
+
+def _divided(
+    operations: Sequence[Operation], compiled: frozenset[str]
+) -> tuple[list[int], list[tuple[list[int], Graph]]]:
+    """The numbers of the operations that are in no compiled graph, and of those in each."""
+    members: defaultdict[tuple[str, bool] | None, list[int]] = defaultdict(list)
+    readers: defaultdict[int, set[tuple[str, bool] | None]] = defaultdict(set)
+    for number, operation in enumerate(operations):
+        name = _graph(operation, compiled)
+        members[name].append(number)
+        for touch in operation.reads:
+            readers[touch.allocation].add(name)
+    alone, graphs = members.pop(None, []), []
+    for name, numbers in members.items():
+        outside = {allocation for allocation, where in readers.items() if where - {name}}
+        graphs.append((numbers, Graph([operations[number] for number in numbers], outside)))
+    return alone, graphs
 
 
 def _graph(operation: Operation, compiled: frozenset[str]) -> tuple[str, bool] | None:
@@ -105,6 +117,14 @@ class Graph:
             statistics = sum(value.touch.size for each in members if self._twice(each) for value in self._taken(each))
             first = self.operations[members[0]]
             yield members[-1], replace(first, name=JOINED, moved_bytes=traffic + statistics, reads=(), writes=())
+
+    def never_written(self) -> set[int]:
+        made = {touch.allocation for number in self.group_of for touch in self.operations[number].writes}
+        kept = {touch.allocation for number in self.written for touch in self.operations[number].writes if number >= 0}
+        by_others = {
+            touch.allocation for each in self.operations if each.joins is None for touch in (*each.reads, *each.writes)
+        }
+        return made - kept - by_others - self.existed - self.outside
 
     @cached_property
     def groups(self) -> list[list[int]]:

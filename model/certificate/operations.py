@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,6 +109,11 @@ class StepRecord:
     operations: list[Operation] = field(default_factory=list)
     marks: list[tuple[str, int]] = field(default_factory=list)  # what began at which operation
     compiled: frozenset[str] = frozenset()
+
+    def stretches(self) -> Iterator[list[Operation]]:
+        """The operations from each mark to the next."""
+        ends = [number for _, number in self.marks[1:]] + [len(self.operations)]
+        return (self.operations[start:end] for (_, start), end in zip(self.marks, ends, strict=True))
 
 
 def operation_name(packet: Any, args: Sequence[Any]) -> str:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model.certificate.fusion import never_written
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.operations import StepRecord
@@ -58,7 +59,16 @@ def simulate(plan: LaunchPlan, memory_bytes: float) -> StepRecord:
             recorder.record.compiled = compiled_modules(network) if plan.compile else frozenset()
             run = made_up_run(parallel, plan, fit_config(plan, count), ranks)
             simulated_step(run, prepared(run, recorder), plan, recorder)
-    return recorder.record
+    return without_registers(recorder.record)
+
+
+def without_registers(record: StepRecord) -> StepRecord:
+    """Without the allocations that kernels of a compiled graph never make."""
+    gone: set[int] = set()
+    for operations in record.stretches():
+        gone |= never_written(operations, record.compiled)
+    living = [allocation for allocation in record.allocations if allocation.kind or allocation.number not in gone]
+    return replace(record, allocations=living)
 
 
 def build_network(plan: LaunchPlan) -> MedSegFormer | MaskedAutoencoder:

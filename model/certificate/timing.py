@@ -161,10 +161,9 @@ def stretch_of(
 
 def stretches(record: StepRecord, plan: LaunchPlan) -> Iterator[tuple[str, Sequence[Operation], int]]:
     """The parts of a step and how often each happens: of two micro-steps, the first stands for all but the last."""
-    ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
-    for (name, start), end in zip(record.marks, ends, strict=True):
+    for (name, _), operations in zip(record.marks, record.stretches(), strict=True):
         repeated = name == "micro-step 1" and len(record.marks) > 2
-        yield name, record.operations[start:end], plan.accumulation - 1 if repeated else 1
+        yield name, operations, plan.accumulation - 1 if repeated else 1
 
 
 def kernel_seconds(operation: Operation, gpu: Gpu, rates: Rates) -> float:

@@ -1,4 +1,4 @@
-"""What a compiler joins: by hand on small graphs, and against Inductor's own count of bytes on the network's modules."""
+"""What a compiler joins: by hand on small graphs, and held to Inductor's own count on the network's modules."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_cast_is_made_again_rather_than_written_and_read() -> None:
 def test_bytes_are_those_that_inductor_counts(
     module: Callable[[], nn.Module], inputs: Callable[[], list[Any]], tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the kernels that it makes of the same graphs, forward and backward, with the same tensors kept between them."""
+    """Of the kernels that it makes of the same graphs, forward and backward, with the same tensors in between."""
     monkeypatch.setattr(cpu_convolution, "is_needed", lambda _volume: False)
     torch.manual_seed(0)
     theirs = by_inductor(module(), inputs())
