@@ -9,7 +9,8 @@ recomputed belongs to the backward pass. Within a graph
     a reduction over more than `LONG` numbers (a group norm over a volume), or over leading axes (gradients of a norm's
     weights), ends a kernel: what is applied of its result is another kernel, that reads the input once more; so does
     any product, convolution, attention or message;
-    a result that is cheap to make is made again from up to `INLINED` inputs rather than written and read;
+    a result that is cheap to make is made again from up to `INLINED` inputs rather than written and read, also in the
+    backward pass, rather than kept for it;
     a kernel reads what others made, once, and writes what others read: another kernel, another graph, a later pass.
 
 Views are free. Nothing outside of compiled modules is joined. Held to Inductor's own count by tests.
@@ -47,8 +48,8 @@ def _divided(
     operations: Sequence[Operation], compiled: frozenset[str]
 ) -> tuple[list[int], list[tuple[list[int], Graph]]]:
     """The numbers of the operations that are in no compiled graph, and of those in each."""
-    members: defaultdict[tuple[str, bool] | None, list[int]] = defaultdict(list)
-    readers: defaultdict[int, set[tuple[str, bool] | None]] = defaultdict(set)
+    members: defaultdict[str | None, list[int]] = defaultdict(list)
+    readers: defaultdict[int, set[str | None]] = defaultdict(set)
     for number, operation in enumerate(operations):
         name = _graph(operation, compiled)
         members[name].append(number)
@@ -61,20 +62,18 @@ def _divided(
     return alone, graphs
 
 
-def _graph(operation: Operation, compiled: frozenset[str]) -> tuple[str, bool] | None:
-    """The compiled module, and whether it is its backward pass; None: outside of all."""
+def _graph(operation: Operation, compiled: frozenset[str]) -> str | None:
+    """The compiled module; None: outside of all."""
     if operation.phase == "update" or operation.whole_bytes:
         return None
     name = operation.module
-    while name:
-        if name in compiled:
-            return name, operation.phase != "forward"
+    while name and name not in compiled:
         name = name.rpartition(".")[0]
-    return None
+    return name or None
 
 
 @dataclass(frozen=True)
-class Value:
+class Version:
     """Bytes of an allocation as one operation left them; `maker` -1: as they were before the graph."""
 
     touch: Touch
@@ -83,25 +82,30 @@ class Value:
 
 @dataclass
 class Graph:
-    """The operations of one compiled graph. `outside`: allocations that others read, too."""
+    """The operations of one compiled module, forward and backward. `outside`: allocations that others read, too."""
 
     operations: list[Operation]
     outside: set[int]
-    reads: list[list[Value]] = field(default_factory=list)  # of each operation
+    reads: list[list[Version]] = field(default_factory=list)  # of each operation
     level: list[int] = field(default_factory=list)  # how many kernels must have ended before
     last_maker: dict[int, int] = field(default_factory=dict)
     existed: set[int] = field(default_factory=set)  # before the graph
+    sources: dict[Version, list[Version]] = field(default_factory=dict)  # of what can be made again
+    taken: dict[int, list[Version]] = field(default_factory=dict)  # by each operation
 
     def __post_init__(self) -> None:
         ready: dict[int, int] = {}  # the level at which what an operation makes can be read
+        floor = 0  # of the backward pass
         for number, operation in enumerate(self.operations):
-            values = [Value(touch, self.last_maker.get(touch.allocation, -1)) for touch in operation.reads]
+            values = [Version(touch, self.last_maker.get(touch.allocation, -1)) for touch in operation.reads]
             self.existed |= {value.touch.allocation for value in values if value.maker < 0}
             level = max((ready[value.maker] for value in values if value.maker >= 0), default=0)
+            level = level if operation.phase == "forward" else max(level, floor)
             joins = operation.joins
             self.reads.append(values)
             self.level.append(level + (joins is not None and (joins.twice or joins.outer)))
             ready[number] = self.level[-1] + (joins is None or joins.ends)
+            floor = floor if operation.phase != "forward" else max(floor, self.level[-1] + 1)
             self.last_maker |= {touch.allocation: number for touch in operation.writes}
 
     def kernels(self) -> Iterator[tuple[int, Operation]]:
@@ -119,12 +123,13 @@ class Graph:
             yield members[-1], replace(first, name=JOINED, moved_bytes=traffic + statistics, reads=(), writes=())
 
     def never_written(self) -> set[int]:
-        made = {touch.allocation for number in self.group_of for touch in self.operations[number].writes}
-        kept = {touch.allocation for number in self.written for touch in self.operations[number].writes if number >= 0}
-        by_others = {
-            touch.allocation for each in self.operations if each.joins is None for touch in (*each.reads, *each.writes)
-        }
-        return made - kept - by_others - self.existed - self.outside
+        """Allocations of which no more than registers is ever used."""
+        joined_ones = {touch.allocation for number in self.group_of for touch in self.operations[number].writes}
+        used = {touch.allocation for number in self.written for touch in self.operations[number].writes}
+        for operation in self.operations:
+            if operation.joins is None:
+                used |= {touch.allocation for touch in (*operation.reads, *operation.writes)}
+        return joined_ones - used - self.existed - self.outside
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -159,7 +164,8 @@ class Graph:
     @cached_property
     def needed(self) -> set[int]:
         """Makers whose result must be written: others than joined kernels read it, or it was there before."""
-        needed = {maker for allocation, maker in self.last_maker.items() if allocation in self.outside | self.existed}
+        seen_by_others = self.outside | self.existed
+        needed = {maker for allocation, maker in self.last_maker.items() if allocation in seen_by_others}
         for number, operation in enumerate(self.operations):
             if operation.joins is None:
                 needed |= {value.maker for value in self.reads[number]}
@@ -172,7 +178,7 @@ class Graph:
         for number, operation in enumerate(self.operations):
             if operation.joins is not None:
                 kept |= {value.maker for value in self._taken(number)}
-        return kept
+        return kept - {-1}
 
     def _read_by(self, members: Sequence[int]) -> Iterator[Touch]:
         for number in members:
@@ -189,24 +195,31 @@ class Graph:
         joins = self.operations[number].joins
         return joins is not None and joins.twice
 
-    def _taken(self, number: int) -> list[Value]:
+    def _taken(self, number: int) -> list[Version]:
         """What an operation reads from memory: of other kernels, or what those would have to read for it."""
-        taken: list[Value] = []
-        for value in self.reads[number]:
-            maker = value.maker
-            if maker >= 0 and self.group_of.get(maker) == self.group_of[number]:
-                continue
-            inlined, times = self._sources(value), 2 if self._twice(number) else 1
-            cost = value.touch.size * (times + (maker not in self.needed))
-            taken += inlined if times * sum(each.touch.size for each in inlined) <= cost else [value]
-        return taken
+        if number not in self.taken:
+            taken: list[Version] = []
+            for value in self.reads[number]:
+                if self._within(value, number):
+                    continue
+                inlined, times = self._sources(value), 2 if self._twice(number) else 1
+                cost = value.touch.size * (times + (value.maker not in self.needed))
+                cheap = times * sum(each.touch.size for each in inlined) <= cost
+                taken += [each for each in inlined if not self._within(each, number)] if cheap else [value]
+            self.taken[number] = taken
+        return self.taken[number]
 
-    def _sources(self, value: Value) -> list[Value]:
+    def _within(self, value: Version, number: int) -> bool:
+        """Whether a value is made by the very kernel of an operation."""
+        return value.maker >= 0 and self.group_of.get(value.maker) == self.group_of[number]
+
+    def _sources(self, value: Version) -> list[Version]:
         """From what a value can be made again within another kernel: itself, if it is not cheap."""
-        maker = value.maker
-        joins = self.operations[maker].joins if maker >= 0 else None
+        joins = self.operations[value.maker].joins if value.maker >= 0 else None
         if joins is None or joins.reduced > 1:
             return [value]
-        sources = {source for each in self.reads[maker] for source in self._sources(each)}
-        large = [source for source in sources if source.touch.size * SMALL > value.touch.size]
-        return list(sources) if len(large) <= INLINED else [value]
+        if value not in self.sources:
+            sources = {source for each in self.reads[value.maker] for source in self._sources(each)}
+            large = [source for source in sources if source.touch.size * SMALL > value.touch.size]
+            self.sources[value] = list(sources) if len(large) <= INLINED else [value]
+        return self.sources[value]

@@ -37,6 +37,7 @@ IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel, no allocation; its fake v
 NO_KERNEL = {"prim.device", "aten.empty", "aten.empty_like", "aten.empty_strided"}
 NO_KERNEL |= {"aten.new_empty", "aten.new_empty_strided"}
 NO_KERNEL |= {"aten._unsafe_view", "aten.detach", "aten.alias", "aten.lift_fresh"}  # another look at the same bytes
+COPY_IN = torch.ops.fsdp.all_gather_copy_in
 # What is written over, whatever it was; it stands first among the arguments.
 OVERWRITES = {torch.ops.aten.copy_, torch.ops.aten.zero_, torch.ops.aten.fill_, torch.ops.aten.normal_}
 # Whole tensor first among the arguments, or its parts; (position of the whole tensor, position of the rank's part).
@@ -126,6 +127,8 @@ class Recorder(TorchDispatchMode):
             self._add(tensor.untyped_storage(), str(packet))
         reads = tuple(self._touch(tensor) for tensor in inputs[packet in OVERWRITES :])
         writes = tuple(self._touch(tensor) for tensor in outputs)
+        if packet is COPY_IN:  # of the buffer that all ranks gather in, a rank writes its own part
+            reads = writes = tuple(self._touch(tensor) for tensor in args[0])
         moved_bytes = sum(touch.size for touch in (*reads, *writes))
         self.record.operations.append(
             Operation(

@@ -83,7 +83,7 @@ def timing(record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNE
     if plan.precision == "float32":
         gpu = replace(gpu, flops=gpu.flops / 2)  # TF32
     found = [
-        (name, stretch_of(joined(operations, record.compiled), record, plan, gpu, rates), times)
+        (name, stretch_of(joined(operations, record.compiled), plan, gpu, rates), times)
         for name, operations, times in stretches(record, plan)
     ]
 
@@ -134,12 +134,10 @@ class Stretch:
         return max(message_s - rates.hidden * beside_s, (1 - rates.hidden) * message_s)
 
 
-def stretch_of(
-    operations: Sequence[Operation], record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates
-) -> Stretch:
+def stretch_of(operations: Sequence[Operation], plan: LaunchPlan, gpu: Gpu, rates: Rates) -> Stretch:
     """A part of the network waits for the CPU as a whole: a GPU's queue of kernels is much shorter than a step."""
     stretch = Stretch()
-    dispatched = plan.checkpointing == "selective" and not record.compiled
+    dispatched = plan.checkpointing == "selective" and not plan.compile
     launch_s = rates.launch_s * (SELECTIVE_LAUNCHES if dispatched else 1)
     gpu_s: Counter[str] = Counter()
     cpu_s: Counter[str] = Counter()
