@@ -5,8 +5,12 @@
     gpu.py           makes a CPU's fake tensors go the way that a GPU's would
     simulate.py      the real network, loss, sharding and training step on fake tensors and fake ranks
     memory.py        from a record to bytes by category over time
+    operations.py    what a record is made of
+    fusion.py        which operations a compiler makes one kernel of
+    occupancy.py     how much of a GPU a product keeps busy
     timing.py        from a record to seconds, messages and model FLOP utilisation
-    estimate.py      a deep network from the record of a shallow one, for the search and the scaling study
+    estimate.py      a deep network's step from the record of a shallow one
+    mixture.py       the mean of several sources
     pieces.py        what a calibration times: probes, and the parts of a planned network
     calibrate.py     times them on the GPU at hand, and finds its rates
     calibration.py   what was measured, and whether a certificate may count with it

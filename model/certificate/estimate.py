@@ -1,23 +1,26 @@
-"""A deep network from the simulation of a shallow one: seconds instead of a minute, for search and scaling study.
+"""A deep network's step from the simulation of a shallow one: the certificate's one way of counting.
 
-Blocks of a stage are alike, so one of each stands for all: what it keeps for the backward pass and what it computes is
-counted as often as there are blocks. What depends on the number of parameters alone is in closed form: weights,
-gradients, optimizer state, messages. The activations of one micro-step do not depend on the number of ranks, so a
-shallow simulation is shared by all plans that differ in nothing else. Tests hold this to the full simulation.
+Blocks of a stage are alike, so one of each stands for all: what it keeps for the backward pass, computes and sends is
+counted as often as there are blocks. Weights, gradients and optimizer state are scaled to the number of parameters.
+The activations of one micro-step do not depend on the number of ranks, so a shallow simulation is shared by all plans
+that differ in nothing else. Tests hold this to the simulation of a whole network.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 
+from model.certificate.fusion import joined
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.memory import categorise, forward_ends
-from model.certificate.record import Operation, StepRecord
+from model.certificate.memory import Memory, categorise, forward_ends, memory
+from model.certificate.operations import Allocation, Operation, StepRecord
 from model.certificate.simulate import MICRO_STEPS, simulate
-from model.certificate.timing import PLANNED, Rates, Timing, timing
+from model.certificate.timing import FAST, PLANNED, Rates, Timing, timing
 from model.engine.hardware import Gpu
 from model.engine.parallelize import KEPT_SHARE
 
@@ -28,23 +31,27 @@ GROUP = 4  # ranks that share the shallow network; what they share is in closed 
 
 @dataclass(frozen=True)
 class Estimate:
+    """`fast`: with good kernels."""
+
     plan: LaunchPlan
-    state_bytes: int  # weights, gradients, optimizer
-    working_bytes: int  # the rest, at its worst
+    memory: Memory
     timing: Timing
+    fast: Timing
 
     @property
-    def peak_bytes(self) -> int:
-        return self.state_bytes + self.working_bytes
+    def working_bytes(self) -> int:
+        """The peak without weights, gradients and optimizer."""
+        return self.memory.peak_bytes - sum(state_bytes(self.plan).values())
 
 
 def estimate(plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
     by_block = plan.parameters * plan.item_bytes > KEPT_SHARE * gpu.memory_bytes
-    record = _shallow(_shallow_plan(plan), by_block)
-    deep = _deepened(record, plan)
-    growth = 1.0 if by_block else plan.parameters / _shallow_plan(plan).parameters
-    working = working_bytes(record, plan, growth)
-    return Estimate(plan, sum(state_bytes(plan).values()), working, timing(deep, plan, gpu, rates))
+    shallow = _shallow_plan(plan)
+    record, kernels = _shallow(shallow, by_block)
+    growth = plan.parameters / shallow.parameters
+    held = StepRecord([*_deep_allocations(record, plan, 1.0 if by_block else growth)], record.operations, record.marks)
+    deep = _deepened(kernels, plan, growth)
+    return Estimate(plan, memory(held), timing(deep, plan, gpu, rates), timing(deep, plan, gpu, FAST))
 
 
 def state_bytes(plan: LaunchPlan) -> dict[str, int]:
@@ -60,30 +67,26 @@ def state_bytes(plan: LaunchPlan) -> dict[str, int]:
     }
 
 
-def working_bytes(record: StepRecord, plan: LaunchPlan, growth: float) -> int:
-    """The worst moment of all that is not state, the activations that blocks keep counted once a block.
-
-    `growth`: how much more than the shallow network the deep one gathers and reduces at a time.
-    """
+def _deep_allocations(record: StepRecord, plan: LaunchPlan, growth: float) -> Iterator[Allocation]:
+    """`growth`: how much more than the shallow network the deep one gathers and reduces at a time."""
     ends, start = forward_ends(record), record.marks[0][1]
-    second = next((number for name, number in record.marks if name == "micro-step 2"), None)
-    changes = [0] * (len(record.operations) + 2)
+    second = dict(record.marks).get("micro-step 2", start)
+    states, totals = state_bytes(plan), Counter[str]()
     for allocation in record.allocations:
-        stays = second is not None and start < allocation.born < second and (allocation.died or second + 1) > second
-        if allocation.kind or (stays and not allocation.sharding):
-            continue  # state, which is in closed form
+        totals[allocation.kind] += allocation.size
+    for allocation in record.allocations:
         block = BLOCK.match(allocation.module)
-        kept = block and categorise(allocation, ends) == "activations"
-        size = allocation.taken * (plan.network.depths[int(block[1])] if block and kept else 1)
-        size = round(size * growth) if allocation.sharding else size
-        changes[allocation.born] += size
-        if allocation.died is not None:
-            changes[allocation.died] -= size
-    level = worst = 0
-    for number, change in enumerate(changes):
-        level += change
-        worst = max(worst, level if number >= start else 0)
-    return worst
+        if allocation.kind:
+            factor = states[allocation.kind] / totals[allocation.kind]
+        elif allocation.sharding:
+            factor = growth
+        elif start <= allocation.born < second < (allocation.died or second + 1):
+            continue  # whole gradients between micro-steps, which are among the states
+        else:
+            kept = block and categorise(allocation, ends) == "activations"
+            factor = plan.network.depths[int(block[1])] if block and kept else 1
+        yield replace(allocation, size=round(factor * allocation.size))
+    yield Allocation(states["communication"], 0, "forward", "network", "buckets", True)
 
 
 def _shallow_plan(plan: LaunchPlan) -> LaunchPlan:
@@ -96,28 +99,28 @@ def _shallow_plan(plan: LaunchPlan) -> LaunchPlan:
         group=group,
         strategy=strategy,
         global_batch=MICRO_STEPS * ranks * plan.micro_batch,
+        mix=(),
     )
 
 
 @lru_cache(maxsize=256)
-def _shallow(plan: LaunchPlan, by_block: bool) -> StepRecord:
-    """`by_block`: whether the deep network is too large to stay gathered, and is sharded a block at a time."""
-    return simulate(plan, memory_bytes=1.0 if by_block else inf)
+def _shallow(plan: LaunchPlan, by_block: bool) -> tuple[StepRecord, StepRecord]:
+    """What is recorded, and its kernels after compiling. `by_block`: whether the deep network is too large to stay
+    gathered, and is sharded a block at a time."""
+    record, kernels = simulate(plan, memory_bytes=1.0 if by_block else inf), StepRecord()
+    for (name, _), operations in zip(record.marks, record.stretches(), strict=True):
+        kernels.marks.append((name, len(kernels.operations)))
+        kernels.operations += joined(operations, record.compiled)
+    return record, kernels
 
 
-def _deepened(record: StepRecord, plan: LaunchPlan) -> StepRecord:
-    shallow = replace(plan, network=replace(plan.network, depths=(1, 1, 1, 1)))
-    growth = plan.parameters / shallow.parameters
-    ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
-    operations: list[Operation] = []
-    marks: list[tuple[str, int]] = []
-    for (name, start), end in zip(record.marks, ends, strict=True):
-        marks.append((name, len(operations)))
-        operations += [
-            _scaled(operation, plan, growth) for operation in record.operations[start:end] if not operation.whole_bytes
-        ]
-        operations += _messages(plan, name)
-    return StepRecord([], operations, marks)
+def _deepened(kernels: StepRecord, plan: LaunchPlan, growth: float) -> StepRecord:
+    deep = StepRecord()
+    for (name, _), operations in zip(kernels.marks, kernels.stretches(), strict=True):
+        deep.marks.append((name, len(deep.operations)))
+        deep.operations += [_scaled(operation, plan, growth) for operation in operations if not operation.whole_bytes]
+        deep.operations += _messages(plan, name)
+    return deep
 
 
 def _scaled(operation: Operation, plan: LaunchPlan, growth: float) -> Operation:

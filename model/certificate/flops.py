@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from model.certificate.operations import Products
+
 aten = torch.ops.aten
 Shape = Sequence[int]
 
@@ -47,3 +49,21 @@ def flops(packet: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any)
         return int(COUNTS[packet](*shapes, **kwargs, out_shape=()))
     count = flop_registry.get(packet)
     return int(count(*args, **kwargs, out_val=result)) if count else 0
+
+
+def products(packet: Any, args: Sequence[Any]) -> Products | None:
+    """What an operation can be cut into, for its share of a GPU's processors; None where that is always enough."""
+    shapes = [each.shape for each in args if isinstance(each, torch.Tensor)]
+    if packet in (aten.mm, aten.addmm):
+        (rows, depth), (_, columns) = shapes[-2:]
+        return Products(1, rows, columns, depth)
+    if packet in (aten.bmm, aten.baddbmm):
+        (batch, rows, depth), (_, _, columns) = shapes[-2:]
+        return Products(batch, rows, columns, depth)
+    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
+        batch, heads, queries, _ = shapes[0]
+        return Products(batch * heads, queries, 1, 0)
+    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        batch, heads, keys, _ = shapes[2]  # after the gradient and the query
+        return Products(batch * heads, keys, 1, 0)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from model.network.config import NetworkConfig
@@ -13,11 +13,22 @@ CHECKPOINTING = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
+class SourceShare:
+    """A source's `share` of all micro-batches, and what these look like: as in LaunchPlan."""
+
+    source: str
+    share: float
+    channels: int
+    patch: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """`channels`, `classes` and `patch` (voxels, D H W) are those of the batch that costs most.
 
     `stage`: train, or pretrain, whose network has a light decoder and no classes. `group`: ranks that share one copy of
-    the weights: 1 in ddp, all in fsdp, those of a node in hsdp.
+    the weights: 1 in ddp, all in fsdp, those of a node in hsdp. `mix`: the sources that batches come from, one each.
     """
 
     network: NetworkConfig
@@ -35,6 +46,12 @@ class LaunchPlan:
     averaged: bool = False  # a running average of the weights is kept
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     stage: str = "train"
+    compile: bool = False  # blocks, full-resolution modules and the loss are compiled
+    mix: tuple[SourceShare, ...] = ()
+
+    def of_source(self, each: SourceShare) -> LaunchPlan:
+        """The same run, if all batches were of one source."""
+        return replace(self, channels=each.channels, patch=each.patch, spacing_mm=each.spacing_mm, mix=())
 
     @property
     def item_bytes(self) -> int:

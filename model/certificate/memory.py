@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from model.certificate.record import Allocation, StepRecord
+from model.certificate.operations import Allocation, StepRecord
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "communication", "temporaries")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,18 +25,21 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from model.certificate.flops import flops
+from model.certificate.flops import flops, products
+from model.certificate.operations import Allocation, Operation, StepRecord, Touch, joining, operation_name
 from model.engine.dtensors import local_part, plain_name
 
-GRANULE = 512  # bytes; PyTorch's CUDA allocator rounds every request up to a multiple of it
 ANSWER = 1  # to every question about a value: the norm is finite
-OUTSIDE = "outside"
+OUTSIDE, LOSS = "outside", "loss"
+KNOWN = "module"  # in the metadata of an autograd node: whose output it makes
 QUESTION = torch.ops.aten._local_scalar_dense.default
 IN_PLACE = torch.ops.aten._fused_adamw_  # one kernel, no allocation; its fake version would make whole copies
-NO_KERNEL = {"prim.device", "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty"}
+NO_KERNEL = {"prim.device", "aten.empty", "aten.empty_like", "aten.empty_strided"}
+NO_KERNEL |= {"aten.new_empty", "aten.new_empty_strided"}
 NO_KERNEL |= {"aten._unsafe_view", "aten.detach", "aten.alias", "aten.lift_fresh"}  # another look at the same bytes
-DEPTHWISE = ", depth-wise"
-CONVOLUTIONS = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}  # where `groups` stands
+COPY_IN = torch.ops.fsdp.all_gather_copy_in
+# What is written over, whatever it was; it stands first among the arguments.
+OVERWRITES = {torch.ops.aten.copy_, torch.ops.aten.zero_, torch.ops.aten.fill_, torch.ops.aten.normal_}
 # Whole tensor first among the arguments, or its parts; (position of the whole tensor, position of the rank's part).
 COLLECTIVES = {
     "c10d._allgather_base_": ("all-gather", 0, 1),
@@ -45,46 +47,6 @@ COLLECTIVES = {
     "c10d.allreduce_": ("all-reduce", 0, 0),
 }
 CONTROL_BYTES = 1024  # messages up to this size (stop? save? the norm) go beside the rest
-
-
-@dataclass(slots=True)
-class Allocation:
-    """Bytes that live from operation number `born` up to `died` (None: still alive at the end)."""
-
-    size: int
-    born: int
-    phase: str
-    module: str
-    operation: str
-    sharding: bool  # made by the sharding engine: gathered weights, gradients on their way
-    died: int | None = None
-    kind: str = ""  # weights, gradients or optimizer, as said from outside
-
-    @property
-    def taken(self) -> int:
-        """What a GPU's allocator gives for it."""
-        return -(-self.size // GRANULE) * GRANULE
-
-
-@dataclass(slots=True)
-class Operation:
-    """One kernel, or one message (`part_bytes` above 0: what one rank holds of a tensor of `whole_bytes`)."""
-
-    name: str
-    phase: str  # forward | backward | recompute | update
-    module: str
-    flops: int = 0
-    moved_bytes: int = 0  # read and written
-    whole_bytes: int = 0
-    part_bytes: int = 0
-    times: int = 1  # more, where one block stands for several
-
-
-@dataclass
-class StepRecord:
-    allocations: list[Allocation] = field(default_factory=list)
-    operations: list[Operation] = field(default_factory=list)
-    marks: list[tuple[str, int]] = field(default_factory=list)  # what began at which operation
 
 
 class Recorder(TorchDispatchMode):
@@ -111,7 +73,7 @@ class Recorder(TorchDispatchMode):
     def follow(self, network: nn.Module) -> None:
         """Learn the names of the modules, and keep them apart from now on."""
         for name, module in network.named_modules():
-            name = plain_name(f"{name}.").rstrip(".") or "network"
+            name = module_name(name)
             self.undo.append(module.register_forward_pre_hook(partial(self._begin, name)).remove)
             self.undo.append(module.register_forward_hook(partial(self._end, name), always_call=True).remove)
 
@@ -155,17 +117,34 @@ class Recorder(TorchDispatchMode):
             self._message(name, args)
         elif not func.is_view and name not in NO_KERNEL:
             self._operation(packet, args, kwargs, result)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage(), name)
+        for tensor in _tensors(result):
+            self._add(tensor.untyped_storage(), name)
         return result
 
     def _operation(self, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-        moved = sum(min(each.numel() * each.element_size(), each.untyped_storage().nbytes()) for each in tensors)
-        name = str(packet) + (DEPTHWISE if packet in CONVOLUTIONS and args[CONVOLUTIONS[packet]] > 1 else "")
-        count = flops(packet, args, kwargs, result)
-        self.record.operations.append(Operation(name, self.phase, self.module, count, moved))
+        inputs, outputs = _tensors((args, kwargs)), _tensors(result)
+        for tensor in outputs:  # before the operation is counted: they are there while its inputs still are
+            self._add(tensor.untyped_storage(), str(packet))
+        reads = tuple(self._touch(tensor) for tensor in inputs[packet in OVERWRITES :])
+        writes = tuple(self._touch(tensor) for tensor in outputs)
+        if packet is COPY_IN:  # of the buffer that all ranks gather in, a rank writes its own part
+            reads = writes = tuple(self._touch(tensor) for tensor in args[0])
+        moved_bytes = sum(touch.size for touch in (*reads, *writes))
+        self.record.operations.append(
+            Operation(
+                operation_name(packet, args), self.phase, self.module, flops(packet, args, kwargs, result), moved_bytes,
+                reads=reads, writes=writes, joins=None if self.sharding else joining(packet, inputs, outputs),
+                products=products(packet, args),
+            )
+        )  # fmt: skip
+
+    def _touch(self, tensor: Tensor) -> Touch:
+        storage = tensor.untyped_storage()
+        known = self.living.get(id(storage))
+        number = known[1].number if known and known[0]() is storage else -id(storage)
+        return Touch(
+            number, int(tensor.storage_offset()), min(tensor.numel() * tensor.element_size(), storage.nbytes())
+        )
 
     def _message(self, name: str, args: Sequence[Any]) -> None:
         kind, whole, part = COLLECTIVES[name]
@@ -183,7 +162,10 @@ class Recorder(TorchDispatchMode):
         if (known and known[0]() is storage) or not storage.nbytes():
             return
         born = len(self.record.operations)
-        allocation = Allocation(storage.nbytes(), born, self.phase, self.module, operation, self.sharding > 0)
+        allocation = Allocation(
+            storage.nbytes(), born, self.phase, self.module, operation, self.sharding > 0,
+            number=len(self.record.allocations),
+        )  # fmt: skip
         self.record.allocations.append(allocation)
         self.living[id(storage)] = (weakref.ref(storage, partial(self._freed, id(storage), allocation)), allocation)
 
@@ -200,10 +182,12 @@ class Recorder(TorchDispatchMode):
         while self.running and self.running.pop() != name:  # a recomputation ends early, inside a module
             pass
         if torch._C._current_graph_task_id() == -1:
-            self.arrived = "loss"  # what comes after the network
+            self.arrived = LOSS  # what comes after the network
             for tensor in tree_leaves(outputs):
-                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                    tensor.grad_fn.register_prehook(partial(self._arrive, name))
+                made_by = tensor.grad_fn if isinstance(tensor, Tensor) else None
+                if made_by is not None and KNOWN not in made_by.metadata:  # by no module within this one
+                    made_by.metadata[KNOWN] = name
+                    made_by.register_prehook(partial(self._arrive, name))
 
     def _arrive(self, name: str, _gradients: Any) -> None:
         self.arrived = name
@@ -243,6 +227,15 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             self.sharding -= 1
+
+
+def module_name(name: str) -> str:
+    """Of a module of a network, without what wrapping adds."""
+    return plain_name(f"{name}.").rstrip(".") or "network"
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _on_shard(leaf: Any) -> Any:

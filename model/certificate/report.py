@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from model.certificate.launch_plan import STRATEGIES, LaunchPlan
+from model.certificate.mixture import mixture
 from model.certificate.remedy import remedies
 from model.certificate.timing import PLANNED
 from model.certificate.ways import (
@@ -51,6 +52,7 @@ def certificate(
         raise ValueError(unshared(wanted, goal))
     best = outcomes[0]
     content = figures(best, goal, cohort)
+    content["mix"] = mixture(best, goal)
     content["reasons"] = reasons(outcomes, goal)
     content["remedies"] = list(remedies(best, goal, announce)) if best.faults else []
     content["ways"] = [_way(outcome, goal) for outcome in outcomes]
@@ -121,6 +123,10 @@ def _time(outcome: PlanOutcome, goal: Goal) -> dict[str, Any]:
     return {
         "model_flops_utilisation": timing.mfu,
         "model_flops_utilisation_range": [timing.mfu, fast.mfu],
+        "compiled": outcome.plan.compile,
+        "without_terms": {"step_time_s": timing.without_s, "model_flops_utilisation": timing.mfu_without},
+        "occupancy_s": timing.occupancy_s,
+        "launches_s": timing.launches_s,
         "published_model_flops_utilisation": PUBLISHED_MFU,
         "step_time_range_s": [fast.step_s, timing.step_s],
         "rates": asdict(goal.rates),
@@ -187,10 +193,11 @@ def _utilisation(best: PlanOutcome) -> str:
     published = min(PUBLISHED_MFU.values())
     bound = max(best.timing.kernel_seconds, key=best.timing.kernel_seconds.__getitem__)
     share = best.timing.kernel_seconds[bound] / sum(best.timing.kernel_seconds.values())
+    counted = "kernels of compiled modules joined" if best.plan.compile else "kernel by kernel, as nothing is compiled"
     return (
         f"Planned with {low:.1%} model FLOP utilisation ({high:.1%} with better kernels). Published FSDP runs of 6.7 "
         f"billion parameters reach {published:.1%} and more on A100, but on language, which is nearly all matrix "
-        f"products; here {share:.0%} of the time goes to {bound}, counted kernel by kernel without compile's fusion."
+        f"products; here {share:.0%} of the time goes to {bound}, {counted}."
     )
 
 

@@ -20,9 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model.certificate.fusion import never_written
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.record import Recorder, StepRecord
+from model.certificate.operations import StepRecord
+from model.certificate.record import LOSS, Recorder, module_name
 from model.data.dataset import Batch, SampleStream, StreamConfig
 from model.data.draws import AugmentConfig
 from model.data.targets import Targets
@@ -31,6 +33,7 @@ from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.engine.trainer import FitConfig, Run, accumulate, new_state, update
+from model.network.layers import BlockNetwork
 from model.network.medsegformer import MedSegFormer
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.segmentation import Segmentation
@@ -53,14 +56,30 @@ def simulate(plan: LaunchPlan, memory_bytes: float) -> StepRecord:
             materialise(network, CPU, seed=0)
             if plan.strategy == "ddp":
                 parallel = replace(parallel, wrapper=replicated(network))
+            recorder.record.compiled = compiled_modules(network) if plan.compile else frozenset()
             run = made_up_run(parallel, plan, fit_config(plan, count), ranks)
             simulated_step(run, prepared(run, recorder), plan, recorder)
-    return recorder.record
+    return without_registers(recorder.record)
+
+
+def without_registers(record: StepRecord) -> StepRecord:
+    """Without the allocations that kernels of a compiled graph never make."""
+    gone: set[int] = set()
+    for operations in record.stretches():
+        gone |= never_written(operations, record.compiled)
+    living = [allocation for allocation in record.allocations if allocation.kind or allocation.number not in gone]
+    return replace(record, allocations=living)
 
 
 def build_network(plan: LaunchPlan) -> MedSegFormer | MaskedAutoencoder:
     """The network of the plan's stage, where the caller wants it."""
     return MaskedAutoencoder(plan.network) if plan.stage == "pretrain" else MedSegFormer(plan.network, plan.classes)
+
+
+def compiled_modules(network: BlockNetwork) -> frozenset[str]:
+    """By name, as the recorder knows them: what `parallelize` compiles where parameters say `compile`."""
+    compiled = {*network.blocks(), *network.full_resolution()}
+    return frozenset({LOSS, *(module_name(name) for name, module in network.named_modules() if module in compiled)})
 
 
 def made_up_task(plan: LaunchPlan) -> TrainingTask:

@@ -1,22 +1,26 @@
 """From a record to seconds: a roofline of every kernel and message of the step.
 
 A kernel takes as long as its arithmetic at the rate of the units that do it, or its reading and writing at the rate of
-the memory, whichever is more. A message takes a ring's time on the slowest link it crosses, and a latency for every
-hop. Messages run beside kernels, but not all of them, so a part of what could be hidden is counted. Elementwise kernels
-are counted one by one, as they run without `compile`, which would join many of them: the estimate is on the slow side.
+the memory, whichever is more. What `compile` joins is one kernel (`fusion.py`). A message takes a ring's time on the
+slowest link it crosses, and a latency for every hop. Messages run beside kernels, but not all of them, so a part of
+what could be hidden is counted. Two terms are told apart from all that: products that do not fill all multiprocessors
+(`occupancy.py`), and parts of the network whose kernels end before the CPU has started the next ones.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from model.certificate.fusion import joined
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.record import DEPTHWISE, Operation, StepRecord
+from model.certificate.occupancy import occupancy
+from model.certificate.operations import DEPTHWISE, Operation, StepRecord
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
-LAUNCH_S = 4e-6  # of a kernel that has next to nothing to do
+SHORTEST_S = 4e-6  # of a kernel that has next to nothing to do
+SELECTIVE_LAUNCHES = 2.5  # times dearer is an eager operation under selective checkpointing's dispatch mode (measured)
 HOP_S = {"node": 2e-6, "network": 6e-6}  # of one step of a ring
 
 
@@ -29,13 +33,15 @@ class Rates:
     memory: float
     links: float
     hidden: float  # of the messages that have kernels to run beside
+    launch_s: float = 12e-6  # of the CPU, to start a kernel; measured on one core of a server, eager
+    occupancy: bool = True  # whether products that do not fill all multiprocessors count as slower
 
 
 # Assumptions, not measurements: no GPU was at hand. Planned is meant to be beaten by any careful run: large products
 # and dense convolutions a little above half of the tensor cores' peak, depth-wise 3^3 kernels, a weak point of every
 # GPU, a tenth of the vector units'. Fast is what good kernels could reach.
 PLANNED = Rates(products=0.55, depthwise=0.10, memory=0.75, links=0.7, hidden=0.8)
-FAST = Rates(products=0.8, depthwise=0.3, memory=0.9, links=0.9, hidden=1.0)
+FAST = Rates(products=0.8, depthwise=0.3, memory=0.9, links=0.9, hidden=1.0, launch_s=6e-6)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,14 @@ class Timing:
     flops_by_part: dict[str, int]  # of one rank in a step, recomputation included
     kernel_seconds: dict[str, float]
     mfu: float
+    occupancy_s: float = 0.0  # of the step: products that do not fill all multiprocessors
+    launches_s: float = 0.0  # of the step: the GPU waits for the CPU to start kernels
+    without_s: float = 0.0  # the step without these two terms
+
+    @property
+    def mfu_without(self) -> float:
+        """Model FLOP utilisation without the terms of occupancy and launches."""
+        return self.mfu * self.step_s / self.without_s if self.without_s else self.mfu
 
     @property
     def communication_share(self) -> float:
@@ -68,51 +82,94 @@ class Timing:
 def timing(record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNED) -> Timing:
     if plan.precision == "float32":
         gpu = replace(gpu, flops=gpu.flops / 2)  # TF32
-    kernels: defaultdict[str, float] = defaultdict(float)
+    found = [
+        (name, stretch_of(joined(operations, record.compiled), plan, gpu, rates), times)
+        for name, operations, times in stretches(record, plan)
+    ]
+
+    def total(what: Callable[[Stretch], float]) -> float:
+        return sum(times * what(stretch) for _, stretch, times in found)
+
+    kernels: Counter[str] = Counter()
     flops: Counter[str] = Counter()
     traffic: dict[tuple[str, str], Traffic] = {}
-    step_s = exposed_s = update_s = 0.0
-    for name, operations, times in stretches(record, plan):
-        kernel_s = message_s = 0.0
-        for operation in operations:
-            if operation.whole_bytes:
-                message = traffic_of(operation, plan, gpu, rates)
-                message_s += message.seconds
-                traffic[message.name, message.link] = _sum(traffic.get((message.name, message.link)), message, times)
-                continue
-            seconds = kernel_seconds(operation, gpu, rates)
-            kernel_s += operation.times * seconds
-            kernels[kernel_kind(operation)] += times * operation.times * seconds
-            flops[network_part(operation)] += times * operation.times * operation.flops
-        exposed = max(message_s - rates.hidden * kernel_s, (1 - rates.hidden) * message_s)
-        step_s += times * (kernel_s + exposed)
-        exposed_s += times * exposed
-        update_s += (kernel_s + exposed) * (name == "update")
-    mfu = plan.model_flops / (step_s * plan.ranks * gpu.flops)
-    flops_by_part = {name: count for name, count in flops.most_common() if count}
+    for _, stretch, times in found:
+        kernels.update({kind: times * seconds for kind, seconds in stretch.kernels.items()})
+        flops.update({part: times * count for part, count in stretch.flops.items()})
+        for message in stretch.messages:
+            traffic[message.name, message.link] = _sum(traffic.get((message.name, message.link)), message, times)
+    step_s = total(lambda each: each.busy_s + each.exposed_s(each.busy_s, rates))
     return Timing(
-        step_s,
-        exposed_s,
-        update_s,
-        list(traffic.values()),
-        flops_by_part,
-        dict(sorted(kernels.items(), key=lambda item: -item[1])),
-        mfu,
+        step_s=step_s,
+        exposed_s=total(lambda each: each.exposed_s(each.busy_s, rates)),
+        update_s=sum(each.busy_s + each.exposed_s(each.busy_s, rates) for name, each, _ in found if name == "update"),
+        traffic=list(traffic.values()),
+        flops_by_part={part: count for part, count in flops.most_common() if count},
+        kernel_seconds=dict(kernels.most_common()),
+        mfu=plan.model_flops / (step_s * plan.ranks * gpu.flops),
+        occupancy_s=total(lambda each: each.occupancy_s),
+        launches_s=total(lambda each: each.launches_s),
+        without_s=total(lambda each: each.kernel_s + each.exposed_s(each.kernel_s, rates)),
     )
+
+
+@dataclass
+class Stretch:
+    """A part of a step. `kernel_s`: of all kernels, at the rates alone."""
+
+    kernel_s: float = 0.0
+    occupancy_s: float = 0.0
+    launches_s: float = 0.0
+    kernels: Counter[str] = field(default_factory=Counter)
+    flops: Counter[str] = field(default_factory=Counter)
+    messages: list[Traffic] = field(default_factory=list)
+
+    @property
+    def busy_s(self) -> float:
+        return self.kernel_s + self.occupancy_s + self.launches_s
+
+    def exposed_s(self, beside_s: float, rates: Rates) -> float:
+        """Of the messages, with so many seconds of kernels to run beside."""
+        message_s = sum(message.seconds for message in self.messages)
+        return max(message_s - rates.hidden * beside_s, (1 - rates.hidden) * message_s)
+
+
+def stretch_of(operations: Sequence[Operation], plan: LaunchPlan, gpu: Gpu, rates: Rates) -> Stretch:
+    """A part of the network waits for the CPU as a whole: a GPU's queue of kernels is much shorter than a step."""
+    stretch = Stretch()
+    dispatched = plan.checkpointing == "selective" and not plan.compile
+    launch_s = rates.launch_s * (SELECTIVE_LAUNCHES if dispatched else 1)
+    gpu_s: Counter[str] = Counter()
+    cpu_s: Counter[str] = Counter()
+    for operation in operations:
+        if operation.whole_bytes:
+            stretch.messages.append(traffic_of(operation, plan, gpu, rates))
+            continue
+        part, full_s = network_part(operation), kernel_seconds(operation, gpu, replace(rates, occupancy=False))
+        seconds = operation.times * kernel_seconds(operation, gpu, rates)
+        stretch.kernel_s += operation.times * full_s
+        stretch.occupancy_s += seconds - operation.times * full_s
+        stretch.kernels[kernel_kind(operation)] += seconds
+        stretch.flops[part] += operation.times * operation.flops
+        gpu_s[part] += seconds
+        cpu_s[part] += operation.times * launch_s
+    stretch.launches_s = sum(max(0.0, cpu_s[part] - gpu_s[part]) for part in gpu_s)
+    return stretch
 
 
 def stretches(record: StepRecord, plan: LaunchPlan) -> Iterator[tuple[str, Sequence[Operation], int]]:
     """The parts of a step and how often each happens: of two micro-steps, the first stands for all but the last."""
-    ends = [number for _, number in record.marks[1:]] + [len(record.operations)]
-    for (name, start), end in zip(record.marks, ends, strict=True):
+    for (name, _), operations in zip(record.marks, record.stretches(), strict=True):
         repeated = name == "micro-step 1" and len(record.marks) > 2
-        yield name, record.operations[start:end], plan.accumulation - 1 if repeated else 1
+        yield name, operations, plan.accumulation - 1 if repeated else 1
 
 
 def kernel_seconds(operation: Operation, gpu: Gpu, rates: Rates) -> float:
     depthwise = operation.name.endswith(DEPTHWISE)
     rate = gpu.vector_flops * rates.depthwise if depthwise else gpu.flops * rates.products
-    return max(operation.flops / rate, operation.moved_bytes / (gpu.memory_bytes_per_s * rates.memory), LAUNCH_S)
+    if rates.occupancy:
+        rate *= occupancy(operation.products, gpu.multiprocessors)
+    return max(operation.flops / rate, operation.moved_bytes / (gpu.memory_bytes_per_s * rates.memory), SHORTEST_S)
 
 
 def traffic_of(operation: Operation, plan: LaunchPlan, gpu: Gpu, rates: Rates) -> Traffic:

@@ -1,8 +1,7 @@
 """Every way to run a plan - strategy, ranks to a copy, micro-batch, checkpointing - and those that fit, best first.
 
-All ways are estimated; the best is then simulated whole, and the next one if that refutes it. A way fits if its peak,
-with a reserve for what PyTorch's accounts do not show, leaves `SPARE` of the memory; if kernels do not wait for
-messages for more than `WAITING` of a step; and if the planned steps end in time.
+A way fits if its peak, with a reserve for what PyTorch's accounts do not show, leaves `SPARE` of the memory; if kernels
+do not wait for messages for more than `WAITING` of a step; and if the planned steps end in time.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from math import inf
 
 from model.certificate.estimate import MASTER_BYTES, MOMENT_BYTES, estimate, state_bytes
 from model.certificate.launch_plan import CHECKPOINTING, STRATEGIES, LaunchPlan
-from model.certificate.memory import Memory, memory
-from model.certificate.simulate import simulate
-from model.certificate.timing import FAST, PLANNED, Rates, Timing, timing
+from model.certificate.memory import Memory
+from model.certificate.timing import PLANNED, Rates, Timing
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 SPARE = 0.15
@@ -24,7 +22,6 @@ GIB = 2**30
 FRAGMENTED = 0.05  # of the peak: holes between blocks, with expandable segments
 OUTSIDE_BYTES = 2 * GIB  # CUDA context and libraries, NCCL's buffers, workspaces of cuBLAS and cuDNN
 MICRO_BATCHES = (1, 2, 4, 8)
-SIMULATED = 3  # at most so many are simulated whole
 
 Announce = Callable[[str], None]
 
@@ -44,7 +41,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class PlanOutcome:
-    """A plan with all that is known of it. `memory` is None where it was only estimated."""
+    """A plan with all that is known of it. `memory` is None where it does not fit by far."""
 
     plan: LaunchPlan
     gpu: Gpu
@@ -64,18 +61,12 @@ class PlanOutcome:
 
 
 def search(wanted: LaunchPlan, gpu: Gpu, goal: Goal, announce: Announce = lambda _: None) -> list[PlanOutcome]:
-    """All ways: those that fit, fastest first, then the others. If the first fits, it was simulated whole."""
+    """All ways: those that fit, fastest first, then the others."""
     outcomes: list[PlanOutcome] = []
     for plan in possible(wanted, goal.strategy):
         announce(f"estimating {described(plan)}")
         outcomes.append(estimated(plan, gpu, goal))
     outcomes.sort(key=_rank)
-    for _ in range(SIMULATED):
-        if not outcomes or outcomes[0].faults or outcomes[0].memory:
-            break
-        announce(f"simulating {described(outcomes[0].plan)}")
-        outcomes[0] = simulated(outcomes[0].plan, gpu, goal)
-        outcomes.sort(key=_rank)
     return outcomes
 
 
@@ -127,15 +118,8 @@ def estimated(plan: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
     if plan.micro_batch > 1 and least > gpu.memory_bytes:
         return judged(PlanOutcome(plan, gpu, least, NO_TIMING, ()), goal)
     closer = single if plan.micro_batch == 1 else estimate(plan, gpu, goal.rates)
-    return judged(PlanOutcome(plan, gpu, closer.peak_bytes, closer.timing, ()), goal)
-
-
-def simulated(plan: LaunchPlan, gpu: Gpu, goal: Goal) -> PlanOutcome:
-    record = simulate(plan, gpu.memory_bytes)
-    seen = memory(record)
-    slow = timing(record, plan, gpu, goal.rates)
-    fast = min(slow, timing(record, plan, gpu, FAST), key=lambda each: each.step_s)
-    return judged(PlanOutcome(plan, gpu, seen.peak_bytes, slow, (), seen, fast), goal)
+    peak_bytes = closer.memory.peak_bytes
+    return judged(PlanOutcome(plan, gpu, peak_bytes, closer.timing, (), closer.memory, closer.fast), goal)
 
 
 def judged(outcome: PlanOutcome, goal: Goal) -> PlanOutcome:

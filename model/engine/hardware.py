@@ -33,6 +33,7 @@ class Gpu:
     memory_bytes_per_s: float
     flops: float  # FLOP/s of the tensor cores in 16 bit, dense
     vector_flops: float  # FLOP/s in float32 beside the tensor cores
+    multiprocessors: int
     node_link_bytes_per_s: float  # NVLink, to the other GPUs of the machine
     network_bytes_per_s: float  # InfiniBand, to other machines
     watts: float  # the whole machine at its maximum, its share for one GPU
@@ -45,11 +46,13 @@ class Gpu:
 
 _A100 = Gpu(
     name="A100-80GB", family="A100", memory_bytes=80e9, memory_bytes_per_s=2039e9, flops=312e12, vector_flops=19.5e12,
+    multiprocessors=108,
     node_link_bytes_per_s=300e9, network_bytes_per_s=25e9, watts=6500 / GPUS_IN_A_NODE,
     source="NVIDIA A100 data sheet (SXM; NVLink 600 GB/s both ways); DGX A100 data sheet (8 x HDR 200 Gb/s, 6.5 kW)",
 )  # fmt: skip
 _H100 = Gpu(
     name="H100", family="H100", memory_bytes=80e9, memory_bytes_per_s=3350e9, flops=989e12, vector_flops=67e12,
+    multiprocessors=132,
     node_link_bytes_per_s=450e9, network_bytes_per_s=50e9, watts=10200 / GPUS_IN_A_NODE,
     source="NVIDIA H100 data sheet (SXM, dense; NVLink 900 GB/s); DGX H100 data sheet (8 x 400 Gb/s, 10.2 kW)",
 )  # fmt: skip
@@ -66,6 +69,7 @@ _GPUS = (
     ),
     Gpu(
         name="B200", family="B200", memory_bytes=180e9, memory_bytes_per_s=8000e9, flops=2250e12, vector_flops=75e12,
+        multiprocessors=148,
         node_link_bytes_per_s=900e9, network_bytes_per_s=50e9, watts=14300 / GPUS_IN_A_NODE,
         source="NVIDIA DGX B200 data sheet (1,440 GB, 64 TB/s, 72 PFLOP/s FP8, NVLink 14.4 TB/s, 14.3 kW)",
     ),
@@ -114,6 +118,7 @@ def described(by_driver: DriverProperties) -> Gpu:
         memory_bytes=float(by_driver.total_memory),
         memory_bytes_per_s=2 * 1e3 * by_driver.memory_clock_rate * by_driver.memory_bus_width / 8,  # double data rate
         flops=per_clock * clocks_per_s, vector_flops=VECTOR_FLOPS * clocks_per_s,
+        multiprocessors=by_driver.multi_processor_count,
         node_link_bytes_per_s=PCIE_BYTES_PER_S, network_bytes_per_s=ETHERNET_BYTES_PER_S, watts=WORKSTATION_WATTS,
         source="the driver's clocks, processors and memory; PCIe 4.0, 10 Gb/s Ethernet and 700 W are assumed",
     )  # fmt: skip

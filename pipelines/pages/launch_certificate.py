@@ -83,6 +83,11 @@ def _facts(content: Mapping[str, Any]) -> dict[str, str]:
         "step": f"{content['step_time_s']:.2f} s planned ({time['step_time_range_s'][0]:.2f} s with better kernels), "
         f"{time['communication_share']:.1%} of it waiting for messages",
         "model FLOP utilisation": f"{low:.1%} planned, {high:.1%} with better kernels; published: {published}",
+        "terms of it": f"{time['without_terms']['step_time_s']:.2f} s at the rates alone, which were "
+        f"{time['without_terms']['model_flops_utilisation']:.1%}; {time['occupancy_s']:.2f} s more for products that "
+        "do not fill all multiprocessors, "
+        f"{time['launches_s']:.2f} s waiting for the CPU to start kernels; "
+        + ("compiled modules' kernels are joined" if time["compiled"] else "nothing is compiled"),
         "duration": f"{run['steps']:,} steps, {run['epochs']:.0f} epochs: {content['days']:.1f} days; "
         f"{run['within_days']:g} days would hold {run['steps_possible']:,} steps",
         "cost": f"{run['gpu_hours']:,.0f} GPU-hours, {run['energy_kwh']:,.0f} kWh (machines at their maximum)",

@@ -10,6 +10,7 @@ structures that they annotate.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import prod
@@ -21,7 +22,7 @@ from model.certificate import calibration
 from model.certificate.calibrate import Bench, calibrate, machine_here
 from model.certificate.calibration import Calibration
 from model.certificate.host import host_memory
-from model.certificate.launch_plan import LaunchPlan
+from model.certificate.launch_plan import LaunchPlan, SourceShare
 from model.certificate.report import Cohort, certificate
 from model.certificate.timing import PLANNED, Rates
 from model.certificate.ways import Goal
@@ -46,6 +47,7 @@ SCANS = 15_000
 WITHIN_DAYS = 28.0
 # Of a scan of this source: 4 where it has or may have four contrasts; the others have one.
 MOST_CHANNELS = {"brats": 4, "phantom": 4, "bids": 4, "nnunet": 4}
+PUBLISHED_SCANS = {"brats": 1251, "kits": 489, "acdc": 300}  # of BraTS 2021, KiTS23 and ACDC, annotated
 # What these annotate is known with the scans only. Before them as many classes are assumed as all public sets together
 # had when the certificates were made; more need one of their own.
 OWN_CONTRACTS, ASSUMED = {"phantom", "bids", "nnunet", "dicom"}, 27
@@ -163,6 +165,8 @@ def plan_of(settings: params.Params, recipe: Optimisation, preset: str, ranks: i
         averaged=recipe.average_decay > 0,
         spacing_mm=spacing_mm,
         stage=recipe.block,
+        compile=recipe.compile,
+        mix=_mix(settings, recipe),
     )
 
 
@@ -178,6 +182,41 @@ def _largest_patch(settings: params.Params, recipe: Optimisation) -> tuple[bysou
             d, h, w = record.patch_size
             whole.append(((d, h, w), record.spacing_mm))
     return max(whole, key=lambda pair: prod(pair[0]))
+
+
+def _mix(settings: params.Params, recipe: Optimisation) -> tuple[SourceShare, ...]:
+    """Shares as the stream draws them, from the project's scans or, before there are any, what is published.
+
+    Nothing where a source's number of scans, patch or spacing is not known yet.
+    """
+    path = project.root() / project.MANIFEST
+    rows = manifest.usable(manifest.read(path)) if path.is_file() else []
+    scans = Counter(row.source for row in rows) or PUBLISHED_SCANS
+    shapes = {source: _shape(settings, recipe, source) for source in (scans if rows else settings.data.sources)}
+    if not all(shapes.values()) or not all(scans.get(source) for source in shapes):
+        return ()
+    weights = {source: scans[source] ** (1 - recipe.source_balance) for source in shapes}
+    return tuple(
+        SourceShare(source, weight / sum(weights.values()), MOST_CHANNELS.get(source.partition("-")[0], 1), *shape)
+        for source, weight in weights.items()
+        if (shape := shapes[source])
+    )
+
+
+def _shape(
+    settings: params.Params, recipe: Optimisation, source: str
+) -> tuple[bysource.Voxels3, bysource.Spacing3] | None:
+    """A source's patch in voxels and spacing in mm, of the parameters or else of plan.json."""
+    patch = bysource.by_source(recipe.patch_size, source)
+    spacing_mm = bysource.by_source(settings.preprocess.spacing_mm, source)
+    if patch is not None and spacing_mm is not None:
+        return patch, spacing_mm
+    path = project.root() / project.PLAN
+    planned = preparation.load(path).sources.get(source) if path.is_file() else None
+    if planned is None:
+        return None
+    d, h, w = planned.patch_size
+    return patch or (d, h, w), spacing_mm or planned.spacing_mm
 
 
 def _classes(settings: params.Params) -> int:

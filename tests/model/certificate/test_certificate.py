@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import conv3d
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +23,9 @@ from model.certificate.flops import COUNTS
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.memory import CATEGORIES, categorise, forward_ends, memory
-from model.certificate.record import StepRecord
+from model.certificate.occupancy import occupancy
+from model.certificate.operations import Operation, Products, StepRecord
+from model.certificate.record import Recorder
 from model.certificate.simulate import (
     CPU,
     build_network,
@@ -32,7 +35,7 @@ from model.certificate.simulate import (
     made_up_task,
     simulate,
 )
-from model.certificate.timing import timing
+from model.certificate.timing import PLANNED, SHORTEST_S, timing
 from model.engine.hardware import described, find_gpu
 from model.engine.parallelize import ParallelNetwork, autocast, checkpoint_activations
 from model.engine.ranks import Ranks
@@ -93,7 +96,7 @@ def predicted(record: StepRecord) -> int:
     return sum(
         allocation.size
         for allocation in record.allocations
-        if start < allocation.born <= end and categorise(allocation, [end]) == "activations"
+        if start <= allocation.born < end and categorise(allocation, [end]) == "activations"
     )
 
 
@@ -133,6 +136,15 @@ def test_every_byte_has_a_category_and_the_peak_is_their_sum() -> None:
     assert [name for name, _ in seen.marks] == ["micro-step 1", "micro-step 2", "update"]
 
 
+def test_an_operation_s_input_and_result_are_there_at_once() -> None:
+    with FakeTensorMode(), Recorder() as recorder:
+        tensor = torch.zeros(1 << 20)
+        recorder.mark("micro-step 1")
+        for _ in range(3):
+            tensor = tensor + 1.0
+    assert memory(recorder.record).peak_bytes == 2 * tensor.nbytes
+
+
 def test_no_block_stays_gathered_between_two_micro_steps() -> None:
     with torch.device("meta"):
         network = MedSegFormer(SHARDED.network, SHARDED.classes)
@@ -161,8 +173,29 @@ def test_the_estimate_of_a_deep_network_agrees_with_its_simulation(strategy: str
     plan = replace(SHARDED, network=network, strategy=strategy, patch=(96, 96, 96), checkpointing="selective")
     plan = replace(plan, ranks=16, group={"hsdp": 8, "fsdp": 16, "ddp": 1}[strategy], global_batch=64)
     record, found = simulate(plan, A100.memory_bytes), estimate(plan, A100)
-    assert found.peak_bytes == pytest.approx(memory(record).peak_bytes, rel=0.03)
+    assert found.memory.peak_bytes == pytest.approx(memory(record).peak_bytes, rel=0.03)
     assert found.timing.step_s == pytest.approx(timing(record, plan, A100).step_s, rel=0.1)
+
+
+def test_a_product_takes_waves_of_tiles_and_attention_a_block_of_keys_for_each_head() -> None:
+    """Of 108 multiprocessors: 512 x 4096 numbers in 256 tiles of 128 x 64 are three waves, the last not full."""
+    assert occupancy(Products(1, 512, 4096, 128), 108) == pytest.approx(256 / (3 * 108))
+    assert occupancy(Products(1, 512, 512, 1 << 20), 108) == pytest.approx(96 / 108)  # 32 tiles, each in 3 parts
+    assert occupancy(Products(4, 200, 1, 0), 108) == pytest.approx(8 / 108)  # 4 heads, 2 blocks of keys
+    assert occupancy(None, 108) == 1.0
+
+
+def test_the_terms_of_occupancy_and_launches_are_told_apart() -> None:
+    product = Operation("aten.mm", "forward", "encoder", 10**10, products=Products(1, 512, 512, 128))
+    small = Operation("aten.add", "backward", "decoder", moved_bytes=8)
+    record = StepRecord([], [product, *[small] * 10], [("micro-step 1", 0)])
+    found = timing(record, ALONE, A100, replace(PLANNED, launch_s=10e-6))
+    full_s = 10**10 / (0.55 * A100.flops / 2)  # TF32
+    assert found.without_s == pytest.approx(full_s + 10 * SHORTEST_S)
+    assert found.occupancy_s == pytest.approx(full_s * (108 / 32 - 1))
+    assert found.launches_s == pytest.approx(10 * (10e-6 - SHORTEST_S))  # the product gives the CPU time enough
+    assert found.step_s == pytest.approx(found.without_s + found.occupancy_s + found.launches_s)
+    assert found.mfu_without > found.mfu
 
 
 def launch(**changes: Any) -> Launch:

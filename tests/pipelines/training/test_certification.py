@@ -17,7 +17,7 @@ from model.network.config import PRESETS
 from pipelines import params
 from pipelines.params import profiles
 from pipelines.training import certificates, certification
-from pipelines.training.certification import certify
+from pipelines.training.certification import certify, plan_of
 from tests.conftest import REPOSITORY
 from tests.model.certificate.test_calibration import PretendedBench
 
@@ -191,6 +191,16 @@ def test_impossible_wishes_are_refused(project: Path, wish: dict[str, object], r
     wishes = {"preset": "nano", "ranks": 2, "gpu": "h100", **wish}
     with pytest.raises(ValueError, match=reason):
         certify(**wishes)  # type: ignore[arg-type]
+
+
+def test_a_profile_s_sources_are_mixed_as_the_stream_draws_them(project: Path) -> None:
+    """By their published numbers of scans to the power of 0.7."""
+    settings = profiles.settings("xl-a100x32")
+    plan = plan_of(settings, settings.train, "xl", 32)
+    assert {each.source: round(each.share, 2) for each in plan.mix} == {"brats": 0.53, "kits": 0.27, "acdc": 0.20}
+    assert {each.source: each.channels for each in plan.mix} == {"brats": 4, "kits": 1, "acdc": 1}
+    assert plan.mix[2].patch == (16, 256, 256)
+    assert (plan.channels, plan.patch, plan.compile) == (4, (256, 256, 256), True)
 
 
 @pytest.mark.slow
