@@ -63,7 +63,8 @@ class Calibration:
     def applied(self) -> Rates:
         """The rates for a certificate: PLANNED where nothing was measured."""
         known = {field.name for field in fields(Rates)}
-        return replace(PLANNED, **{name: value for name, value in self.rates.items() if name in known})
+        measured: dict[str, Any] = {name: value for name, value in self.rates.items() if name in known}
+        return replace(PLANNED, **measured)
 
     def __str__(self) -> str:
         return f"measured on {self.card} on {self.made} ({self.machine}, {self.precision})"

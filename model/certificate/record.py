@@ -184,7 +184,7 @@ class Recorder(TorchDispatchMode):
         if torch._C._current_graph_task_id() == -1:
             self.arrived = LOSS  # what comes after the network
             for tensor in tree_leaves(outputs):
-                made_by = tensor.grad_fn if isinstance(tensor, Tensor) else None
+                made_by: Any = tensor.grad_fn if isinstance(tensor, Tensor) else None
                 if made_by is not None and KNOWN not in made_by.metadata:  # by no module within this one
                     made_by.metadata[KNOWN] = name
                     made_by.register_prehook(partial(self._arrive, name))

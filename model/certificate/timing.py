@@ -139,8 +139,8 @@ def stretch_of(operations: Sequence[Operation], plan: LaunchPlan, gpu: Gpu, rate
     stretch = Stretch()
     dispatched = plan.checkpointing == "selective" and not plan.compile
     launch_s = rates.launch_s * (SELECTIVE_LAUNCHES if dispatched else 1)
-    gpu_s: Counter[str] = Counter()
-    cpu_s: Counter[str] = Counter()
+    gpu_s: defaultdict[str, float] = defaultdict(float)
+    cpu_s: defaultdict[str, float] = defaultdict(float)
     for operation in operations:
         if operation.whole_bytes:
             stretch.messages.append(traffic_of(operation, plan, gpu, rates))

@@ -43,7 +43,7 @@ def _centres(case: Case, shape: Sequence[int], seed: int, most: int) -> list[tup
     rng = generator(seed, number, Purpose.VALIDATION)
     ids, voxels = foreground[:, 0], foreground[:, 1:]
     hidden = np.ones(len(ids), dtype=bool)
-    centres = []
+    centres: list[tuple[float, float, float]] = []
     while hidden.any() and len(centres) < most:
         unseen = hidden & ~np.isin(ids, ids[~hidden])
         candidates = np.flatnonzero(unseen if unseen.any() else hidden)

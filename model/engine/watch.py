@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,10 @@ class Watch:
             try:
                 self.beat()
                 yield self
+            except Exception:
+                if any(stacks.stat().st_size for stacks in self.folder.glob("stacks-*")):
+                    traceback.print_exc(file=self.stacks)  # another rank hung, and ended while this one waited for it
+                raise
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 for signum, handler in before.items():
