@@ -9,7 +9,7 @@ what could be hidden is counted. Two terms are told apart from all that: product
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
