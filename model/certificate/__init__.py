@@ -7,7 +7,7 @@
     memory.py        from a record to bytes by category over time
     timing.py        from a record to seconds, messages and model FLOP utilisation
     estimate.py      a deep network from the record of a shallow one, for the search and the scaling study
-    pieces.py        what a calibration times: probes, and the parts of a planned network
+    timed_pieces.py  what a calibration times: probes, and the parts of a planned network
     calibrate.py     times them on the GPU at hand, and finds its rates
     calibration.py   what was measured, and whether a certificate may count with it
     host.py          memory of the machines around the GPUs
