@@ -41,11 +41,11 @@ def certificate(content: dict[str, Any]) -> None:
 
 def calibrated(content: Mapping[str, Any]) -> None:
     """The rates, and each part guessed against measured."""
-    machine = content["machine"]
+    versions = content["versions"]
     table(
         {
             "card": f"{content['card']}, {content['precision']}",
-            "made with": f"PyTorch {machine['torch']}, driver {machine['driver']}, {content['made']}",
+            "made with": f"PyTorch {versions['torch']}, driver {versions['driver']}, {content['made']}",
             **{name: f"{rate:.3g}" for name, rate in content["rates"].items()},
             "parts against probes": f"{content['unexplained']:.2f} times as long, which is in the rates",
         }

@@ -11,7 +11,7 @@
     timing.py        from a record to seconds, messages and model FLOP utilisation
     estimate.py      a deep network's step from the record of a shallow one
     mixture.py       the mean of several sources
-    pieces.py        what a calibration times: probes, and the parts of a planned network
+    timed_pieces.py  what a calibration times: probes, and the parts of a planned network
     calibrate.py     times them on the GPU at hand, and finds its rates
     calibration.py   what was measured, and whether a certificate may count with it
     host.py          memory of the machines around the GPUs

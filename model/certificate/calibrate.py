@@ -24,9 +24,9 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from model.certificate.calibration import Calibration, Machine, PartTiming
+from model.certificate.calibration import Calibration, PartTiming, Versions
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.pieces import COPY, DEPTHWISE, PRODUCT, Piece, ProbeSizes, network_pieces, probe_pieces
+from model.certificate.timed_pieces import COPY, DEPTHWISE, PRODUCT, Piece, ProbeSizes, network_pieces, probe_pieces
 from model.certificate.timing import PLANNED
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
@@ -93,7 +93,7 @@ def calibrate(
     parts = sorted(network_pieces(plan, compiled), key=lambda part: -part.times * part.modelled_s(gpu, PLANNED))
     measured |= {part.name: _timed_or_told(part, bench, announce) for part in parts}
     made = date.today().isoformat()
-    probed = Calibration(gpu.key, card, machine_here(), plan.precision, made, rates, 1.0, (), (note,))
+    probed = Calibration(gpu.key, card, versions_here(), plan.precision, made, rates, 1.0, (), (note,))
     timings = tuple(
         PartTiming(
             piece.name, piece.times, piece.modelled_s(gpu, PLANNED), piece.modelled_s(gpu, probed.applied()),
@@ -170,13 +170,13 @@ def launch_s(bench: Bench) -> float:
     return bench.clock(launches, bench.device) / bench.sizes.launches
 
 
-def machine_here() -> Machine:
+def versions_here() -> Versions:
     """What a measurement here holds for."""
     try:
         driver = re.search(r"\d+\.\d+(\.\d+)?", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
         driver = None
-    return Machine(torch.__version__.partition("+")[0], driver[0] if driver else "")
+    return Versions(torch.__version__.partition("+")[0], driver[0] if driver else "")
 
 
 def _once(call: Callable[[], object], device: torch.device) -> float:

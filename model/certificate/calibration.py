@@ -1,7 +1,7 @@
 """What a GPU was measured to do, and whether a certificate may count with it. Imports no torch.
 
 write(calibration, folder) -> Path             FOLDER/calibration-GPU.json, by `medseg certify --calibrate`
-find(key, precision, machine, folder)          what a later certificate for that GPU counts with, or why not
+find(key, precision, versions, folder)          what a later certificate for that GPU counts with, or why not
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ASSUMED = "assumed: this kind of GPU was not calibrated (`medseg certify --calib
 
 
 @dataclass(frozen=True)
-class Machine:
+class Versions:
     """What a measurement holds for. `torch`: its public version; `driver`: empty where there is none."""
 
     torch: str
@@ -52,7 +52,7 @@ class Calibration:
 
     gpu: str  # its key
     card: str  # as the driver names it
-    machine: Machine
+    versions: Versions
     precision: str
     made: str
     rates: Mapping[str, float]
@@ -67,7 +67,7 @@ class Calibration:
         return replace(PLANNED, **measured)
 
     def __str__(self) -> str:
-        return f"measured on {self.card} on {self.made} ({self.machine}, {self.precision})"
+        return f"measured on {self.card} on {self.made} ({self.versions}, {self.precision})"
 
 
 def write(calibration: Calibration, folder: Path) -> Path:
@@ -86,18 +86,18 @@ def read(path: Path) -> Calibration:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         parts = tuple(PartTiming(**part) for part in content.pop("parts"))
-        machine, notes = Machine(**content.pop("machine")), tuple(content.pop("notes"))
-        return Calibration(**content, parts=parts, machine=machine, notes=notes)
+        versions, notes = Versions(**content.pop("versions")), tuple(content.pop("notes"))
+        return Calibration(**content, parts=parts, versions=versions, notes=notes)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is no calibration ({error}); make it anew with `medseg certify --calibrate`"
         ) from None
 
 
-def find(key: str, precision: str, machine: Machine, folder: Path) -> tuple[Calibration | None, str]:
+def find(key: str, precision: str, versions: Versions, folder: Path) -> tuple[Calibration | None, str]:
     """The calibration of this GPU, and what a certificate says of its rates: where from, or why not from there.
 
-    One that was made with another PyTorch, driver or precision is told and not used. `machine.driver` empty: of a
+    One that was made with another PyTorch, driver or precision is told and not used. `versions.driver` empty: of a
     machine without that GPU, whose driver says nothing.
     """
     path = file_of(key, folder)
@@ -107,8 +107,8 @@ def find(key: str, precision: str, machine: Machine, folder: Path) -> tuple[Cali
     faults = [
         f"{name} {then}, here is {now}"
         for name, then, now in (
-            ("PyTorch", found.machine.torch, machine.torch),
-            ("driver", found.machine.driver, machine.driver or found.machine.driver),
+            ("PyTorch", found.versions.torch, versions.torch),
+            ("driver", found.versions.driver, versions.driver or found.versions.driver),
             ("precision", found.precision, precision),
         )
         if then != now

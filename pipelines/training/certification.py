@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from model.certificate import calibration
-from model.certificate.calibrate import Bench, calibrate, machine_here
+from model.certificate.calibrate import Bench, calibrate, versions_here
 from model.certificate.calibration import Calibration
 from model.certificate.host import host_memory
 from model.certificate.launch_plan import LaunchPlan, SourceShare
@@ -121,10 +121,10 @@ def gpu_named(gpu: str) -> Gpu:
 
 def rates_for(kind: Gpu, precision: str) -> tuple[Calibration | None, Rates, str]:
     """What to count with: the calibration of this GPU if there is a valid one, its rates or those assumed, and why."""
-    machine = machine_here()
+    versions = versions_here()
     if not (torch.cuda.is_available() and kind.family in torch.cuda.get_device_name(0)):
-        machine = replace(machine, driver="")  # that of another GPU says nothing
-    found, told = calibration.find(kind.key, precision, machine, certificates.folder())
+        versions = replace(versions, driver="")  # that of another GPU says nothing
+    found, told = calibration.find(kind.key, precision, versions, certificates.folder())
     return found, found.applied() if found else PLANNED, told
 
 

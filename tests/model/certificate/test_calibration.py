@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 from model.certificate import calibration
 from model.certificate.calibrate import NO_ROOM, NO_TIME, ONE_GPU, Bench, calibrate, message_rates
-from model.certificate.calibration import Calibration, Machine
+from model.certificate.calibration import Calibration, Versions
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.pieces import Piece, ProbeSizes, network_pieces
+from model.certificate.timed_pieces import Piece, ProbeSizes, network_pieces
 from model.certificate.timing import PLANNED, Rates
 from model.certificate.ways import Goal, estimated
 from model.engine.hardware import find_gpu
@@ -32,7 +32,7 @@ PLAN = LaunchPlan(
 LARGE = replace(PLAN, network=replace(PRESETS["base"], depths=(2, 3, 4, 5)), patch=(128, 128, 128))
 TRUE = replace(PLANNED, products=0.31, depthwise=0.02, memory=0.6)
 SMALL = ProbeSizes(product_edge=64, copied_bytes=1 << 16, sent_bytes=1 << 16, launches=10)
-HERE = Machine("2.13.0", "")
+HERE = Versions("2.13.0", "")
 
 
 @dataclass
@@ -133,19 +133,19 @@ def test_when_the_time_is_up_nothing_more_is_measured_and_the_rates_stay_assumed
 def test_a_calibration_survives_its_file_and_another_torch_driver_or_precision_is_told(
     exact: Calibration, tmp_path: Path
 ) -> None:
-    made = replace(exact, machine=Machine("2.13.0", "580.1"))
+    made = replace(exact, versions=Versions("2.13.0", "580.1"))
     calibration.write(made, tmp_path)
     find = calibration.find
-    assert find(A100.key, "float16", Machine("2.13.0", "580.1"), tmp_path)[0] == made
+    assert find(A100.key, "float16", Versions("2.13.0", "580.1"), tmp_path)[0] == made
     found, told = find(A100.key, "float16", HERE, tmp_path)  # certified on a machine without that GPU
     assert found == made
     assert told.startswith("measured on card on ")
-    for precision, machine, reason in (
-        ("float16", Machine("2.14.0", ""), "PyTorch 2.13.0, here is 2.14.0"),
-        ("float16", Machine("2.13.0", "590.2"), "driver 580.1, here is 590.2"),
+    for precision, versions, reason in (
+        ("float16", Versions("2.14.0", ""), "PyTorch 2.13.0, here is 2.14.0"),
+        ("float16", Versions("2.13.0", "590.2"), "driver 580.1, here is 590.2"),
         ("bfloat16", HERE, "precision float16, here is bfloat16"),
     ):
-        found, told = find(A100.key, precision, machine, tmp_path)
+        found, told = find(A100.key, precision, versions, tmp_path)
         assert found is None
         assert "is not used" in told
         assert reason in told
