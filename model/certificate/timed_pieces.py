@@ -22,9 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from model.certificate.estimate import BLOCK
+from model.certificate.fusion import joined
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.record import Recorder, StepRecord
+from model.certificate.operations import StepRecord
+from model.certificate.record import Recorder
 from model.certificate.simulate import CPU, build_network, made_up_batch, made_up_task
 from model.certificate.timing import Rates, kernel_seconds
 from model.engine.dtensors import plain_name
@@ -35,6 +37,7 @@ from model.network.config import pooled_grid, sizes_after, spacings_after
 from model.network.layers import BlockNetwork
 
 PRODUCT, DEPTHWISE, COPY = "a large product", "a depth-wise convolution", "a copy"
+STEP = "micro-step 1"
 PLAIN = "float32"  # for autocast: leave everything as it is
 
 
@@ -63,7 +66,8 @@ class Piece:
 
     def modelled_s(self, gpu: Gpu, rates: Rates) -> float:
         """As a certificate has it."""
-        return sum(each.times * kernel_seconds(each, gpu, rates) for each in self.record.operations)
+        kernels = joined(self.record.operations, self.record.compiled)
+        return sum(each.times * kernel_seconds(each, gpu, rates) for each in kernels)
 
     def ready(self, device: torch.device) -> Callable[[], None]:
         """A step with real tensors on `device`."""
@@ -90,7 +94,7 @@ def network_pieces(plan: LaunchPlan, compiled: bool = False) -> list[Piece]:
         for name, arguments in calls.items():
             block = BLOCK.match(f"{name}.")
             times = plan.network.depths[int(block[1])] if block else 1
-            counted = _counted(units[name], arguments, plan.precision)
+            counted = _counted(units[name], arguments, plan.precision, compiled)
             pieces.append(Piece(name, real[name], arguments, plan.precision, times, real[name], counted))
         batch = made_up_batch(shallow)
         ends = tree_map(_shape, (outputs, batch.image, batch.modality, batch.target))
@@ -98,7 +102,7 @@ def network_pieces(plan: LaunchPlan, compiled: bool = False) -> list[Piece]:
         def loss(found: Any, image: Tensor, modality: Tensor, target: Tensor) -> Tensor:
             return task.loss(found, replace(batch, image=image, modality=modality, target=target))
 
-        return [*pieces, Piece("loss", loss, ends, times=1, record=_counted(loss, ends))]
+        return [*pieces, Piece("loss", loss, ends, times=1, record=_counted(loss, ends, compiled=compiled))]
 
 
 def probe_pieces(plan: LaunchPlan, sizes: ProbeSizes) -> list[Piece]:
@@ -169,11 +173,14 @@ def _calls(units: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, ...]
         handle.remove()
 
 
-def _counted(call: Callable[..., Any], arguments: tuple[Any, ...], precision: str = PLAIN) -> StepRecord:
-    """The operations of a step; call in fake mode."""
+def _counted(
+    call: Callable[..., Any], arguments: tuple[Any, ...], precision: str = PLAIN, compiled: bool = False
+) -> StepRecord:
+    """The operations of a step, all of one graph if it is compiled; call in fake mode."""
     made = tree_map(partial(_made, CPU), arguments)
     with Recorder() as recorder:
-        recorder.mark("micro-step 1")
+        recorder.mark(STEP)
+        recorder.record.compiled = frozenset({STEP} if compiled else ())
         _step(call, made, CPU, precision)
     return recorder.record
 

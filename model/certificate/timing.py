@@ -90,11 +90,12 @@ def timing(record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNE
     def total(what: Callable[[Stretch], float]) -> float:
         return sum(times * what(stretch) for _, stretch, times in found)
 
-    kernels: Counter[str] = Counter()
+    kernels: defaultdict[str, float] = defaultdict(float)
     flops: Counter[str] = Counter()
     traffic: dict[tuple[str, str], Traffic] = {}
     for _, stretch, times in found:
-        kernels.update({kind: times * seconds for kind, seconds in stretch.kernels.items()})
+        for kind, seconds in stretch.kernels.items():
+            kernels[kind] += times * seconds
         flops.update({part: times * count for part, count in stretch.flops.items()})
         for message in stretch.messages:
             traffic[message.name, message.link] = _sum(traffic.get((message.name, message.link)), message, times)
@@ -105,7 +106,7 @@ def timing(record: StepRecord, plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNE
         update_s=sum(each.busy_s + each.exposed_s(each.busy_s, rates) for name, each, _ in found if name == "update"),
         traffic=list(traffic.values()),
         flops_by_part={part: count for part, count in flops.most_common() if count},
-        kernel_seconds=dict(kernels.most_common()),
+        kernel_seconds=dict(sorted(kernels.items(), key=lambda item: -item[1])),
         mfu=plan.model_flops / (step_s * plan.ranks * gpu.flops),
         occupancy_s=total(lambda each: each.occupancy_s),
         launches_s=total(lambda each: each.launches_s),
@@ -120,7 +121,7 @@ class Stretch:
     kernel_s: float = 0.0
     occupancy_s: float = 0.0
     launches_s: float = 0.0
-    kernels: Counter[str] = field(default_factory=Counter)
+    kernels: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     flops: Counter[str] = field(default_factory=Counter)
     messages: list[Traffic] = field(default_factory=list)
 

@@ -129,12 +129,12 @@ PRESETS: dict[str, NetworkConfig] = {
     ),
     "xl": NetworkConfig(
         stem_dims=(16, 64),
-        widths=(256, 512, 3072, 4096),
-        depths=(3, 6, 78, 10),  # deepest at stride 16: 4,096 tokens of 256^3 voxels to every weight that is gathered
+        widths=(256, 512, 4096, 4096),
+        depths=(3, 6, 50, 5),  # deepest at stride 16: 4,096 tokens of 256^3 voxels to every weight that is gathered
         decoder_widths=(256, 512, 2048, 4096),
         memory_dim=4096,
         head_dim=128,
-        feed_forward_ratio=1.375,
+        feed_forward_ratio=1.25,
         drop_path=0.2,
     ),
 }

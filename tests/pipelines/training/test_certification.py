@@ -94,7 +94,7 @@ def test_a_preset_that_does_not_fit_is_refused_and_the_strategy_that_is_told_fit
 def test_xl_cannot_be_replicated_and_the_arithmetic_says_why() -> None:
     wanted = replace(WANTED, network=PRESETS["xl"], ranks=32, global_batch=256)
     best = search(wanted, A100, replace(GOAL, strategy="ddp"))[0]
-    assert "6.68 billion parameters x 16 bytes" in best.faults[0]
+    assert "6.72 billion parameters x 16 bytes" in best.faults[0]
 
 
 def test_too_many_steps_are_refused_with_the_number_that_fits() -> None:
