@@ -220,7 +220,7 @@ def initialise(module: nn.Module, residual_layers: int, fill: FillNormal) -> Non
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             fill(child.weight, 1.0)
-        elif hasattr(child, "fill_parameters"):
+        elif hasattr(type(child), "fill_parameters"):  # not its wrapper, which has the attributes of what it wraps
             child.fill_parameters(fill)
-        elif hasattr(child, "reset_parameters"):
+        elif hasattr(type(child), "reset_parameters"):
             child.reset_parameters()

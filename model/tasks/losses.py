@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.data.targets import UNDECIDED, Targets
+from model.tasks.cells import at_middles
 
 # In voxels of the image, whatever the patch: missing a lesion of 65 voxels costs 65 / 65.5 of its Dice term at any
 # size. It bounds the gradient of a structure that is absent from the patch.
@@ -121,14 +122,3 @@ def deep_supervision(
         loss = dice_cross_entropy(output, target, targets, dice_weight, cross_entropy_weight, smoothing)
         total = total + weight * loss
     return total / sum(weights)
-
-
-def at_middles(target_BDHW: Tensor, cell: Sequence[int], size: Sequence[int]) -> Tensor:
-    """The target in the middle of every cell of `cell` voxels, `size` cells along the axes; the last may be cut off."""
-    for axis, (step, count) in enumerate(zip(cell, size, strict=True), start=1):
-        if step > 1:
-            middle = (torch.arange(count, device=target_BDHW.device) * step + step // 2).clamp(
-                max=target_BDHW.shape[axis] - 1
-            )
-            target_BDHW = target_BDHW.index_select(axis, middle)
-    return target_BDHW

@@ -24,7 +24,7 @@ from model.data.validation import validation_batch, validation_patches
 from model.engine.parallelize import autocast
 from model.engine.ranks import Ranks, map_over_ranks, share_of_rank, sum_over_ranks
 from model.network.config import strides
-from model.tasks.losses import at_middles
+from model.tasks.cells import at_middles
 from model.tasks.scores import Overlaps, dice_by_case, overlap_by_structure
 
 CASES = 24  # of a source, at most; more change its Dice by little

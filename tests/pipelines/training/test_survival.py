@@ -31,8 +31,8 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
     """Each time it goes on where it was."""
     let_a_rank_hang(project, after=3)
     let_all_ranks_hang(project, after=5)
-    stop(project, signal.SIGUSR1, after=7)
-    lose_a_rank(project, after=10)
+    stop(project, signal.SIGUSR1, after=9)
+    lose_a_rank(project, after=11)
     assert weights(project) == undisturbed
 
 
