@@ -32,11 +32,11 @@ from tests.tolerances import adamw_parting, dice_of, gradients, loss_parting, no
 
 MUON = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
 CPU = torch.device("cpu")
-GOLDEN = {"loss": 1.77702214, "gradient_norm": 1.43719172, "dice": 0.28849478}  # of five steps on one rank
+GOLDEN = {"loss": 1.74678217, "gradient_norm": 1.93809485, "dice": 0.28646542}  # of five steps on one rank
 MOVED = {  # in the mean of the elements
-    "embedding.condition.weight": 9.246276e-05,
-    "encoder.stages.1.downsample.weight": 9.285743e-05,
-    "decoder.to_full.conv.weight": 9.768643e-05,
+    "embedding.condition.weight": 8.718001e-05,
+    "encoder.stages.1.downsample.weight": 9.236783e-05,
+    "decoder.to_full.conv.weight": 8.934135e-05,
 }
 FIRST_SCALE = 2.0**24
 WAYS = {  # world, ranks to a node, strategy, checkpointing
