@@ -57,35 +57,43 @@ def estimate(plan: LaunchPlan, gpu: Gpu, rates: Rates = PLANNED) -> Estimate:
 def state_bytes(plan: LaunchPlan) -> dict[str, int]:
     """What a rank holds all the time, by category. Gradients are whole where they are not cut in every micro-step."""
     own = plan.parameters / plan.group
-    kept_back = plan.strategy == "fsdp" and plan.accumulation > 1
     buckets = MASTER_BYTES * plan.parameters if plan.strategy == "ddp" else 0
     return {
         "weights": round(MASTER_BYTES * own),
-        "gradients": round(MASTER_BYTES * (plan.parameters if kept_back else own)),
+        "gradients": round(MASTER_BYTES * (plan.parameters if keeps_whole_gradients(plan) else own)),
         "optimizer": round((MOMENT_BYTES + MASTER_BYTES * plan.averaged) * own),
         "communication": round(buckets),
     }
+
+
+def keeps_whole_gradients(plan: LaunchPlan) -> bool:
+    """Between micro-steps: fsdp cuts gradients with a message over all ranks, once a step."""
+    return plan.strategy == "fsdp" and plan.accumulation > 1
 
 
 def _deep_allocations(record: StepRecord, plan: LaunchPlan, growth: float) -> Iterator[Allocation]:
     """`growth`: how much more than the shallow network the deep one gathers and reduces at a time."""
     ends, start = forward_ends(record), record.marks[0][1]
     second = dict(record.marks).get("micro-step 2", start)
-    states, totals = state_bytes(plan), Counter[str]()
+    states, totals, whole = state_bytes(plan), Counter[str](), keeps_whole_gradients(plan)
     for allocation in record.allocations:
         totals[allocation.kind] += allocation.size
     for allocation in record.allocations:
         block = BLOCK.match(allocation.module)
+        if allocation.kind == "gradients" and whole:
+            continue
         if allocation.kind:
             factor = states[allocation.kind] / totals[allocation.kind]
         elif allocation.sharding:
             factor = growth
         elif start <= allocation.born < second < (allocation.died or second + 1):
-            continue  # whole gradients between micro-steps, which are among the states
+            continue  # of the shallow network's own accumulation; gradients are among the states
         else:
             kept = block and categorise(allocation, ends) == "activations"
             factor = plan.network.depths[int(block[1])] if block and kept else 1
         yield replace(allocation, size=round(factor * allocation.size))
+    if whole:  # all there when the second micro-step begins
+        yield Allocation(states["gradients"], second, "backward", "network", "gradients", False, kind="gradients")
     yield Allocation(states["communication"], 0, "forward", "network", "buckets", True)
 
 
