@@ -162,7 +162,7 @@ def test_a_slower_gpu_makes_a_longer_step(exact: Calibration) -> None:
     assumed, measured = (
         estimated(LARGE, A100, Goal(1, 1.0, rates=rates)).timing for rates in (PLANNED, exact.applied())
     )
-    assert measured.step_s > assumed.step_s
+    assert measured.without_s > assumed.without_s  # kernels; what starting them costs is a rate of its own
     assert (
         {field.name for field in fields(Rates)}
         >= {"products", "links"}
