@@ -14,7 +14,7 @@ from tests.pipelines.training.train_stage import hang, prepare, rank_pids, told,
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=16)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=20)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,16 @@ def let_all_ranks_hang(project: Path, after: int) -> None:
         assert "train_step" in stacks
 
 
+def wait_for_further_step(project: Path, after: int) -> None:
+    """At least `after`, and one that this start of the run made: it has begun."""
+    made = [int(path.name[5:]) for path in project.glob(".medseg/checkpoints/*/step-*")]
+    wait_for_step(project, max(after, 1 + max(made, default=0)))
+
+
 def stop(project: Path, signum: signal.Signals, after: int) -> None:
     """It saves its state and says by its exit code that it goes on later."""
     with training(project) as process:
-        wait_for_step(project, after)
+        wait_for_further_step(project, after)
         os.kill(process.pid, signum)
         assert process.wait(timeout=60) == PREEMPTED, told(project)
     assert "stopped on request" in told(project)
@@ -91,7 +97,7 @@ def stop(project: Path, signum: signal.Signals, after: int) -> None:
 def lose_a_rank(project: Path, after: int) -> None:
     """It resumes, and the rank is replaced."""
     with training(project) as process:
-        wait_for_step(project, after)
+        wait_for_further_step(project, after)
         start = time.monotonic()
         os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
         while "again from the last checkpoint (1 of 3)" not in told(project):
