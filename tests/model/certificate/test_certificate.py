@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import conv3d
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.certificate import document
@@ -68,7 +69,7 @@ def real_network(plan: LaunchPlan) -> Any:
     ],
 )
 def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, precision: str, stage: str) -> None:
-    """To 6 %, most of which are the outputs: they live, and nothing saves them. Under CUDA's autocast rules, too, which
+    """To 5 %, the outputs included, which live though nothing saves them. Under CUDA's autocast rules, too, which
     `as_gpu` gives real tensors as well."""
     plan = replace(ALONE, network=PRESETS[preset], precision=precision, stage=stage)
     network, patches = real_network(plan), made_up_batch(plan)
@@ -88,7 +89,9 @@ def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, preci
         with autocast(CPU, precision):
             outputs = made_up_task(plan).forward(network, patches)
         made_up_task(plan).loss(outputs, patches)
-    assert predicted(simulate(plan, 0)) == pytest.approx(sum(saved.values()), rel=0.06)
+    for output in tree_leaves(outputs):
+        pack(output)
+    assert predicted(simulate(plan, 0)) == pytest.approx(sum(saved.values()), rel=0.05)
 
 
 def predicted(record: StepRecord) -> int:

@@ -22,7 +22,7 @@ Launchers = list[subprocess.Popen[str]]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sharded: DDP packs gradients otherwise after its first step, so four ranks that resume round otherwise."""
+    """Sharded: under DDP four ranks that resume were seen to round otherwise (docs/training.md)."""
     project = prepare(tmp_path_factory.mktemp("machines") / "project", steps=12)
     set_params(project, **{"train.global_batch": 4, "train.micro_batch": 1, "train.strategy": "fsdp"})
     return project
