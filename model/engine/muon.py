@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.engine.dtensors import shard_like
+from model.engine.numerics import native
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
@@ -99,12 +100,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix_SMN: Tensor) -> Tensor:
-    """U V' of each matrix's singular value decomposition U S V', roughly (S comes near to 1, at most 2.5), in bfloat16.
+    """U V' of each matrix's singular value decomposition U S V', roughly (S comes near to 1, at most 2.5), in bfloat16
+    where the device has it.
 
     `matrix_SMN`: (S, M, N), any floating dtype. A polynomial in X X' times X changes only singular values.
     """
     tall = matrix_SMN.shape[1] > matrix_SMN.shape[2]
-    x = (matrix_SMN.mT if tall else matrix_SMN).bfloat16()
+    x = (matrix_SMN.mT if tall else matrix_SMN).to(native(torch.bfloat16, matrix_SMN.device))
     x = x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     x = _through_gram(x) if x.shape[2] >= WIDE * x.shape[1] else _directly(x)
     return x.mT if tall else x
@@ -126,4 +128,4 @@ def _through_gram(x: Tensor) -> Tensor:
         factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor @ product
         gram = factor @ gram @ factor
-    return product.bfloat16() @ x
+    return product.to(x.dtype) @ x

@@ -37,6 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from model.engine.dtensors import fill_shard
+from model.engine.numerics import native
 from model.engine.ranks import Ranks
 from model.network.layers import BlockNetwork
 
@@ -228,4 +229,6 @@ def reshard(network: nn.Module) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, PRECISIONS[precision])
+    """In what the device has of it; see numerics.py."""
+    dtype = native(PRECISIONS[precision], device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -14,6 +14,7 @@ from torch import nn
 
 from model.data.dataset import Batch
 from model.engine.hardware import GPUS
+from model.engine.numerics import native
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.metrics import mean
@@ -98,7 +99,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
         name = torch.cuda.get_device_name(device)
         peak = next((gpu.flops for gpu in GPUS.values() if gpu.family in name), float("nan"))
         return peak / 2 if precision == "float32" else peak  # float32 runs on the tensor cores as TF32, at half of it
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # float16 is emulated on CPU
+    dtype = native(torch.bfloat16, device) if precision == "bfloat16" else torch.float32  # float16 is emulated on CPU
     size, times = 1024, []
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     for _ in range(4):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from model.engine.numerics import native
 from pipelines.work import code
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ BESIDE = (
     __name__,
 )
 PRECISIONS = {"cuda": torch.float16, "cpu": torch.bfloat16}  # bfloat16: on CPU about 1.5 times as fast as float32
-_DEVICES = {"float16": "a GPU", "bfloat16": "a CPU"}
+_DEVICES = {"float16": "a GPU", "bfloat16": "a CPU", "float32": "a CPU without 16-bit instructions"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def device() -> torch.device:
 
 def precision_of(where: torch.device) -> torch.dtype:
     """What networks run in there, in evaluation and in prediction."""
-    return PRECISIONS[where.type]
+    return native(PRECISIONS[where.type], where)
 
 
 @cache

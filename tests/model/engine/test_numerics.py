@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine.numerics import set_numerics
+from model.engine import numerics
+from model.engine.muon import orthogonal
+from model.engine.numerics import native, set_numerics
+from model.engine.parallelize import autocast
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -63,3 +66,16 @@ def test_a_cpu_stays_as_it_is() -> None:
     before = flags()
     set_numerics(CPU, deterministic=True)
     assert flags() == before
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_cpu_without_16_bit_instructions_computes_in_float32(has_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would emulate them, thirty times slower."""
+    monkeypatch.setattr(numerics, "cpu_has_bfloat16", lambda: has_it)
+    wanted = torch.bfloat16 if has_it else torch.float32
+    assert native(torch.bfloat16, CPU) == wanted
+    assert native(torch.bfloat16, GPU) == torch.bfloat16
+    assert native(torch.float16, CPU) == torch.float16  # asked for by tests alone
+    with autocast(CPU, "bfloat16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == wanted
+    assert orthogonal(torch.randn(1, 4, 8)).dtype == wanted

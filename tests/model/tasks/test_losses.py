@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.data.targets import UNDECIDED, Targets
-from model.tasks.losses import deep_supervision, dice_cross_entropy, merge
+from model.tasks.losses import deep_supervision, dice_cross_entropy, merge, soft_dice
 from tests.tolerances import agree, reordered_sum, rounded
 
 VOXELS = 4 * 5 * 6
@@ -178,3 +178,19 @@ def test_a_missed_lesion_costs_as_much_at_every_scale() -> None:
         logits[:, 1] = -40
     targets, halved = [Targets(((0,), (1,)), ("lesion",))], [(2, 2, 2)] * 2
     assert deep_supervision(missed, target, targets, halved, cross_entropy_weight=0).item() > 0.98
+
+
+def test_what_a_patch_does_not_show_is_left_to_the_cross_entropy() -> None:
+    """Else the patches without a rare structure put it out: below a voxel its absence would be worth more than any."""
+    logits = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    target[0, :2] = 1
+    targets = [Targets(((0,), (1,), (2,)), ("one", "rare"))]
+    (dice_only,) = torch.autograd.grad(
+        dice_cross_entropy(logits, target, targets, cross_entropy_weight=0.0).sum(), logits
+    )
+    probability = logits.detach().softmax(1)
+    assert float(soft_dice(probability, target)) == pytest.approx(float(soft_dice(probability[:, :2], target)))
+    # the absent class feels only that its share is not the shown one's: the same as background outside of the structure
+    assert torch.equal(dice_only[0, 2, 2:], dice_only[0, 0, 2:])
+    assert float(soft_dice(probability, torch.zeros_like(target))) == 1

@@ -40,8 +40,8 @@ def test_another_kind_of_device_is_told_and_not_refused(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         here.checked()
         assert not caplog.text
-        replace(here, precision="float32").checked()
-    assert "evaluated in float32" in caplog.text
+        replace(here, precision="float16").checked()
+    assert "evaluated in float16" in caplog.text
 
 
 def test_the_digest_is_of_all_between_a_file_and_a_label_map_and_of_nothing_else() -> None:
