@@ -35,7 +35,7 @@ def run_summary(result: dict[str, Any]) -> None:
     console.print("\nWhere to look next", style="bold")
     version = result["version"] or "VERSION"
     for what, where in (
-        ("pictures", "reports/evaluate/montage.png (best, median and worst scan)"),
+        ("report", "reports/evaluate/index.html (figures with intervals, every scan to look at)"),
         *_pretraining(),
         ("segment", f"medseg predict SCAN.nii.gz OUT.nii.gz --model models:/{result['name']}/{version}"),
         ("release", f"medseg promote {version} --to clinical-candidate"),

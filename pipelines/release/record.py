@@ -37,6 +37,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
         "mean_dice": metrics["mean_dice"],
         "dice": metrics["dice"],
         "cases": metrics["cases"],
+        "volume": {name: told["volume"] for name, told in metrics["confidence"].items()},
         "metrics_sha256": sha256_of(evaluation / "metrics.json"),
     }
 

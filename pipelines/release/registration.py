@@ -41,7 +41,7 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     store.keep(project.root() / project.TRAINED, content["weights_sha256"])
     run_id = _run_of(client, content["weights_sha256"])
     store.publish(client, run_id, content["weights_sha256"])
-    for file in ("metrics.json", "cases.csv", "montage.png"):
+    for file in ("index.html", "metrics.json", "summary.json", "cases.parquet", "cases.csv"):
         if (path := project.root() / project.EVALUATION / file).is_file():
             client.log_artifact(run_id, str(path), "evaluate")
     for structure, value in {"mean": content["mean_dice"], **content["dice"]}.items():

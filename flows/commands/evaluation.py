@@ -1,0 +1,75 @@
+"""How good: anybody's label maps against references, and two versions against each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.common import Json, enter_project, log_to_terminal
+
+Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)]
+Version = Annotated[str, typer.Argument(help="a number, an alias, or models:/NAME/3")]
+
+
+def evaluate(
+    predictions: Folder,
+    references: Folder,
+    to: Annotated[Path, typer.Option(resolve_path=True, help="folder of the report")] = Path("evaluation"),
+    labels: Annotated[
+        list[str] | None, typer.Option(metavar="VALUE=NAME", help="what values mean: 1=kidney,2=kidney_tumour")
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="CSV: case (file name), and patient, source, site, scanner, modality"
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="scans by the same names, for the report's pictures"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure label maps (NIfTI) against references of the same names: nnU-Net's, TotalSegmentator's, anybody's.
+
+    Without --labels, a dataset.json in either folder says what values mean. Ends with 1 if any case could not be
+    measured: it is listed with its reason, and nothing is dropped silently.
+    """
+    log_to_terminal()
+    from flows import show, show_evaluation
+    from pipelines.evaluation import given_folders
+
+    content = given_folders.evaluate(predictions, references, to, labels or [], cases, images)
+    (show.as_json if json else show_evaluation.figures)(content)
+    if not json:
+        print(f"Report: {to / 'index.html'}")
+    if left_out := content["left_out"]:
+        case, reason = next(iter(left_out.items()))
+        raise ValueError(f"{len(left_out)} cases could not be measured; names.csv says which files: {case}: {reason}")
+
+
+def compare(
+    first: Version,
+    other: Version,
+    to: Annotated[Path | None, typer.Option(resolve_path=True, help="folder; reports/compare/ unless told")] = None,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="accept other code than a version was evaluated with")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Two registered versions on the same held-out scans: paired differences, and where they differ."""
+    enter_project(needs_mlflow=True)
+    log_to_terminal()
+    from flows import show, show_evaluation
+    from pipelines import params
+    from pipelines.serving import comparing
+
+    name = params.load().register_.name
+    content = comparing.compare(_uri(first, name), _uri(other, name), to, other_code)
+    (show.as_json if json else show_evaluation.differences)(content)
+
+
+def _uri(version: str, name: str) -> str:
+    if version.startswith("models:/"):
+        return version
+    return f"models:/{name}/{version}" if version.isdigit() else f"models:/{name}@{version.removeprefix('@')}"
