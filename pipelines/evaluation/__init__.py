@@ -1,0 +1,1 @@
+"""What may be said of a version: measured cases to figures, each with its interval, its edge cases and its number."""
