@@ -16,7 +16,7 @@ from model.data.dataset import Batch
 from model.engine.hardware import GPUS
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.metrics import mean
+from model.metrics.overlap import mean
 
 Report = Callable[[int, dict[str, float]], None]
 

@@ -25,7 +25,7 @@ import numpy as np
 from model import weights_file
 from model.data import casefile
 from model.data.casefile import Case
-from model.metrics import dice, mean
+from model.metrics.overlap import dice, mean
 from pipelines import params
 from pipelines.intake import sufficiency
 from pipelines.pages import montage
