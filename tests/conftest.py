@@ -47,7 +47,7 @@ LONGEST = (
     "tests/pipelines/serving/test_footprint.py",
     "tests/pipelines/serving/test_prediction.py",
     "tests/pipelines/stages/test_held_out.py",
-    "tests/model/test_metrics.py",
+    "tests/model/metrics/test_overlap.py",
 )
 
 

@@ -17,7 +17,7 @@ from model.engine.hardware import GPUS
 from model.engine.numerics import native
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
-from model.metrics import mean
+from model.metrics.overlap import mean
 
 Report = Callable[[int, dict[str, float]], None]
 

@@ -27,7 +27,7 @@ from model.engine.ranks import Ranks, gather_from_ranks, sum_over_ranks
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.engine.watch import Watch
-from model.metrics import mean
+from model.metrics.overlap import mean
 
 log = logging.getLogger(__name__)
 

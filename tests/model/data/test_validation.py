@@ -12,7 +12,7 @@ from model.data.casefile import Case, CaseRecord
 from model.data.dataset import StreamConfig
 from model.data.draws import PLAIN_CROP
 from model.data.validation import PATCHES, validation_batch, validation_patches
-from model.metrics import dice
+from model.metrics.overlap import dice
 from model.tasks.scores import dice_by_case, overlap_by_structure
 
 KIDNEYS = {"kidney_left": 1, "kidney_right": 2}

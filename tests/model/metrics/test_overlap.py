@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.metrics import dice, mean
+from model.metrics.overlap import dice, mean
 
 
 def ball(radius: float, shift: int = 0) -> np.ndarray:
