@@ -2,7 +2,8 @@
 
     render("contact_sheet.html", sections=...) -> str        the same content gives the same text
 
-A page is one file without scripts or anything from elsewhere; what is filled in is escaped.
+A page is one file without anything from elsewhere; what is filled in is escaped. Templates hold no scripts: the
+evaluation report's are filled in, allowed by their digests.
 """
 
 from functools import cache
