@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.metrics.cropping import checked, joint_box
-from model.metrics.surfaces import EXACTNESS, distances_mm
+from model.metrics.proximity import distances_mm
+from model.metrics.surfaces import EXACTNESS
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def between(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[f
     reference, predicted, spacing = checked(reference, predicted, spacing_mm)
     box = joint_box(reference, predicted)
     if box is None:
-        return Borders(np.empty(0, np.float32), np.empty(0, np.float32))
+        return Borders(np.empty(0), np.empty(0))
     borders = [_border(mask[box]) for mask in (reference, predicted)]
     sides = [distances_mm(other, border, spacing) for border, other in zip(borders, reversed(borders), strict=True)]
     return Borders(*sides)

@@ -1,6 +1,6 @@
 """How much surface lies between neighbouring voxels: marching cubes (Lorensen and Cline 1987) as a table of areas.
 
-A cell is spanned by the centres of 2x2x2 voxels. Its code has a bit for each of them that is inside: the highest bit for
+A cell is spanned by the centres of 2x2x2 voxels. Its code has a bit for each of them that is inside: the highest for
 (0, 0, 0), the lowest for (1, 1, 1), the last axis fastest. The surface of a cell passes half-way between neighbours of
 which one is inside and one outside. Two choices of marching cubes are free, and made as Nikolov et al. 2018
 (arXiv 1809.04430, surface-distance) made them: on a face with two corners diagonally opposite, the corners of the

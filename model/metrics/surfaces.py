@@ -4,7 +4,7 @@ The definition is that of DeepMind's surface-distance: the surface of a mask is 
 voxels that are not all inside or all outside (beyond the grid all is outside), each with the area that marching cubes
 gives it (`elements`), and the distance from a cell to the other surface is that of their centres. A grid of one slice
 is measured within its plane, by contours and their lengths: its voxels have no neighbours from which to tell a surface
-above and below. Distances are float32, so a tolerance holds up to one part in a million.
+above and below. A tolerance holds up to one part in a million, the exactness of a distance.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ import numpy as np
 
 from model.metrics import elements
 from model.metrics.cropping import checked, joint_box
+from model.metrics.proximity import distances_mm
 
-EXACTNESS = 1e-6  # of a distance in float32, relative
+EXACTNESS = 1e-6  # of a distance, relative: far ones are float32
 
 
 @dataclass(frozen=True)
 class Directed:
     """From each element of one surface to the other one; `inf` where there is no other, empty where there is no one."""
 
-    distances_mm: np.ndarray  # (N,) float32
+    distances_mm: np.ndarray  # (N,) float64
     areas_mm2: np.ndarray  # (N,) float64
 
     def area_within(self, tolerance_mm: float) -> float:
@@ -92,7 +93,7 @@ def between(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[f
     reference, predicted, spacing = checked(reference, predicted, spacing_mm)
     box = joint_box(reference, predicted)
     if box is None:
-        nothing = Directed(np.empty(0, np.float32), np.empty(0))
+        nothing = Directed(np.empty(0), np.empty(0))
         return Surfaces(nothing, nothing)
     thin = tuple(axis for axis, size in enumerate(reference.shape) if size == 1)[:2]  # one axis at least remains
     kept = tuple(step for axis, step in enumerate(spacing) if axis not in thin)
@@ -114,13 +115,3 @@ def _codes(mask: np.ndarray) -> np.ndarray:
         shift = np.uint8(1 << (2 ** (mask.ndim - 1 - axis)))
         codes = (before * shift | after).swapaxes(0, axis)
     return codes
-
-
-def distances_mm(surface: np.ndarray, at: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Distance from each of the points `at`, in their order, to the nearest of `surface`, (N,) float32."""
-    import edt
-
-    if not surface.any():
-        return np.full(np.count_nonzero(at), np.inf, np.float32)
-    distances: np.ndarray = edt.edt(~surface, anisotropy=spacing_mm, black_border=False)
-    return distances[at]
