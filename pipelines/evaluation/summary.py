@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation import groups, statistics, warnings
+from pipelines.evaluation import detection, groups, statistics, warnings
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.scans.vocabulary import Vocabulary
@@ -54,7 +54,8 @@ def figures(scores: Sequence[Score]) -> dict[str, Any]:
     cases = {status: counted[status] for status in STATUSES}
     cases["cut"] = sum(score.cut for score in scores)
     measured = {metric.key: figure(scores, metric.key) for metric in METRICS}
-    return {**{key: found for key, found in measured.items() if found["n"]}, "cases": cases}
+    lesions = {"lesions": told} if (told := detection.summary(scores)) else {}
+    return {**{key: found for key, found in measured.items() if found["n"]}, **lesions, "cases": cases}
 
 
 def figure(scores: Sequence[Score], key: str) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def _of_structure(name: str, found: Mapping[str, Any]) -> str:
     if surface := found.get("surface_dice"):
         parts.append(f"{surface['mean']:.0%} of its surface within {found['tolerance_mm']:g} mm")
     parts.append(f"missed in {cases['missed']} of {_many(drawn, 'scan')} that have it")
+    if (lesions := found.get("lesions")) and lesions["lesions"]:
+        parts.append(f"{lesions['sensitivity']['estimate']:.0%} of {_many(lesions['lesions'], 'lesion')} found")
     if cases["invented"]:
         parts.append(f"invented in {cases['invented']} of {cases['invented'] + cases['absent']} that have none")
     return f"{shown(name).capitalize()}: {'; '.join(parts)}."
