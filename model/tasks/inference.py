@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.tasks.losses import merge
-from model.tasks.windows import Sums, Blended, Layout
+from model.tasks.windows import Blended, Layout, Sums
 
 Window = tuple[int, int, int]
 
@@ -112,8 +112,8 @@ class _Passes:
     """The network over windows of one scan."""
 
     network: nn.Module
-    image_CDHW: Tensor
-    modality_C: Tensor
+    image: Tensor
+    modality: Tensor
     spacing_mm: tuple[float, float, float]
     groups: Sequence[Sequence[int]]
     layout: Layout
@@ -123,7 +123,7 @@ class _Passes:
     scratch: Tensor | None = None
 
     def shares(self, windows: Sequence[Window]) -> list[Tensor]:
-        return [self.layout.share(window).to(self.modality_C.device, non_blocking=True) for window in windows]
+        return [self.layout.share(window).to(self.modality.device, non_blocking=True) for window in windows]
 
     def answers(self, windows: Sequence[Window]) -> Tensor:
         """Mean probabilities of all views, (B, G, reach), of the windows' voxels inside the scan."""
@@ -143,7 +143,7 @@ class _Passes:
         """A window's voxels, on the network's device, zeros around the scan."""
         lines = self.layout.lines
         box = [slice(at, at + line.reach) for at, line in zip(corner, lines, strict=True)]
-        patch = self.image_CDHW[(slice(None), *box)].to(self.modality_C.device, non_blocking=True)
+        patch = self.image[(slice(None), *box)].to(self.modality.device, non_blocking=True)
         missing = [side for line in reversed(lines) for side in (line.before, line.window - line.reach - line.before)]
         return F.pad(patch, missing) if any(missing) else patch
 
@@ -176,8 +176,8 @@ class _Passes:
         return logits
 
     def _run(self, patches: Tensor, precision: torch.dtype) -> Tensor:
-        modality_BC = self.modality_C.expand(len(patches), -1)
-        with torch.autocast(self.modality_C.device.type, precision, enabled=precision != torch.float32):
+        modality_BC = self.modality.expand(len(patches), -1)
+        with torch.autocast(self.modality.device.type, precision, enabled=precision != torch.float32):
             logits: Tensor = self.network(patches, modality_BC, self.spacing_mm)
         return logits
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, permutations, product
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ WIDTH = 0.125  # of the Gaussian, in windows (Isensee et al. 2021)
 
 
 class Blended(NamedTuple):
-    """`probability` (G, d, h, w) float32 of the voxels from `corner` (D, H, W) on; nothing overwrites it later."""
+    """`probability` (G, d, h, w) float32 of the voxels from `corner` (D, H, W) on. The next one overwrites it."""
 
     corner: tuple[int, int, int]
     probability: Tensor
@@ -119,10 +120,19 @@ class Layout:
     @property
     def held(self) -> int:
         """Voxels of every group of classes: the band, a column's rest, and a block as it leaves them."""
-        cells = self.lines[self.order[2]].size
         carry = max(self.rows.carried) * self.columns.size
-        fresh = max(self.rows.reach - kept for kept in self.rows.carried) * self.columns.reach
-        return cells * (carry + fresh + self.rows.reach * self.piece)
+        return self.lines[self.order[2]].size * (carry + self.fresh_rows * self.columns.reach) + self.block
+
+    @property
+    def block(self) -> int:
+        """Voxels of the largest block, or of what is moved in its place."""
+        steps = self.rows.reach * self.piece, self.fresh_rows * (self.columns.reach - min(self.columns.steps))
+        return self.lines[self.order[2]].size * max(steps)
+
+    @property
+    def fresh_rows(self) -> int:
+        """Rows of a window that the one before does not reach, at most."""
+        return max(self.rows.reach - kept for kept in self.rows.carried)
 
     @property
     def piece(self) -> int:
@@ -138,9 +148,10 @@ class Sums:
         row, column, _ = layout.order
         band, rest = [line.size for line in layout.lines], [line.size for line in layout.lines]
         band[row] = max(layout.rows.carried)
-        rest[row], rest[column] = max(layout.rows.reach - kept for kept in layout.rows.carried), layout.columns.reach
+        rest[row], rest[column] = layout.fresh_rows, layout.columns.reach
         self.carry = torch.zeros(groups, *band, device=device)
         self.fresh = torch.zeros(groups, *rest, device=device)
+        self.scratch = torch.empty(groups * layout.block, device=device)  # one for all: fresh memory costs time
 
     def add(self, window: Sequence[int], part: Tensor, share: Tensor) -> None:
         """`part` (G, reach): probabilities; `share` (reach)."""
@@ -165,12 +176,26 @@ class Sums:
             count = min(self.layout.piece, left - first)
             band = self.carry.narrow(column + 1, start + first, count)
             rest = self.fresh.narrow(row + 1, 0, reach - kept).narrow(column + 1, first, count)
-            block = torch.cat([band.narrow(row + 1, 0, kept), rest], row + 1)
+            block = self._scratch(rest, row, reach)
+            torch.cat([band.narrow(row + 1, 0, kept), rest], row + 1, out=block)
             if number + 1 < len(self.layout.rows.starts):
                 band.narrow(row + 1, 0, reach - step).copy_(block.narrow(row + 1, step, reach - step))
             corner = {row: self.layout.rows.starts[number], column: start + first, cell: 0}
             yield Blended((corner[0], corner[1], corner[2]), block.narrow(row + 1, 0, step))
-        _shift(self.fresh, column + 1, left)
+        self._make_room(column + 1, left)
+
+    def _make_room(self, axis: int, by: int) -> None:
+        """What is left of `fresh` moves to its beginning, zeros follow it."""
+        rest = self.fresh.shape[axis] - by
+        kept = self.fresh.narrow(axis, by, rest)
+        self.fresh.narrow(axis, 0, rest).copy_(self._scratch(kept, axis - 1, kept.shape[axis]).copy_(kept))
+        self.fresh.narrow(axis, rest, by).zero_()
+
+    def _scratch(self, like: Tensor, axis: int, count: int) -> Tensor:
+        """Of the shape of `like`, but for `count` along an axis of D, H, W."""
+        shape = list(like.shape)
+        shape[axis + 1] = count
+        return self.scratch[: prod(shape)].view(shape)
 
 
 def line_of(size: int, window: int, overlap: float) -> Line:
@@ -188,11 +213,3 @@ def gaussian(length: int) -> Tensor:
     """
     places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
     return torch.exp(-0.5 * (places / (length * WIDTH)) ** 2)
-
-
-def _shift(tensor: Tensor, axis: int, by: int) -> None:
-    """Towards the beginning, zeros after it."""
-    rest = tensor.shape[axis] - by
-    kept = tensor.narrow(axis, by, rest).clone()
-    tensor.narrow(axis, 0, rest).copy_(kept)
-    tensor.narrow(axis, rest, by).zero_()

@@ -34,8 +34,8 @@ from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.structure import IGNORED
 from pipelines.scans.volume import Geometry, VolumeError, restore
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
-from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
+from pipelines.serving.footprint import segmentation_bytes, segmentation_seconds
+from pipelines.serving.segmenter import Segmented, Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import faults, project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.within_memory import Load, LocalExecutor, Lost, stop_above
@@ -102,7 +102,9 @@ def measure(conditions: Conditions, memory_bytes: int) -> tuple[list[Measured], 
     for path in sorted((project.CASES / TEST).glob("*.safetensors")):
         try:
             if (case := casefile.read(path)).record.annotated:
-                loads.append(Load(path, segmentation_bytes(case, project.TRAINED), segmentation_seconds(case)))
+                loads.append(
+                    Load(path, segmentation_bytes(case, project.TRAINED, conditions), segmentation_seconds(case))
+                )
         except ValueError as error:
             left_out[path.stem] = str(error)
     work = partial(evaluate_case, rows=rows, weights=project.TRAINED, conditions=conditions, never_drawn=unknown)
@@ -128,13 +130,13 @@ def evaluate_case(
         segmenter = cached_segmenter(weights, conditions)
         if case.record.source not in segmenter.card.patch_size:
             raise ValueError(f"the network was trained on no scan of its source, {case.record.source}")
-        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
+        reference, segmented = segment_case(segmenter, case, rows[case.record.case_id])
     except Exception as error:
         if (reason := faults.told(error)) is None:
             raise
         return reason
-    scores = list(score_case(case, reference, predicted, never_drawn))
-    return Measured(scores, montage.compare(case, segmenter.predicted_on_grid, mean([score.dice for score in scores])))
+    scores = list(score_case(case, reference, segmented.label, never_drawn))
+    return Measured(scores, montage.compare(case, segmented.on_grid, mean([score.dice for score in scores])))
 
 
 def _report(summary: dict[str, Any]) -> None:
@@ -144,9 +146,9 @@ def _report(summary: dict[str, Any]) -> None:
             log.info("evaluate: %-16s %-24s Dice %s (%d cases)", source, structure, shown, entry["cases"])
 
 
-def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Reference and prediction as structure ids, both on the file's own grid."""
-    predicted = segmenter.segment(
+def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray, Segmented]:
+    """The reference as structure ids, on the file's own grid, and what the network says."""
+    segmented = segmenter.segment(
         np.asarray(case.image), case.record.modalities, case.record.source, Geometry.from_json(case.record.geometry)
     )
     try:
@@ -155,9 +157,9 @@ def segment_case(segmenter: Segmenter, case: Case, row: Row) -> tuple[np.ndarray
         raise
     except ValueError as error:
         raise ValueError(f"label: {error}") from None
-    if reference.shape != predicted.shape:
-        raise ValueError(f"its label has shape {reference.shape}, the scan {predicted.shape}; rerun ingest")
-    return reference, predicted
+    if reference.shape != segmented.label.shape:
+        raise ValueError(f"its label has shape {reference.shape}, the scan {segmented.label.shape}; rerun ingest")
+    return reference, segmented
 
 
 def score_case(
