@@ -172,8 +172,8 @@ def evaluate(
     segmenter = Segmenter(state.network.eval(), job.card, overlap, device, precision)  # type: ignore[arg-type]
     scores: list[Score] = []
     for case in held_out(source):
-        reference, predicted = segment_case(segmenter, case, rows[case.record.case_id])
-        scores += score_case(case, reference, predicted)
+        reference, segmented = segment_case(segmenter, case, rows[case.record.case_id])
+        scores += score_case(case, reference, segmented.label)
     return scores
 
 

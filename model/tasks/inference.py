@@ -1,14 +1,39 @@
-"""From one preprocessed scan to structure probabilities: a sliding window with Gaussian blending."""
+"""From one preprocessed scan to structure probabilities: a sliding window, blended, with what it needs and no more.
+
+    for block in blocks(network, image, modality, spacing_mm, groups, window):    # finished voxels, each of them once
+        label[block.box] = largest(block.probability)[1]
+
+G groups of classes, B windows, D H W voxels.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from dataclasses import dataclass, field
+from itertools import combinations, islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.tasks.losses import merge
+from model.tasks.windows import Blended, Layout, Sums
+
+Window = tuple[int, int, int]
+
+
+@dataclass
+class Tally:
+    """What happened on the way.
+
+    `runs` of the network, one a window and view; `repeated`: those of them whose half-precision logits overflowed.
+    `pairs` (P, G, G) float64, with flips: of the P pairs of views, how many voxels one gives to which group and the
+    other to which. A voxel that several windows see counts in each with its share.
+    """
+
+    runs: int = 0
+    repeated: int = 0
+    pairs: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -22,41 +47,152 @@ def sliding_window(
     overlap: float = 0.5,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Probabilities (G, D, H, W), float32, of each of `groups` of classes; the first holds background.
+    """All of `blocks` at once, (G, D, H, W): for small scans and for tests."""
+    total = torch.empty(len(groups), *image_CDHW.shape[1:], device=modality_C.device)
+    scan = (network, image_CDHW, modality_C, spacing_mm, groups, window)
+    for block in blocks(*scan, overlap=overlap, precision=precision):
+        total[(slice(None), *block.box)] = block.probability
+    return total
 
-    Windows overlap by `overlap` of their size and are
-    blended with a Gaussian of an eighth of the window (Isensee et al. 2021). A scan smaller than the window is padded
-    with zeros, as in training. `precision`: bfloat16 or float16 run under autocast.
+
+@torch.inference_mode()
+def blocks(
+    network: nn.Module,
+    image_CDHW: Tensor,
+    modality_C: Tensor,
+    spacing_mm: tuple[float, float, float],
+    groups: Sequence[Sequence[int]],
+    window: Sequence[int],
+    *,
+    overlap: float = 0.5,
+    precision: torch.dtype = torch.float32,
+    batch: int = 1,
+    flips: Sequence[int] = (),
+    tally: Tally | None = None,
+) -> Iterator[Blended]:
+    """Probabilities, float32, of each of `groups` of classes; the first holds background.
+
+    Every voxel comes once. Blocks are as long as the scan along one axis, and follow each other along the second and
+    then the third (`Layout.order`, by the scan's size, window and overlap).
+
+    Windows overlap by `overlap` of their size and are blended with a Gaussian of an eighth of the window (Isensee et
+    al. 2021). A scan smaller than the window is padded with zeros, as in training. The network runs where `modality_C`
+    is. `precision`: bfloat16 or float16 run under autocast. `batch`: windows at a time. `flips`: axes (0 to 2) that are
+    mirrored in every combination, the mean of all views is the answer.
+    Raises ValueError if logits are not finite in float32.
     """
-    size = image_CDHW.shape[1:]
-    padding = [max(0, want - have) for want, have in zip(window, size, strict=True)]
-    before = [pad // 2 for pad in padding]
-    flat = [x for pad, low in zip(reversed(padding), reversed(before), strict=True) for x in (low, pad - low)]
-    image = F.pad(image_CDHW, flat)
-    weight = gaussian(window).to(image.device)
-    total = torch.zeros(len(groups), *image.shape[1:], device=image.device)
-    weights = torch.zeros(image.shape[1:], device=image.device)
-    for corner in corners(image.shape[1:], window, overlap):
-        box = tuple(slice(at, at + n) for at, n in zip(corner, window, strict=True))
-        with torch.autocast(image.device.type, precision, enabled=precision != torch.float32):
-            logits = network(image[(slice(None), *box)][None], modality_C[None], spacing_mm)
-        probability = merge(logits.float(), groups).softmax(1)[0]
-        total[(slice(None), *box)] += probability * weight
-        weights[box] += weight
-    inside = tuple(slice(low, low + n) for low, n in zip(before, size, strict=True))
-    return total.div_(weights)[(slice(None), *inside)]  # in place: of 28 classes a second copy is gigabytes
+    layout = Layout.of(image_CDHW.shape[1:], window, overlap)
+    passes = _Passes(network, image_CDHW, modality_C, spacing_mm, groups, layout, precision, tally or Tally())
+    passes.views = [axes for count in range(len(flips) + 1) for axes in combinations(flips, count)]
+    windows, last = layout.windows(), len(layout.lines[layout.order[2]].starts) - 1
+    sums = Sums(layout, len(groups), modality_C.device)
+    while several := list(islice(windows, batch)):
+        for window_, part, share in zip(several, passes.answers(several), passes.shares(several), strict=True):
+            sums.add(window_, part, share)
+            if window_[layout.order[2]] == last:
+                yield from sums.finished(window_)
 
 
-def corners(size: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
-    """First voxels of evenly spread windows that cover `size`, neighbours overlapping by at least `overlap`."""
-    starts = []
-    for length, extent in zip(size, window, strict=True):
-        count = 1 + int(np.ceil((length - extent) / max(1.0, extent * (1 - overlap))))
-        starts.append(np.linspace(0, length - extent, count).round().astype(int).tolist())
-    return product(*starts)
+def largest(probability_GDHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of the groups in every voxel, and which it is, the first of equals; uint8, or int16 for above 256.
+
+    On CPU an arg-max over the first axis takes ten times as long.
+    """
+    groups = len(probability_GDHW)
+    best = probability_GDHW.amax(0)
+    which = torch.zeros(best.shape, dtype=torch.uint8 if groups <= 256 else torch.int16, device=best.device)
+    reached = probability_GDHW.flatten(1).amax(1) >= best.min()  # the others are the largest nowhere
+    for group in reversed(reached.nonzero().flatten().tolist()):
+        which.masked_fill_(probability_GDHW[group] == best, group)
+    return best, which
 
 
-def gaussian(window: Sequence[int], width: float = 0.125) -> Tensor:
-    """Separable Gaussian, 1 in the middle, never below 1e-3 so that a corner seen once keeps its own prediction."""
-    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n * width)) ** 2) for n in window]
-    return torch.einsum("d,h,w->dhw", *axes).clamp(min=1e-3)
+@dataclass
+class _Passes:
+    """The network over windows of one scan."""
+
+    network: nn.Module
+    image: Tensor
+    modality: Tensor
+    spacing_mm: tuple[float, float, float]
+    groups: Sequence[Sequence[int]]
+    layout: Layout
+    precision: torch.dtype
+    tally: Tally
+    views: list[tuple[int, ...]] = field(default_factory=lambda: [()])
+    scratch: Tensor | None = None
+
+    def shares(self, windows: Sequence[Window]) -> list[Tensor]:
+        return [self.layout.share(window).to(self.modality.device, non_blocking=True) for window in windows]
+
+    def answers(self, windows: Sequence[Window]) -> Tensor:
+        """Mean probabilities of all views, (B, G, reach), of the windows' voxels inside the scan."""
+        patches = torch.stack([self._cut(self.layout.corner(window)) for window in windows])
+        if len(self.views) == 1:
+            return self._inside(self._probability(patches))
+        total, said = torch.zeros(()), []
+        for axes in self.views:
+            dims = [axis + 2 for axis in axes]
+            probability = self._inside(self._probability(patches.flip(dims)).flip(dims))
+            said.append(torch.stack([largest(own)[1] for own in probability]))
+            total = probability if not axes else total.add_(probability)
+        self._compare(windows, torch.stack(said))
+        return total.div_(len(self.views))
+
+    def _cut(self, corner: Window) -> Tensor:
+        """A window's voxels, on the network's device, zeros around the scan."""
+        lines = self.layout.lines
+        box = [slice(at, at + line.reach) for at, line in zip(corner, lines, strict=True)]
+        patch = self.image[(slice(None), *box)].to(self.modality.device, non_blocking=True)
+        missing = [side for line in reversed(lines) for side in (line.before, line.window - line.reach - line.before)]
+        return F.pad(patch, missing) if any(missing) else patch
+
+    def _inside(self, values: Tensor) -> Tensor:
+        box = [slice(line.before, line.before + line.reach) for line in self.layout.lines]
+        return values[(..., *box)]
+
+    def _probability(self, patches_BCDHW: Tensor) -> Tensor:
+        """Of one view it lies where that of the windows before lay: fresh memory costs as much as a softmax."""
+        logits = merge(self._logits(patches_BCDHW).float(), self.groups)
+        if len(self.views) > 1:
+            return logits.softmax(1)
+        if self.scratch is None or self.scratch.shape != logits.shape:
+            self.scratch = torch.empty_like(logits)
+        return torch.softmax(logits, 1, out=self.scratch)
+
+    def _logits(self, patches: Tensor) -> Tensor:
+        logits = self._run(patches, self.precision)
+        broken = ~_finite(logits)
+        self.tally.runs += len(patches)
+        if broken.any():
+            again = logits[broken]
+            if self.precision != torch.float32:
+                self.tally.repeated += len(again)
+                again = self._run(patches[broken], torch.float32)
+            if not _finite(again).all():
+                raise ValueError("the network answers with numbers that are not finite, in float32 as well")
+            logits = logits.float()
+            logits[broken] = again
+        return logits
+
+    def _run(self, patches: Tensor, precision: torch.dtype) -> Tensor:
+        modality_BC = self.modality.expand(len(patches), -1)
+        with torch.autocast(self.modality.device.type, precision, enabled=precision != torch.float32):
+            logits: Tensor = self.network(patches, modality_BC, self.spacing_mm)
+        return logits
+
+    def _compare(self, windows: Sequence[Window], said_VB: Tensor) -> None:
+        groups, pairs = len(self.groups), list(combinations(range(len(said_VB)), 2))
+        if self.tally.pairs is None:
+            self.tally.pairs = torch.zeros(len(pairs), groups, groups, dtype=torch.float64, device=said_VB.device)
+        for said, share in zip(said_VB.transpose(0, 1), self.shares(windows), strict=True):
+            weight = share.double().flatten()
+            for number, (one, other) in enumerate(pairs):
+                both = said[one].long() * groups + said[other]
+                found = torch.bincount(both.flatten(), weight, groups * groups)
+                self.tally.pairs[number] += found.view(groups, groups)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Of each window, (B,) bool. A sum is infinite or NaN where one of its terms is; finite logits do not reach it."""
+    return logits.sum(tuple(range(1, logits.ndim)), dtype=torch.float32).isfinite()

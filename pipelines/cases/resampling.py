@@ -9,6 +9,7 @@ a voxel, so all but a band of it is below float32's rounding. A block of rows an
 matrix, and the work is matrix products, the fastest code on any processor.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -48,6 +49,28 @@ def axes_in_order(shape: tuple[int, ...], target: tuple[int, int, int]) -> list[
     return sorted((axis for axis in range(3) if shape[axis] != target[axis]), key=lambda a: target[a] / shape[a])
 
 
+def resample_part(
+    part: np.ndarray, first: Sequence[int], size: Sequence[int], shape: Sequence[int], rows: Sequence[slice]
+) -> np.ndarray:
+    """The voxels `rows` of `resample(array, shape, order=1)`, of an array of `size` of which only a part is at hand.
+
+    `part`: of the array, from its voxel `first` on; along an axis that keeps its size, just `rows`. It must hold what
+    `reached` says, and the voxel before.
+    """
+    axes = axes_in_order(tuple(size), (shape[0], shape[1], shape[2]))
+    result = np.ascontiguousarray(part, dtype=np.float32) if axes else np.array(part, dtype=np.float32)
+    for axis in axes:
+        span = rows[axis].start, rows[axis].stop, first[axis], result.shape[axis]
+        result = _along(result, axis, _cut(size[axis], shape[axis], span))
+    return result
+
+
+@lru_cache(maxsize=64)
+def reached(old: int, new: int) -> np.ndarray:
+    """The later of the two old voxels between which each new one is interpolated, (new,), never falling."""
+    return old - 1 - np.argmax(np.abs(_matrix(old, new, 1)[:, ::-1]) > NEGLIGIBLE, axis=1)
+
+
 def resample_label(label: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Resample a label map: each structure as a linear field, the largest wins. Same dtype."""
     if label.shape == shape:
@@ -76,6 +99,20 @@ def _along(array: np.ndarray, axis: int, blocks: tuple[Band, ...]) -> np.ndarray
             lines = array.reshape(before, old, after)[:, columns]
             np.matmul(weights, lines, out=result.reshape(before, new, after)[:, rows])
     return result
+
+
+@lru_cache(maxsize=256)
+def _cut(old: int, new: int, span: tuple[int, int, int, int]) -> tuple[Band, ...]:
+    """Of the bands of order 1: new voxels [start, stop), counted from there, on old voxels [first, first + count)."""
+    start, stop, first, count = span
+    cut = []
+    for row, column, weights in _blocks(old, new, 1):
+        top, bottom = max(row, start), min(row + len(weights), stop)
+        left, right = max(column, first), min(column + weights.shape[1], first + count)
+        if top < bottom and left < right:
+            inner = weights[top - row : bottom - row, left - column : right - column]
+            cut.append(Band(top - start, left - first, np.ascontiguousarray(inner)))
+    return tuple(cut)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ way back to the file's grid; not of training, of metrics, or of names.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +32,7 @@ BESIDE = (
     "pipelines.scans.contracts",
     "pipelines.scans.vocabulary",
     "pipelines.scans.structure",
+    "pipelines.serving.footprint",
     __name__,
 )
 PRECISIONS = {"cuda": torch.float16, "cpu": torch.bfloat16}  # bfloat16: on CPU about 1.5 times as fast as float32
@@ -40,16 +41,18 @@ _DEVICES = {"float16": "a GPU", "bfloat16": "a CPU", "float32": "a CPU without 1
 
 @dataclass(frozen=True)
 class Conditions:
-    """`overlap`: of neighbouring windows, a share of their size. `precision`: a floating-point type of torch."""
+    """`overlap`: of neighbouring windows, a share of their size. `precision`: a floating-point type of torch. `flips`:
+    axes (0 to 2: D, H, W) that are mirrored in every combination; the answer is the mean of all views."""
 
     overlap: float
     precision: str
     code_sha256: str
+    flips: tuple[int, ...] = ()
 
     @staticmethod
-    def of_here(overlap: float) -> "Conditions":
+    def of_here(overlap: float, flips: Sequence[int] = ()) -> "Conditions":
         """Those of this machine and of the code that lies here."""
-        return Conditions(overlap, _name(precision_of(device())), code_here())
+        return Conditions(overlap, _name(precision_of(device())), code_here(), tuple(flips))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,11 +61,16 @@ class Conditions:
     def from_json(record: Mapping[str, Any]) -> "Conditions":
         """Raises ValueError if it is no record of this kind."""
         try:
-            found = Conditions(float(record["overlap"]), str(record["precision"]), str(record["code_sha256"]))
+            flips = tuple(int(axis) for axis in record.get("flips", ()))  # none in records older than they
+            found = Conditions(float(record["overlap"]), str(record["precision"]), str(record["code_sha256"]), flips)
         except (KeyError, TypeError, ValueError):
             raise ValueError("the version's conditions are not readable; evaluate and register it again") from None
         if not 0 <= found.overlap < 1:
             raise ValueError(f"the version's overlap {found.overlap:g} is outside [0, 1); evaluate and register again")
+        if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
+            raise ValueError(
+                f"the version's flips {flips} are not distinct axes of 0, 1, 2; evaluate and register again"
+            )
         return found
 
     def checked(self, other_code: bool = False) -> "Conditions":

@@ -10,13 +10,13 @@ from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans.volume import Geometry, VolumeError, read, same_grid
 from pipelines.serving.as_trained import meet
-from pipelines.serving.segmenter import Segmenter
+from pipelines.serving.segmenter import Segmented, Segmenter
 
 
 def segment_files(
     segmenter: Segmenter, files: Mapping[str, Path], modality: str | None, bounds: Quality | None
-) -> tuple[np.ndarray, Geometry, list[str]]:
-    """Structure ids on the files' own grid, that grid, and what is to be noted of the scan.
+) -> tuple[Segmented, Geometry, list[str]]:
+    """What the network says, on the files' own grid, that grid, and what is to be noted of the scan.
 
     `files`: by modality; the name "" stands for the model's own, or for `modality`, numbers for one after the other of
     it. `bounds`: of the examination that training scans pass; None: only what makes a scan unusable is looked for.

@@ -168,9 +168,10 @@ def _need(request: Request, job: Job, card: Card) -> tuple[int, int, float]:
     met = meet(plan, {name: outline(file) for name, file in request.files.items()}, job.modality)
     scan, source, record = met.scan, met.source, plan.sources[met.source]
     first = next(iter(scan.values()))
-    voxels = prod(resampled_shape(first.shape, first.spacing_mm, record.spacing_mm))
-    here = footprint.segment_bytes(first, len(scan), record, card, source)
-    return here, footprint.window_bytes(voxels, len(scan), card, source), CHUNK_S + VOXEL_S * voxels
+    grid = resampled_shape(first.shape, first.spacing_mm, record.spacing_mm)
+    here = footprint.segment_bytes(first, len(scan), record, card, source, job.conditions)
+    on_gpu = footprint.gpu_bytes(grid, len(scan), card, source, job.conditions)
+    return here, on_gpu, CHUNK_S + VOXEL_S * prod(grid)
 
 
 def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None = None) -> Outcome:
@@ -178,7 +179,8 @@ def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None
     request, mark = item
     try:
         segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
-        label, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
+        segmented, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
+        label = segmented.label
         if job.labels_of is not None:
             words = vocabulary.of_records(segmenter.card.vocabulary)
             label = contract_of(job.labels_of).from_structures(label, words)

@@ -41,12 +41,12 @@ class MedSegModel:
     def _segment(self, number: int, path: Path, modality: str | None) -> np.ndarray:
         """A scan goes by its number: whoever serves this keeps a log, and a path may name a patient."""
         try:
-            label, _, notes = segment_files(self.segmenter, {"": path}, modality, examination.bounds_here())
+            segmented, _, notes = segment_files(self.segmenter, {"": path}, modality, examination.bounds_here())
         except VolumeError as error:
             raise VolumeError(f"input {number}: {error}") from None
         for note in notes:
             log.warning("input %d: %s", number, note)
-        return label
+        return segmented.label
 
 
 def _load_pyfunc(_path: str, model_config: dict[str, Any]) -> MedSegModel:

@@ -1,25 +1,55 @@
-"""Segment one preprocessed scan with a trained network: what evaluation and prediction share."""
+"""Segment one preprocessed scan with a trained network: what evaluation and prediction share.
 
-from collections.abc import Sequence
+Probabilities of a scan are never there as a whole: they come in blocks (model/tasks/inference.py), and of each block
+its label, on both grids, and what it says of its own certainty are kept.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from model import weights
+from model.data.targets import meaning
 from model.network.config import rows_of
 from model.network.medsegformer import MedSegFormer
-from model.tasks.inference import sliding_window
+from model.tasks.inference import Tally, blocks, largest
+from model.tasks.windows import Blended, Layout
 from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
-from pipelines.cases.resampling import resample
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import smallest_type
 from pipelines.scans.volume import Geometry, restore
+from pipelines.serving import footprint
+from pipelines.serving.certainty import Calibrating, Certainty, Reliability, agreement
 from pipelines.serving.conditions import Conditions, device, precision_of
+from pipelines.serving.regridding import MostLikely
 from pipelines.work.cores import workers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What a network says of a scan.
+
+    `label`: structure ids, uint8 or int16, on the file's own grid (i, j, k); `on_grid` on the network's (D, H, W).
+    By structure, unions of what the network tells included: `confidence`, Soft Dice Confidence (0 where nothing was
+    found); `volume_ml`, the sum of its probabilities; `flip_dice`, mean Dice of all pairs of mirrored views, NaN where
+    none has it, empty without flips. `reliability`: with a reference, by EVERYTHING and FOREGROUND.
+    """
+
+    label: np.ndarray
+    on_grid: np.ndarray
+    confidence: Mapping[str, float]
+    volume_ml: Mapping[str, float]
+    flip_dice: Mapping[str, float] = field(default_factory=dict)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
 
 
 @dataclass
@@ -31,52 +61,139 @@ class Segmenter:
     overlap: float
     device: torch.device
     precision: torch.dtype
-    predicted_on_grid: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    flips: tuple[int, ...] = ()
 
     @staticmethod
     def load(path: Path, conditions: Conditions) -> "Segmenter":
         """On the first GPU if there is one. `conditions`: `checked`, where they are of an earlier evaluation."""
         network, card = weights.load(path)
         where = device()
-        return Segmenter(network.to(where), card, conditions.overlap, where, precision_of(where))
+        return Segmenter(network.to(where), card, conditions.overlap, where, precision_of(where), conditions.flips)
 
     @property
     def plan(self) -> Preprocessing:
         return Preprocessing.from_json(self.card.preprocessing)
 
-    def segment(self, image: np.ndarray, modalities: Sequence[str], source: str, geometry: Geometry) -> np.ndarray:
-        """Structure ids, uint8 or int16, on the file's own grid.
-
-        `image` (C, D, H, W) as `pipelines.cases.preparation` makes it. `source`: the training source whose grid, patch
-        and structures apply.
+    def segment(
+        self,
+        image: np.ndarray,
+        modalities: Sequence[str],
+        source: str,
+        geometry: Geometry,
+        reference: np.ndarray | None = None,
+        annotated: Sequence[str] | None = None,
+    ) -> Segmented:
+        """`image` (C, D, H, W) as `pipelines.cases.preparation` makes it. `source`: the training source whose grid,
+        patch and structures apply. `reference` (D, H, W): structure ids on the network's grid, for `reliability`, and
+        what is `annotated` in it, if not all that the source has. Raises ValueError if the network gives no numbers.
         """
-        record = self.plan.sources[source]
-        known = self._shown(record.annotated)
-        unknown = [index for index in range(1, len(self.card.classes) + 1) if index not in known]
-        probability = sliding_window(
+        shown = self._shown(source)
+        told = _Told(shown, image.shape[1:], geometry, self._layout(image, source))
+        if reference is not None:
+            told.calibrating = self._calibrating(shown, annotated or self.plan.sources[source].annotated)
+        tally = Tally()
+        for block in self._blocks(image, modalities, source, shown, tally):
+            told.take(block, reference)
+        if tally.repeated:
+            log.warning(
+                "%d of %d windows overflowed in %s and were repeated in float32",
+                tally.repeated, tally.runs, str(self.precision).removeprefix("torch."),
+            )  # fmt: skip
+        return told.segmented(tally)
+
+    def _blocks(
+        self, image: np.ndarray, modalities: Sequence[str], source: str, shown: "Shown", tally: Tally
+    ) -> Iterator[Blended]:
+        window = self.card.patch_size[source]
+        return blocks(
             self.network,
             torch.from_numpy(np.asarray(image, dtype=np.float32)).to(self.device),
             torch.tensor(rows_of(modalities, self.network.config.modalities), device=self.device),
-            record.spacing_mm,
-            [(0, *unknown), *((index,) for index in known)],
-            self.card.patch_size[source],
-            self.overlap,
-            self.precision,
+            self.plan.sources[source].spacing_mm,
+            shown.groups,
+            window,
+            overlap=self.overlap,
+            precision=self.precision,
+            batch=footprint.windows_at_a_time(self.card, window, self.flips),
+            flips=self.flips,
+            tally=tally,
         )
-        ids = [0, *(self.card.structures[self.card.classes[index - 1]] for index in known)]
-        kind = smallest_type(max(ids))
-        self.predicted_on_grid = np.asarray(ids, kind)[probability.argmax(0).cpu().numpy()]
-        return restore(most_likely(probability.cpu().numpy(), np.asarray(ids, kind), geometry.crop_shape), geometry)
 
-    def _shown(self, annotated: Sequence[str]) -> list[int]:
-        """Numbers of the classes that a source tells from background: those within a structure it annotated."""
+    def _layout(self, image: np.ndarray, source: str) -> Layout:
+        return Layout.of(image.shape[1:], self.card.patch_size[source], self.overlap)
+
+    def _shown(self, source: str) -> "Shown":
+        """What a source tells from background: the classes within a structure it annotated, and unions of them."""
         words = vocabulary.of_records(self.card.vocabulary)
+        annotated = self.plan.sources[source].annotated
         wholes = [words.atoms(name) for name in annotated if name in words]
-        return [
-            number
-            for number, name in enumerate(self.card.classes, start=1)
-            if any(words.atoms(name) <= whole for whole in wholes)
-        ]
+        atoms = {number: words.atoms(name) for number, name in enumerate(self.card.classes, start=1)}
+        known = [number for number, own in atoms.items() if any(own <= whole for whole in wholes)]
+        unknown = [number for number in atoms if number not in known]
+        ids = [0, *(self.card.structures[self.card.classes[number - 1]] for number in known)]
+        members = {}
+        for name in words:
+            inside = [place for place, number in enumerate(known, start=1) if atoms[number] <= words.atoms(name)]
+            if inside and frozenset().union(*(atoms[known[place - 1]] for place in inside)) == words.atoms(name):
+                members[name] = inside
+        kind = smallest_type(max(ids))
+        return Shown([(0, *unknown), *((number,) for number in known)], np.asarray(ids, kind), members)
+
+    def _calibrating(self, shown: "Shown", annotated: Sequence[str]) -> Calibrating:
+        """Raises ValueError if structures of the reference overlap."""
+        words = vocabulary.of_records(self.card.vocabulary)
+        names = [name for name in annotated if name in words and name in self.card.structures]
+        covers = {
+            name: tuple(n for n, each in enumerate(self.card.classes, 1) if words.atoms(each) <= words.atoms(name))
+            for name in names
+        }
+        found = meaning(names, self.card.structures, covers, {}, len(self.card.classes) + 1)
+        values = found.targets.values(len(self.card.classes) + 1)
+        return Calibrating(found, [values[group[0]] for group in shown.groups])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`groups` of classes, background's first; `ids` (G,): the structure of each; `members`: of each structure that can
+    be told, the groups it is made of."""
+
+    groups: list[tuple[int, ...]]
+    ids: np.ndarray
+    members: dict[str, list[int]]
+
+
+class _Told:
+    """What is kept of the blocks of a scan."""
+
+    def __init__(self, shown: Shown, size: tuple[int, ...], geometry: Geometry, layout: Layout) -> None:
+        self.shown, self.geometry = shown, geometry
+        self.on_grid = np.zeros(size, shown.ids.dtype)
+        self.certainty = Certainty(shown.members, len(shown.ids))
+        same = size == geometry.crop_shape
+        self.most_likely = None if same else MostLikely(size, geometry.crop_shape, shown.ids, layout.order)
+        self.calibrating: Calibrating | None = None
+
+    def take(self, block: Blended, reference: np.ndarray | None) -> None:
+        best, which = largest(block.probability)
+        self.on_grid[block.box] = self.shown.ids[which.cpu().numpy()]
+        self.certainty.take(block.probability, best, which)
+        if self.most_likely is not None:
+            self.most_likely.take(block.corner, block.probability.cpu().numpy())
+        if self.calibrating is not None and reference is not None:
+            self.calibrating.take(np.asarray(reference[block.box]), block.probability, best, which)
+
+    def segmented(self, tally: Tally) -> Segmented:
+        crop = self.geometry.crop_shape
+        voxel_ml = prod(self.geometry.spacing_mm) * prod(crop) / self.on_grid.size / 1000
+        label = self.on_grid if self.most_likely is None else self.most_likely.label
+        return Segmented(
+            restore(label, self.geometry),
+            self.on_grid,
+            self.certainty.confidence(),
+            {name: voxels * voxel_ml for name, voxels in self.certainty.voxels().items()},
+            {} if tally.pairs is None else agreement(self.shown.members, tally.pairs.cpu().numpy()),
+            {} if self.calibrating is None else self.calibrating.found,
+        )
 
 
 def scans_at_a_time() -> int:
@@ -93,15 +210,3 @@ def cached_segmenter(weights: Path, conditions: Conditions) -> Segmenter:
     """One per process, on one thread."""
     torch.set_num_threads(1)
     return Segmenter.load(weights, conditions)
-
-
-def most_likely(probability: np.ndarray, ids: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Resample each id's probability (G, d, h, w) to `shape` and keep the largest: one at a time in memory."""
-    best = np.full(shape, -1, dtype=np.float32)
-    label = np.zeros(shape, dtype=ids.dtype)
-    for index, identifier in enumerate(ids):
-        share = resample(probability[index], shape, order=1)
-        wins = share > best
-        best[wins] = share[wins]
-        label[wins] = identifier
-    return label

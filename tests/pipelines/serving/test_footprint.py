@@ -25,28 +25,36 @@ def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
 
 torch.set_num_threads(1)
-segmenter = Segmenter.load(Path("weights"), Conditions(0.0, "bfloat16", ""))
+conditions = Conditions({overlap}, "bfloat16", "", {flips})
+segmenter = Segmenter.load(Path("weights"), conditions)
 before = kilobytes("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 segment_files(segmenter, {"": Path("scan.nii.gz")}, "CT", None)
 record = segmenter.plan.sources["kits"]
-print(json.dumps([segment_bytes(outline(Path("scan.nii.gz")), 1, record, segmenter.card, "kits"),
+print(json.dumps([segment_bytes(outline(Path("scan.nii.gz")), 1, record, segmenter.card, "kits", conditions),
                   1024 * (kilobytes("VmHWM") - before)]))
 """
 
 
 @pytest.mark.parametrize(
-    ("size", "spacing_mm", "window", "classes"),
-    [(160, 0.3, 24, 2), (36, 2.0, 36, 27)],  # a large scan on its own grid; the window of a small one, all structures
+    ("size", "spacing_mm", "window", "classes", "overlap", "flips"),
+    [
+        (160, 0.3, 24, 2, 0.0, ()),  # a large scan on its own grid
+        (36, 2.0, 36, 27, 0.0, ()),  # the window of a small one, all structures
+        (100, 2.0, 24, 27, 0.5, ()),  # a band of windows, all structures
+        (80, 2.0, 48, 27, 0.0, (2,)),  # views
+        (60, 4.0, 32, 27, 0.0, ()),  # a coarse scan, whose answer is made smaller
+    ],
 )
 def test_the_predicted_peak_holds_and_is_not_much_too_high(
-    tmp_path: Path, size: int, spacing_mm: float, window: int, classes: int
+    tmp_path: Path, size: int, spacing_mm: float, window: int, classes: int, overlap: float, flips: tuple[int, ...]
 ) -> None:
     write_weights(tmp_path / "weights", window, classes)
     scan = np.random.default_rng(0).normal(40, 30, (size,) * 3).astype(np.int16)
     save(tmp_path / "scan.nii.gz", scan, np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1]))
+    measure = MEASURE.replace("{overlap}", str(overlap)).replace("{flips}", str(flips))
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", measure], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     predicted, measured = json.loads(done.stdout)

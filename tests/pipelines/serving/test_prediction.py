@@ -18,7 +18,7 @@ from pipelines.serving import footprint, prediction
 from pipelines.serving.as_trained import nearest_source
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.prediction import predict
-from pipelines.serving.segmenter import Segmenter
+from pipelines.serving.segmenter import Segmented, Segmenter
 from tests.conftest import REPOSITORY, save
 from tests.pipelines.serving.networks import KNOWN, write_weights
 
@@ -168,7 +168,7 @@ def test_a_folder_in_a_layout_of_training_is_segmented_without_its_labels(scans:
 
 def test_own_values_above_255_are_kept(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = np.array(KNOWN, np.uint8)[np.indices((24, 24, 24)).sum(0) % 2]
-    monkeypatch.setattr(Segmenter, "segment", lambda *_: found)
+    monkeypatch.setattr(Segmenter, "segment", lambda *_: Segmented(found, found, {}, {}))
     list(predict(scans / "a.nii.gz", tmp_path / "out.nii.gz", MODEL, "256=kidney 70000=spleen"))
     assert set(np.unique(np.asarray(nib.load(tmp_path / "out.nii.gz").dataobj))) == {256, 70000}
 

@@ -9,7 +9,6 @@ from model.data.casefile import Case, CaseRecord
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import CONTRACTS
 from pipelines.scans.structure import IGNORED
-from pipelines.serving.segmenter import most_likely
 from pipelines.stages.evaluate import Score, score_case, summarise
 from pipelines.work.writing import write_json
 
@@ -69,15 +68,6 @@ def test_a_structure_nobody_has_is_none_and_valid_json(tmp_path: Path) -> None:
     assert found["dice"] == {"kidney": None}
     write_json(tmp_path / "metrics.json", found)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
-
-
-def test_resampling_one_class_at_a_time_equals_all_at_once() -> None:
-    rng = np.random.default_rng(0)
-    probability = rng.random((3, 5, 5, 5)).astype(np.float32)
-    ids = np.array([0, 7, 10_007], np.int16)
-    found = most_likely(probability, ids, (5, 5, 5))
-    assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, ids[probability.argmax(0)])
 
 
 def test_labels_through_a_contract_and_back_are_themselves() -> None:

@@ -118,7 +118,7 @@ import json, sys
 from pathlib import Path
 from model.data import casefile
 from pipelines.scans import manifest, scan_files
-from pipelines.serving.segmentation_forecast import segmentation_bytes
+from pipelines.serving.footprint import segmentation_bytes
 from pipelines.serving.conditions import Conditions
 from pipelines.stages import evaluate
 
@@ -131,7 +131,7 @@ evaluate.evaluate_case(small, rows, Path("models/train"), Conditions.of_here(0.0
 before = kilobytes("VmRSS")
 measured = evaluate.evaluate_case(large, rows, Path("models/train"), Conditions.of_here(0.0))
 assert isinstance(measured, evaluate.Measured), measured
-predicted = segmentation_bytes(casefile.read(large), Path("models/train"))
+predicted = segmentation_bytes(casefile.read(large), Path("models/train"), Conditions.of_here(0.0))
 print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
 """
 
