@@ -1,9 +1,9 @@
 """Does the network know when it is wrong? Risk against coverage, calibration, and an interval for a volume.
 
-A structure that was missed is the worst case here too: an empty mask warns nobody, so a case without a confidence counts
-as the most certain one, and a volume of which one side is empty as one that no interval covers. With that, turning a hit
-into a miss lowers neither risk at any coverage, nor AURC, nor the width of a volume's interval. Ratios of these (AURC
-to random's) and rank correlations have no such law: docs/statistics.md.
+A structure that was missed is the worst case here too: an empty mask warns nobody, so a case without a confidence
+counts as the most certain one, and a volume of which one side is empty as one that no interval covers. With that,
+turning a hit into a miss lowers neither the risk at any coverage, nor AURC, nor the width of a volume's interval.
+Ratios of these (AURC to random's) and rank correlations have no such law: docs/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from math import ceil
 import numpy as np
 
 TOO_FEW, TOO_OFTEN_MISSED, NO_CASE = "too few", "too often missed", "no case"
+FEWEST_OF_A_PLACE = 10
 ROUNDING = 1e-12
 
 Numbers = Sequence[float] | np.ndarray
@@ -62,8 +63,8 @@ class VolumeInterval:
     """From `lower_factor` to `upper_factor` times a predicted volume lies the reference's, in `level` of patients.
 
     The factors are None where `note` says why. `measured_coverage`: each patient against the factors of the others.
-    `elsewhere_coverage`: the lowest over places (sites, scanners), each against the factors of the other places; it may be
-    below `level`, which is promised for patients of the same kind only.
+    `elsewhere_coverage`: the lowest over places (sites, scanners), each against the factors of the other places; it may
+    be below `level`, which is promised for patients of the same kind only.
     """
 
     lower_factor: float | None
@@ -83,7 +84,7 @@ class VolumeInterval:
 
 
 def risk_coverage(confidence: Numbers, risk: Numbers) -> RiskCoverage:
-    """`risk`: 1 - Dice, NaN for a case to be left out. `confidence`: NaN counts as certain. Ties share their mean risk."""
+    """`risk`: 1 - Dice, NaN for a case to be left out. `confidence`: NaN counts as certain. Ties share a mean risk."""
     sure, risks = _with_risk(confidence, risk)
     n = len(risks)
     if not n:
@@ -112,9 +113,7 @@ def spearman(confidence: Numbers, dice: Numbers) -> float | None:
     return float(np.corrcoef(_ranks(sure), _ranks(scores))[0, 1])
 
 
-def reliability(
-    edges: Numbers, counts: Numbers, hits: Numbers, probability_sums: Numbers | None = None
-) -> Reliability:
+def reliability(edges: Numbers, counts: Numbers, hits: Numbers, probability_sums: Numbers | None = None) -> Reliability:
     """Calibration from a histogram: `edges` (B + 1,), answers and right answers (B,), sums of their probability (B,).
 
     Without the sums a bin's middle stands for its mean probability. Count no voxel that reference and prediction both
@@ -139,7 +138,7 @@ def reliability(
 def conformal_volume(
     predicted_ml: Numbers, reference_ml: Numbers, patients: Names, level: float = 0.9, places: Names | None = None
 ) -> VolumeInterval:
-    """Factors around a predicted volume by conformal prediction on |log(reference / predicted)|, one structure at a time.
+    """Factors around a predicted volume by conformal prediction on |log(reference / predicted)|, of one structure.
 
     Cases of which neither side has a volume are left out. A patient's cases share its weight (Lee, Barber, Willett
     2023), with which at least `level` of new patients' cases are covered, whatever the distribution, and less than 1 in
@@ -148,47 +147,51 @@ def conformal_volume(
     Raises ValueError if lengths differ or a volume is negative or not finite.
     """
     scores, known = _scores(predicted_ml, reference_ml)
-    names = np.asarray(patients)[known]
+    order = np.argsort(scores, kind="stable")  # once, for all the quantiles below
+    scores, names = scores[order], np.asarray(patients)[known][order]
     count = len(np.unique(names))
-    if not count:
-        return VolumeInterval(None, None, level, 0, 0, None, None, NO_CASE)
-    if count < ceil(2 / (1 - level) - 1 - ROUNDING / (1 - level)):
-        return VolumeInterval(None, None, level, len(scores), count, None, None, TOO_FEW)
+    if count < _fewest_for_volume(level):
+        return VolumeInterval(None, None, level, len(scores), count, None, None, TOO_FEW if count else NO_CASE)
     widest = _quantile(scores, names, level)
-    measured = float(np.mean(_left_out(scores, names, names, level)))
-    elsewhere = None if places is None else _lowest(_left_out(scores, names, np.asarray(places)[known], level))
+    measured = _measured(scores, names, level)
+    elsewhere = None if places is None else _elsewhere(scores, names, np.asarray(places)[known][order], level)
     if np.isinf(widest):
         return VolumeInterval(None, None, level, len(scores), count, measured, elsewhere, TOO_OFTEN_MISSED)
     factor = float(np.exp(widest))
     return VolumeInterval(1 / factor, factor, level, len(scores), count, measured, elsewhere)
 
 
-def _left_out(scores: np.ndarray, patients: np.ndarray, groups: np.ndarray, level: float) -> list[float]:
-    """Coverage in each group by the factor of all others; groups without enough others are not told of."""
-    covered = []
-    for group in np.unique(groups):
-        own = groups == group
-        if len(np.unique(patients[~own])) >= level / (1 - level) - ROUNDING / (1 - level):
-            covered.append(_share_within(scores[own], _quantile(scores[~own], patients[~own], level)))
-    return covered
+def _fewest_for_volume(level: float) -> int:
+    return ceil(2 / (1 - level) - 1 - 1e-6)
+
+
+def _measured(scores: np.ndarray, patients: np.ndarray, level: float) -> float:
+    """Mean over patients of the share of its cases within the factor of the other patients."""
+    return float(np.mean([_covered(scores, patients, patients == patient, level) for patient in np.unique(patients)]))
+
+
+def _elsewhere(scores: np.ndarray, patients: np.ndarray, places: np.ndarray, level: float) -> float | None:
+    """The lowest coverage of a place by the factor of the others, None unless both sides have 10 patients."""
+    shares = [
+        _covered(scores, patients, places == place, level)
+        for place in np.unique(places)
+        if min(len(np.unique(patients[side])) for side in (places == place, places != place)) >= FEWEST_OF_A_PLACE
+    ]
+    return min(shares, default=None)
+
+
+def _covered(scores: np.ndarray, patients: np.ndarray, own: np.ndarray, level: float) -> float:
+    """A missed or invented structure is never covered."""
+    bound = _quantile(scores[~own], patients[~own], level)
+    return float(np.mean((scores[own] <= bound) & np.isfinite(scores[own])))
 
 
 def _quantile(scores: np.ndarray, patients: np.ndarray, level: float) -> float:
-    """The smallest score that `level` of a new patient's cases keep to, inf if no score is known to be."""
+    """The smallest of the sorted scores that `level` of a new patient's cases keep to; inf if none is known to be."""
     _, patient, cases = np.unique(patients, return_inverse=True, return_counts=True)
-    order = np.argsort(scores)
-    mass = np.cumsum((1 / cases[patient] / (len(cases) + 1))[order])
-    reached = np.flatnonzero(mass >= level - ROUNDING)
-    return float(scores[order][reached[0]]) if len(reached) else float("inf")
-
-
-def _share_within(scores: np.ndarray, bound: float) -> float:
-    """A missed or invented structure is never covered."""
-    return float(np.mean((scores <= bound) & np.isfinite(scores)))
-
-
-def _lowest(shares: list[float]) -> float | None:
-    return min(shares) if len(shares) > 1 else None
+    mass = np.cumsum(1 / cases[patient]) / (len(cases) + 1)
+    reached = np.searchsorted(mass, level - ROUNDING)
+    return float(scores[reached]) if reached < len(scores) else float("inf")
 
 
 def _scores(predicted_ml: Numbers, reference_ml: Numbers) -> tuple[np.ndarray, np.ndarray]:

@@ -4,15 +4,15 @@ Every interval comes from the Bayesian bootstrap (Rubin 1981) over patients, eac
 patient as bad as the worst and half a patient as good as the best are added: what a sample has not seen, in the measure
 of Jeffreys' half a success and half a failure. Each of the 10,000 weighted means rises with every value and the weights
 depend on the number of patients alone, so turning a hit into a miss can move no estimate and no bound for the better.
-Intervals with second-order corrections (BCa, bootstrap-t) lack that: their upper bound rises with a miss.
+Mean +- t x standard error lacks that, and so does the bootstrap-t: their upper bound rises with a miss.
 
-The coverage is simulated by `benchmarks/intervals.py`: docs/statistics.md. From fewer patients than the constants below
-it leaves 93-97 %: there is no interval then, and `note` says "too few". Only the number of patients decides. A rule that
-looked at the values would print just those samples that happen to lack the rare failures.
+The coverage is simulated by `benchmarks/intervals.py`: docs/statistics.md. With fewer patients than the constants below
+it leaves 93-97 %: there is no interval then, and `note` says "too few". Only the number of patients decides. A rule
+that looked at the values would print just those samples that happen to lack the rare failures.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +23,6 @@ LARGEST_DRAW = 10_000_000  # weights held: 80 MB; beyond 1,000 patients the resa
 SEED = 17
 # Patients from which the simulated coverage is 93-97 %: docs/statistics.md.
 FEWEST_FOR_MEAN = 15
-FEWEST_FOR_DIFFERENCE = 15
 FEWEST_FOR_RATE = 10
 TOO_FEW, ALL_ALIKE, NO_CASE, NONE_BETTER = "too few", "all alike", "no case", "no version is better"
 EQUAL = 1e-9  # values nearer than that are one value
@@ -70,27 +69,30 @@ class Difference(Interval):
 
 
 def mean(values: Numbers, patients: Names) -> Interval:
-    """Mean over cases. `patients` names the patient of each; NaN is a case without a value and left out.
+    """Mean over cases, each of the same weight. `patients` names each one's; NaN is a case without a value, left out.
 
     Raises ValueError if a value is infinite (put the metric's worst case in its place first) or the lengths differ.
     """
-    kept, names = _known(values, patients)
-    if not len(kept):
+    given = _numbers(values)
+    _same_length(given, patients)
+    known = ~np.isnan(given)
+    if not known.any():
         return Interval(None, None, None, 0, 0, NO_CASE)
-    sums, sizes = _by_patient(names, kept, np.ones(len(kept)))
-    note = _why_no_bounds(sums / sizes, FEWEST_FOR_MEAN)
+    sums, sizes = _by_patient(np.asarray(patients)[known], given[known], np.ones(known.sum()))
+    note = _why_no_bounds(sums / sizes)
     low, high = (None, None) if note else _bounds_of_mean(sums, sizes)
-    return Interval(float(sums.sum() / sizes.sum()), low, high, len(kept), len(sums), note)
+    return Interval(float(sums.sum() / sizes.sum()), low, high, int(known.sum()), len(sums), note)
 
 
 def rate(hits: Numbers, trials: Numbers, patients: Names) -> Interval:
     """Hits per trial, pooled over cases: lesions found of those there are, structures not missed; in [0, 1].
 
     `hits` and `trials` are counts per case. A patient without a trial is left out. For one trial a patient it is
-    Jeffreys' interval of a proportion, which ends at 0 without a hit and at 1 without a miss (Brown, Cai, DasGupta 2001).
+    Jeffreys' interval of a proportion, which ends at 0 without a hit and at 1 without a miss (Brown, Cai, DasGupta
+    2001). Where a miss takes a trial away too, as of precision, it improves no estimate but may improve a bound.
     Raises ValueError if a count is not in 0 <= hits <= trials or the lengths differ.
     """
-    found, told = np.asarray(hits, float), np.asarray(trials, float)
+    found, told = _numbers(hits), _numbers(trials)
     _same_length(found, told, patients)
     if not ((found >= 0) & (found <= told)).all():
         raise ValueError("hits must lie between 0 and trials in every case")
@@ -125,20 +127,21 @@ def paired(
     """
     if better not in ("higher", "lower"):
         raise ValueError(f"better must be higher or lower, not {better!r}")
-    one, other = np.asarray(values, float), np.asarray(others, float)
+    one, other = _numbers(values), _numbers(others)
     _same_length(one, other, patients)
     half = np.isnan(one) != np.isnan(other)
     if nothing is not None:
         one, other = (np.where(half & np.isnan(side), nothing, side) for side in (one, other))
-    differences, names = _known(one - other, patients)
+    differences = one - other
     undecided = int(half.sum()) if nothing is None else 0
-    if not len(differences):
-        return Difference(None, None, None, 0, 0, NO_CASE, undecided=undecided)
+    told = mean(differences, patients)
     gains = differences if better == "higher" else -differences
     won, lost = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
-    told = _told_of_differences(differences, names)
-    p = _sign_flip_test(_by_patient(names, differences, differences)[0])
-    return Difference(*told, won, len(gains) - won - lost, lost, undecided, p)
+    p = _sign_flip_test(differences, patients) if told.n else None
+    spans = told.low is not None and told.high is not None and told.low <= 0 <= told.high
+    if spans or (told.note == ALL_ALIKE and not won + lost):
+        told = replace(told, note=NONE_BETTER)
+    return Difference(*astuple(told), won, told.n - won - lost, lost, undecided, p)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -150,23 +153,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def _told_of_differences(
-    differences: np.ndarray, names: np.ndarray
-) -> tuple[float, float | None, float | None, int, int, str]:
-    """The fields of an interval."""
-    sums, sizes = _by_patient(names, differences, np.ones(len(differences)))
-    estimate = float(sums.sum() / sizes.sum())
-    if note := _why_no_bounds(sums / sizes, FEWEST_FOR_DIFFERENCE):
-        return estimate, None, None, len(differences), len(sums), note
-    low, high = _bounds_of_mean(sums, sizes)
-    return estimate, low, high, len(differences), len(sums), NONE_BETTER if low <= 0 <= high else ""
-
-
 def _bounds_of_mean(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """The worst and the best patient are the sample's, as long as the mean patient is; level widened to Student's t."""
-    weights, low_half, _ = _weights(len(sums))
-    total, size, share = weights @ sums, weights @ sizes, low_half * sizes.mean()
-    tail = _tail(len(sums))
+    weights, half, _ = _weights(len(sums))
+    (total, size), share, tail = _drawn(weights, sums, sizes), half * sizes.mean(), _tail(len(sums))
     low = np.quantile((total + share * (sums / sizes).min()) / (size + share), tail)
     high = np.quantile((total + share * (sums / sizes).max()) / (size + share), 1 - tail)
     return float(low), float(high)
@@ -175,20 +165,25 @@ def _bounds_of_mean(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
 def _bounds_of_rate(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """The worst patient has no hit, the best no miss: that is known of a rate."""
     weights, missed, hit = _weights(len(sums))
-    numerator = weights @ sums + hit * sizes.mean()
-    draws = numerator / (weights @ sizes + (hit + missed) * sizes.mean())
+    total, size = _drawn(weights, sums, sizes)
+    draws = (total + hit * sizes.mean()) / (size + (hit + missed) * sizes.mean())
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return (float(low) if sums.any() else 0.0), (float(high) if (sums < sizes).any() else 1.0)
 
 
+def _drawn(weights: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Weighted sums of both, (2, resamples)."""
+    return (weights @ np.column_stack((sums, sizes))).T
+
+
 @lru_cache(maxsize=2)
 def _weights(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the patients (resamples, patients) and of two half patients (resamples,), the same for the same number.
+    """Weights of patients (resamples, patients) and of two half patients (resamples,), the same for the same number.
 
-    Exponential weights divided by their sum are Dirichlet(1, ..., 1): the Bayesian bootstrap. Gamma(1/2) is half a patient.
+    Exponential weights over their sum are Dirichlet(1, ..., 1), the Bayesian bootstrap; Gamma(1/2) is half a patient.
     """
     rng = np.random.default_rng((SEED, patients))
-    resamples = max(1_000, min(RESAMPLES, LARGEST_DRAW // patients))
+    resamples = _resamples(patients)
     weights = rng.standard_exponential((resamples, patients))
     halves = rng.standard_gamma(0.5, (2, resamples))
     return weights, halves[0], halves[1]
@@ -196,40 +191,43 @@ def _weights(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @lru_cache
 def _tail(patients: int) -> float:
-    """Share outside of either bound, 2.5 % made smaller as a standard deviation of few is uncertain (Hesterberg 2015)."""
+    """Share beyond either bound: less than 2.5 %, as the spread of few is itself uncertain (Hesterberg 2015)."""
     from scipy.special import ndtr, stdtrit  # late: half a second
 
     return float(ndtr(stdtrit(patients - 1, (1 - LEVEL) / 2) * np.sqrt(patients / (patients - 1))))
 
 
-def _sign_flip_test(sums: np.ndarray) -> float:
+def _sign_flip_test(differences: np.ndarray, patients: Names) -> float:
     """p of no difference, two-sided: how often random signs of the patients' sums give a total as far from 0."""
+    known = ~np.isnan(differences)
+    (sums,) = _by_patient(np.asarray(patients)[known], differences[known])
     rng = np.random.default_rng((SEED, len(sums)))
-    resamples = max(1_000, min(RESAMPLES, LARGEST_DRAW // len(sums)))
-    signs = rng.integers(0, 2, (resamples, len(sums)), dtype=np.int8)
-    totals = np.abs(2 * (signs @ sums) - sums.sum())
-    return float((1 + (totals >= abs(sums.sum()) - EQUAL).sum()) / (1 + resamples))
+    heads = rng.integers(0, 2, (_resamples(len(sums)), len(sums)), dtype=np.int8)
+    totals = np.abs(2 * (heads @ sums) - sums.sum())
+    return float((1 + (totals >= abs(sums.sum()) - EQUAL).sum()) / (1 + len(totals)))
 
 
-def _why_no_bounds(means: np.ndarray, fewest: int) -> str:
-    if len(means) < fewest:
+def _resamples(patients: int) -> int:
+    return max(1_000, min(RESAMPLES, LARGEST_DRAW // patients))
+
+
+def _why_no_bounds(means: np.ndarray) -> str:
+    if len(means) < FEWEST_FOR_MEAN:
         return TOO_FEW
     return ALL_ALIKE if np.ptp(means) <= EQUAL else ""
 
 
-def _known(values: Numbers, patients: Names) -> tuple[np.ndarray, np.ndarray]:
-    given, names = np.asarray(values, float), np.asarray(patients)
-    _same_length(given, names)
+def _by_patient(patients: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Sums over the cases of each patient, in order of their names."""
+    _, patient = np.unique(patients, return_inverse=True)
+    return tuple(np.bincount(patient, column) for column in columns)
+
+
+def _numbers(values: Numbers) -> np.ndarray:
+    given = np.asarray(values, float)
     if np.isinf(given).any():
         raise ValueError("a value is infinite; put the metric's worst case in its place")
-    known = ~np.isnan(given)
-    return given[known], names[known]
-
-
-def _by_patient(names: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of both over the cases of each patient, in order of their names."""
-    _, patient = np.unique(names, return_inverse=True)
-    return np.bincount(patient, values), np.bincount(patient, sizes)
+    return given
 
 
 def _same_length(*columns: Numbers | Names) -> None:
