@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.pages.evaluation import report
-from pipelines.pages.evaluation.content import Viewed
-
 from pipelines.evaluation import exports, heart, summary, tables, telling, trust
 from pipelines.evaluation.score import Score
+from pipelines.pages.evaluation import report
+from pipelines.pages.evaluation.content import Viewed
 from pipelines.scans.vocabulary import Vocabulary
 from pipelines.work.writing import write_json
 

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.pages.evaluation.content import Viewed
-
 from pipelines.evaluation import evaluation_folder, folders, telling, views
 from pipelines.evaluation.folders import Evaluated
+from pipelines.pages.evaluation.content import Viewed
 from pipelines.scans.volume import read, same_grid
 from pipelines.work.memory import free_bytes
 from pipelines.work.writing import replacing

@@ -101,12 +101,7 @@ class _Grid:
 
 def _boxes(labels: np.ndarray) -> dict[int, Box]:
     """Value -> the box that holds it."""
-    highest = int(labels.max(initial=0))
-    present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64, copy=False), minlength=highest + 1))
-    numbers = np.zeros(highest + 1, np.int32)
-    numbers[present] = np.arange(1, len(present) + 1) if present[:1] != 0 else np.arange(len(present))
-    boxes = ndimage.find_objects(numbers[labels])
-    return {int(value): boxes[numbers[value] - 1] for value in present if value}
+    return {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box}
 
 
 def _score(subject: Subject, structure: Structure, grid: _Grid, ids: Sequence[int], told: Told) -> Score:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.pages.evaluation.content import Content, LabelTold, MetricTold, StructureTold, Viewed
-
 from pipelines.evaluation import groups, heart
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score, structures_of
+from pipelines.pages.evaluation.content import Content, LabelTold, MetricTold, StructureTold, Viewed
 from pipelines.scans.vocabulary import Vocabulary
 
 TOLERANCE_FROM = (

@@ -14,6 +14,7 @@ import numpy as np
 from pipelines.evaluation import confidence
 from pipelines.evaluation.score import Score, structures_of
 
+_COUNTED = ("counts", "right", "probability")
 SIGNALS = ("confidence", "flip_dice")  # columns of a score that say how sure the network was
 
 
@@ -23,11 +24,12 @@ def of_structures(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
 
 
 def calibration(histograms: Sequence[Any]) -> dict[str, Any] | None:
-    """Bins and expected error over all cases; None if none was counted. Each: counts, hits, sums, over `edges`."""
+    """Bins and expected error over all cases; None if none was counted. Each: `edges`, `counts`, `right`,
+    `probability`."""
     known = [each for each in histograms if each is not None]
     if not known:
         return None
-    counts, hits, sums = (sum(np.asarray(getattr(each, name)) for each in known) for name in ("counts", "hits", "sums"))
+    counts, hits, sums = (sum(np.asarray(getattr(each, name)) for each in known) for name in _COUNTED)
     return asdict(confidence.reliability(known[0].edges, counts, hits, sums))
 
 

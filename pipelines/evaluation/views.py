@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pipelines.pages.evaluation.content import Viewed
 
 from pipelines.evaluation.score import Score
 from pipelines.pages.drawing import CT_WINDOW_HU, Window, grey, window_of
+from pipelines.pages.evaluation.content import Viewed
 from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.modalities import in_hu

@@ -21,7 +21,7 @@ EVERYTHING, FOREGROUND = "everything", "foreground"
 
 
 @dataclass(frozen=True)
-class Reliability:
+class CertaintyCounts:
     """Voxels by the largest of their probabilities: in each bin their number, how many were right, and the sum of the
     probabilities. All (BINS,)."""
 
@@ -30,11 +30,13 @@ class Reliability:
     probability: np.ndarray
 
     @staticmethod
-    def none() -> "Reliability":
-        return Reliability(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros(BINS))
+    def none() -> "CertaintyCounts":
+        return CertaintyCounts(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros(BINS))
 
-    def __add__(self, other: "Reliability") -> "Reliability":
-        return Reliability(self.counts + other.counts, self.right + other.right, self.probability + other.probability)
+    def __add__(self, other: "CertaintyCounts") -> "CertaintyCounts":
+        return CertaintyCounts(
+            self.counts + other.counts, self.right + other.right, self.probability + other.probability
+        )
 
     @property
     def edges(self) -> np.ndarray:
@@ -101,7 +103,7 @@ class Calibrating:
 
     def __init__(self, meaning: Meaning, values: Sequence[int]) -> None:
         self.table, self.values = meaning.values, torch.tensor(values)
-        self.found = {EVERYTHING: Reliability.none(), FOREGROUND: Reliability.none()}
+        self.found = {EVERYTHING: CertaintyCounts.none(), FOREGROUND: CertaintyCounts.none()}
 
     def take(self, reference: np.ndarray, probability_GDHW: Tensor, best_DHW: Tensor, which_DHW: Tensor) -> None:
         """`reference` (d, h, w): structure ids, of the same block."""
@@ -117,7 +119,7 @@ class Calibrating:
             self.found[kind] += _counted(best[chosen].astype(np.float64), (true == told)[chosen])
 
 
-def _counted(probability: np.ndarray, right: np.ndarray) -> Reliability:
+def _counted(probability: np.ndarray, right: np.ndarray) -> CertaintyCounts:
     bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
     counts, hits = np.bincount(bins, minlength=BINS), np.bincount(bins[right], minlength=BINS)
-    return Reliability(counts, hits, np.bincount(bins, probability, BINS))
+    return CertaintyCounts(counts, hits, np.bincount(bins, probability, BINS))

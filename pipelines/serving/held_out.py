@@ -23,8 +23,9 @@ from pipelines.intake import sufficiency
 from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.volume import Geometry, VolumeError, restore, write_label
+from pipelines.serving import footprint
+from pipelines.serving.certainty import FOREGROUND, CertaintyCounts
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.segmentation_forecast import segmentation_bytes, segmentation_seconds
 from pipelines.serving.segmenter import Segmented, Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import faults, project, within_memory
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -32,10 +33,10 @@ from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """`calibration`: counts of voxels by how sure the network was of them (Segmented.calibration)."""
+    """`calibration`: voxels that reference or prediction has, by how sure the network was of them."""
 
     scores: list[Score]
-    calibration: Any = None
+    calibration: CertaintyCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def segment_and_measure(weights: Path, conditions: Conditions, memory_bytes: int
     for path in sorted((project.CASES / TEST).glob("*.safetensors")):
         try:
             if (case := casefile.read(path)).record.annotated:
-                loads.append(Load(path, segmentation_bytes(case, weights), segmentation_seconds(case)))
+                need = footprint.segmentation_bytes(case, weights, conditions)
+                loads.append(Load(path, need, footprint.segmentation_seconds(case)))
         except ValueError as error:
             left_out[path.stem] = str(error)
     where = LocalExecutor(memory_bytes, slots=scans_at_a_time())
@@ -115,12 +117,13 @@ def _measured(case: Case, segmenter: Segmenter, job: Job) -> MeasuredCase:
         subject_of(row), reference, found.label, tuple(spacing_mm.tolist()), case.record.annotated,
         vocabulary.here(), job.never_drawn, Told(found.confidence, found.flip_dice),
     )  # fmt: skip
-    return MeasuredCase(scores, found.calibration)
+    return MeasuredCase(scores, found.reliability.get(FOREGROUND))
 
 
 def _segmented(case: Case, segmenter: Segmenter, geometry: Geometry) -> Segmented:
+    record = case.record
     return segmenter.segment(
-        np.asarray(case.image), case.record.modalities, case.record.source, geometry, np.asarray(case.label)
+        np.asarray(case.image), record.modalities, record.source, geometry, np.asarray(case.label), record.annotated
     )
 
 

@@ -26,7 +26,7 @@ from pipelines.scans import vocabulary
 from pipelines.scans.contracts import smallest_type
 from pipelines.scans.volume import Geometry, restore
 from pipelines.serving import footprint
-from pipelines.serving.certainty import Calibrating, Certainty, Reliability, agreement
+from pipelines.serving.certainty import Calibrating, Certainty, CertaintyCounts, agreement
 from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.serving.regridding import MostLikely
 from pipelines.work.cores import workers
@@ -49,7 +49,7 @@ class Segmented:
     confidence: Mapping[str, float]
     volume_ml: Mapping[str, float]
     flip_dice: Mapping[str, float] = field(default_factory=dict)
-    reliability: Mapping[str, Reliability] = field(default_factory=dict)
+    reliability: Mapping[str, CertaintyCounts] = field(default_factory=dict)
 
 
 @dataclass

@@ -37,3 +37,9 @@ def test_a_structure_of_two_values_has_no_way_back() -> None:
 def test_a_label_map_is_never_cast(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="a label map of int64 is not written"):
         write_label(tmp_path, np.full((2, 2, 2), 256), np.eye(4))  # type: ignore[arg-type]
+
+
+def test_labels_through_every_contract_and_back_are_themselves() -> None:
+    for contract in CONTRACTS.values():
+        label = np.array([[[0, *contract.values]]], np.uint8)
+        np.testing.assert_array_equal(contract.from_structures(contract.to_structures(label), WORDS), label)

@@ -6,7 +6,7 @@ import torch
 
 from model.data.targets import IGNORED, meaning
 from model.tasks.inference import largest
-from pipelines.serving.certainty import BINS, EVERYTHING, FOREGROUND, Calibrating, Certainty, Reliability, agreement
+from pipelines.serving.certainty import BINS, EVERYTHING, FOREGROUND, Calibrating, Certainty, CertaintyCounts, agreement
 
 MEMBERS = {"left": [1], "right": [2], "both": [1, 2]}
 IDS = {"left": 10, "right": 11, "both": 12}
@@ -54,7 +54,9 @@ def test_agreement_of_views_is_the_mean_of_their_dice() -> None:
     assert np.isnan(agreement({"none": [2]}, np.zeros((1, 3, 3)))["none"])
 
 
-def calibrated(annotated: tuple[str, ...], reference: np.ndarray, probability: torch.Tensor) -> dict[str, Reliability]:
+def calibrated(
+    annotated: tuple[str, ...], reference: np.ndarray, probability: torch.Tensor
+) -> dict[str, CertaintyCounts]:
     covers = {"left": (1,), "right": (2,), "both": (1, 2)}
     meant = meaning(annotated, IDS, covers, {}, 3)
     found = Calibrating(meant, [meant.targets.values(3)[index] for index in range(3)])

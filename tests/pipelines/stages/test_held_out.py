@@ -18,10 +18,12 @@ from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.weights_file import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
+from pipelines.evaluation import tables
 from pipelines.params import profiles
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, File, Row
 from pipelines.serving.conditions import Conditions
+from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages import evaluate
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
@@ -96,6 +98,16 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
     assert found["left_out"]["msd-1"] == "msd-1: its label file cannot be read (No such file or directory)"
     assert "was killed" in found["left_out"]["msd-3"]
     assert found["left_out"]["unseen-7"] == "the network was trained on no scan of its source, unseen"
+    page = (project.EVALUATION / "index.html").read_text()
+    assert all(case in page and reason.split(" (")[0] in page for case, reason in found["left_out"].items())
+    assert found["structures"]["hippocampus"]["dice"]["n"] == 3
+    assert found["confidence"]["hippocampus_anterior"]["volume"]["note"] == "too few"
+    assert sorted(path.name for path in (project.EVALUATION / "predictions").iterdir()) == [
+        "msd-0.nii.gz",
+        "msd-2.nii.gz",
+        "msd-4.nii.gz",
+    ]
+    assert {score.case_id for score in tables.read(project.EVALUATION / "cases.parquet")} == {"msd-0", "msd-2", "msd-4"}
 
 
 def test_more_left_out_than_the_bound_stops_and_names_them(held_out: list[Row]) -> None:
@@ -106,32 +118,35 @@ def test_more_left_out_than_the_bound_stops_and_names_them(held_out: list[Row]) 
     assert not project.EVALUATION.exists()
 
 
-def test_a_case_that_needs_more_memory_than_there_is_is_named_before_it_is_tried(held_out: list[Row]) -> None:
-    measured, left_out = evaluate.measure(Conditions.of_here(0.5), 1 << 20)
-    assert not measured
-    assert len(left_out) == 5
-    assert all("above preprocess.memory_gib" in reason for reason in left_out.values())
+def test_a_case_that_needs_more_memory_than_there_is_is_named_before_it_is_tried(
+    held_out: list[Row], tmp_path: Path
+) -> None:
+    found = segment_and_measure(project.TRAINED, Conditions.of_here(0.5), 1 << 20, tmp_path)
+    assert not found.cases
+    assert len(found.left_out) == 5
+    assert all("above preprocess.memory_gib" in reason for reason in found.left_out.values())
 
 
 MEASURE = """
-import json, sys
+import json
 from pathlib import Path
 from model.data import casefile
-from pipelines.scans import manifest, scan_files
-from pipelines.serving.footprint import segmentation_bytes
+from pipelines.scans import manifest
 from pipelines.serving.conditions import Conditions
-from pipelines.stages import evaluate
+from pipelines.serving.footprint import segmentation_bytes
+from pipelines.serving.held_out import Job, MeasuredCase, measure_case
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
 
 rows = {row.case_id: row for row in manifest.read()}
+job = Job(rows, Path("models/train"), Conditions.of_here(0.0), frozenset(), Path("."))
 small, large = (Path(f"data/cases/test/{name}.safetensors") for name in ("msd-0", "large-9"))
-evaluate.evaluate_case(small, rows, Path("models/train"), Conditions.of_here(0.0))  # imports, kernels
+measure_case(small, job)  # imports, kernels
 before = kilobytes("VmRSS")
-measured = evaluate.evaluate_case(large, rows, Path("models/train"), Conditions.of_here(0.0))
-assert isinstance(measured, evaluate.Measured), measured
-predicted = segmentation_bytes(casefile.read(large), Path("models/train"), Conditions.of_here(0.0))
+measured = measure_case(large, job)
+assert isinstance(measured, MeasuredCase), measured
+predicted = segmentation_bytes(casefile.read(large), job.weights, job.conditions)
 print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
 """
 
