@@ -47,8 +47,7 @@ function canvasView(host, moved) {
     if (!volume) return;
     const size = planesSize(volume, host.clientWidth), scale = window.devicePixelRatio || 1;
     Object.assign(canvas, { width: Math.round(size.width * scale), height: Math.round(size.height * scale) });
-    host.style.height = `${Math.ceil(size.height)}px`;
-    canvas.style.height = `${size.height}px`;
+    host.style.height = canvas.style.height = `${canvas.height / scale}px`; // a pixel of the canvas is one of the screen
     context.imageSmoothingEnabled = false;
     tiles = size.tiles.map((tile, index) => {
       const [x, y, width, height] = [tile.x, tile.y, tile.width, tile.height].map((each) => Math.round(each * scale));

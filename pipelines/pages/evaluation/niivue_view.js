@@ -1,11 +1,12 @@
 // NiiVue behind the same few functions as the plain canvas; nothing else of ours knows it.
 
 const HAIR = 0.15; // of a voxel
-const hasWebGl = (() => {
+
+function hasWebGl() {
   const context = document.createElement("canvas").getContext("webgl2");
   context?.getExtension("WEBGL_lose_context")?.loseContext();
   return Boolean(context);
-})();
+}
 
 function startNiivue() {
   if (!window.niivue) document.head.append(make("script", {}, $("code-of-niivue").textContent)); // its digest is in the page's policy

@@ -112,14 +112,17 @@ def _json(value: Any) -> str:
 
 
 def _scripts(told: Mapping[str, Any], embedded: Sequence[Embedded]) -> str:
-    """Data, volumes and NiiVue as inert text, then our script. ASCII JSON without `<` cannot end its element."""
+    """Data and our script, then what is only needed to look at scans, as inert text: a page is usable before it is read.
+
+    ASCII JSON without `<` cannot end its element.
+    """
     text = _json(told).replace("<", "\\u003c")
-    parts = [f'<script type="application/json" id="data">{text}</script>']
-    for number, each in enumerate(embedded):
-        parts.append(f'<script type="text/plain" id="volume-{number}">{each.text}</script>')
+    parts = [f'<script type="application/json" id="data">{text}</script>', f"<script>{_script()}</script>"]
     if embedded:
         parts.append(f'<script type="text/plain" id="code-of-niivue">{_niivue()}</script>')
-    return "\n".join([*parts, f"<script>{_script()}</script>"])
+    for number, each in enumerate(embedded):
+        parts.append(f'<script type="text/plain" id="volume-{number}">{each.text}</script>')
+    return "\n".join(parts)
 
 
 @cache

@@ -111,4 +111,5 @@ function start() {
   document.documentElement.dataset.ready = `${Math.round(performance.now())}`;
 }
 
+globalThis.medseg = { state, view, exported }; // for the browser's console, and tests
 start();

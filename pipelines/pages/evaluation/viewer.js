@@ -1,13 +1,16 @@
 // The viewer of the chosen case: scan, reference, prediction, difference; two versions side by side, on the same voxel.
 
 const view = { at: [0, 0, 0], volume: null, panes: [], on: { reference: true, prediction: true, difference: false }, strength: 0.45,
-  crosshair: true, plain: !hasWebGl, starting: null };
+  crosshair: true, plain: false, starting: null };
 const SIDES = data.comparison ? ["prediction", "other"] : ["prediction"];
 const DIFFERENCE = { missed: [255, 112, 67], invented: [86, 190, 255], another: [250, 225, 80] };
 const OTHER = 255;
 let newest = 0;
 
+const loaded = new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve)); // volumes come last in the file
+
 async function unpack({ index, shape, layers }) {
+  await loaded;
   const bytes = Uint8Array.from(atob($(`volume-${index}`).textContent), (each) => each.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const whole = new Uint8Array(await new Response(stream).arrayBuffer()), size = shape.reduce((a, b) => a * b);
@@ -81,6 +84,7 @@ async function repaint() {
 }
 
 function panesOf() {
+  if (!view.starting && !hasWebGl()) view.plain = $("plain").checked = $("plain").disabled = true;
   view.starting = view.starting || Promise.all(SIDES.map(async (side, number) => {
     const host = $(`pane-${number}`);
     try {
@@ -114,6 +118,7 @@ function centre({ layers, shape }, { values }) {
 }
 
 function moveTo(at) {
+  if (!view.volume) return;
   view.at = at;
   view.panes.forEach((pane) => pane.show(at));
   PLANES.forEach(({ axis }) => {
@@ -150,8 +155,6 @@ function startViewer() {
   }
   $("strength").addEventListener("input", (event) => { view.strength = event.target.value / 100; repaint(); });
   $("crosshair").addEventListener("change", (event) => { view.crosshair = event.target.checked; moveTo(view.at); });
-  $("plain").disabled = !hasWebGl;
-  $("plain").checked = view.plain;
   $("plain").addEventListener("change", (event) => {
     Object.assign(view, { plain: event.target.checked, starting: null, volume: null });
     if (state.row) showCase(state.row);

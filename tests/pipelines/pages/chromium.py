@@ -55,7 +55,7 @@ class Chromium:
         command_read, command_write = os.pipe()
         answer_read, answer_write = os.pipe()
         started = [
-            "/bin/sh", "-c", 'exec "$@" 3<&%d 4>&%d' % (command_read, answer_write), "sh",
+            "bash", "-c", f'exec "$@" 3<&{command_read} 4>&{answer_write}', "bash",
             found, *FLAGS, *flags, f"--user-data-dir={profile}",
         ]  # fmt: skip
         with subprocess.Popen(
