@@ -3,7 +3,9 @@
 # make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
 # make drills  kill training at 20 random moments, let its ranks hang, kill preprocessing at 10 moments, compare results
 # make attacks   the attacks and faults that were tried on the product: each must be held
-# make bench   the data path against nnU-Net, batchgeneratorsv2 and MONAI, on the scans in DATA=DIR if it is given
+# make bench   the data path and the metrics against nnU-Net, batchgeneratorsv2, MONAI and surface-distance, on the scans
+#              in DATA=DIR if it is given
+# make brats   the metrics against brats-evaluate on the BraTS cases in DATA=DIR
 # make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules    make format      put format and imports in order
 # make lock    both locks from pyproject.toml, every version as it is; the newest of packages in UPGRADE="NAME NAME"
@@ -23,7 +25,7 @@ CPU_BUILD = grep --after-context=1 ^torch== requirements.lock
 LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --requirement /dev/stdin 2> /dev/null && \
     echo requirements.lock || echo requirements-gpu.lock)
 
-.PHONY: run test test-quick test-slow drills attacks bench scale check format lock clean
+.PHONY: run test test-quick test-slow drills attacks bench brats scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
 	@echo "To type medseg as it is printed: source $(BIN)/activate"
@@ -50,6 +52,10 @@ scale: .venv/ready
 
 bench: .venv/ready .bench/ready
 	$(BIN)/python -m benchmarks.data $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.evaluation $(if $(DATA),--data $(DATA))
+
+brats: .venv/ready .bench-brats/ready
+	$(BIN)/python -m benchmarks.brats $(DATA)
 
 check: .venv/ready
 	$(BIN)/ruff format --check $(PACKAGES)
@@ -75,6 +81,12 @@ format: .venv/ready
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.lock
 	@touch $@
 
+.bench-brats/ready: benchmarks/brats.lock
+	@echo "Making the environment of brats-evaluate in .bench-brats (1 GB)"
+	$(PYTHON) -m venv .bench-brats
+	.bench-brats/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/brats.lock
+	@touch $@
+
 lock:
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
@@ -91,4 +103,4 @@ lock:
 	' .venv/lock/all.lock
 
 clean:
-	rm -rf .venv .bench
+	rm -rf .venv .bench .bench-brats

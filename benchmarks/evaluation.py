@@ -195,12 +195,12 @@ def tumours(data: Path | None) -> list[np.ndarray]:
 
 
 def erring(reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moved by up to two voxels, ragged at the borders, with islands."""
+    """Moved by up to two voxels, frayed at the borders, with islands."""
     predicted = shift(reference, rng.integers(-2, 3, 3), order=0)
     noise = gaussian_filter(rng.standard_normal(reference.shape, np.float32), 1.5)
     predicted[(noise > 0.15) & (gaussian_filter((predicted > 0).astype(np.float32), 1.5) < 0.9)] = 0
-    for corner in rng.integers(30, 120, (8, 3)):
-        predicted[tuple(slice(low, low + 4) for low in corner)] = rng.choice([1, 2, 4])
+    for corner in rng.integers(0, np.array(reference.shape) - 3, (8, 3)):
+        predicted[tuple(slice(low, low + 4) for low in corner)] = rng.choice(np.unique(reference)[1:])
     return predicted
 
 

@@ -73,12 +73,12 @@ def detect(
     if box is None:
         return Detection((), (), ())
     masks = [np.ascontiguousarray(mask[box]) for mask in (reference, predicted)]
-    components = [_components(mask) for mask in masks]
-    sizes = [np.bincount(labels[mask], minlength=1) for labels, mask in zip(components, masks, strict=True)]
+    labelled = [components(mask) for mask in masks]
+    sizes = [np.bincount(labels[mask], minlength=1) for labels, mask in zip(labelled, masks, strict=True)]
     volumes = [size * float(np.prod(spacing)) for size in sizes]
     counted = [(volume >= smallest_mm3) & (volume > 0) for volume in volumes]
     both = masks[0] & masks[1]
-    touching = _touching(*(labels[both] for labels in components), *sizes)
+    touching = _touching(*(labels[both] for labels in labelled), *sizes)
     return _detection([pair for pair in touching if counted[0][pair[0]] and counted[1][pair[1]]], *volumes, *counted)
 
 
@@ -116,7 +116,7 @@ def _matched(touching: list[Touch]) -> list[Touch]:
     return [pair for pair in touching if pair[:2] in chosen]
 
 
-def _components(mask: np.ndarray) -> np.ndarray:
+def components(mask: np.ndarray) -> np.ndarray:
     import cc3d
 
     labels: np.ndarray = cc3d.connected_components(mask, connectivity=26)

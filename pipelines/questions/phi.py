@@ -26,8 +26,8 @@ from pipelines.work.progress import track
 # The program itself, its environment, and caches of its tools. A version may look like a date.
 PROGRAM = frozenset({"flows", "pipelines", "model", "tests", "benchmarks"})  # where the project is the source checkout
 NOT_SEARCHED = {
-    ".venv", ".bench", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", "__pycache__",
-    "requirements.lock", "requirements-gpu.lock",
+    ".venv", ".bench", ".bench-brats", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache",
+    "__pycache__", "requirements.lock", "requirements-gpu.lock",
 }  # fmt: skip
 ON_PURPOSE = (".medseg/raw-files.json",)  # what pseudonyms stand for: with the raw files, for their owner alone
 
