@@ -69,7 +69,8 @@ class ShiftMap:
     """
 
     def __init__(self) -> None:
-        self._sums, self._counts = (defaultdict(lambda: np.zeros(BINS)) for _ in range(2))
+        self._sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(BINS))
+        self._counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(BINS))
 
     def add(
         self,

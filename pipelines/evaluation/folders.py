@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,8 +134,8 @@ def _pairs(
     names = {f"case-{number:04d}": name for number, name in enumerate(sorted(expected), start=1)}
     pairs = []
     for case_id, name in names.items():
-        row = told.get(name, {})
-        subject = Subject(case_id, **{"patient": case_id, **{key: value for key, value in row.items() if value}})
+        known: dict[str, Any] = {key: value for key, value in told.get(name, {}).items() if value}
+        subject = Subject(case_id, **{"patient": case_id, **known})
         image = shown.get(name) or shown.get(f"{name}_0000")  # nnU-Net numbers channels
         pairs.append(Pair(subject, expected[name], given.get(name), image))
     return pairs, names

@@ -9,6 +9,7 @@ image's diagonal, volume error 200 %. So no figure of a case gets better by a mi
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -140,7 +141,7 @@ def _status(reference_voxels: int, predicted_voxels: int) -> Status:
 
 def _distances(
     reference: np.ndarray, predicted: np.ndarray, grid: _Grid, tolerance_mm: float, status: Status
-) -> dict[str, float]:
+) -> dict[str, Any]:
     if status == "absent":
         return {}
     if status != "scored":
@@ -166,7 +167,7 @@ def _border_share(mask: np.ndarray) -> float:
     return 1 - int(ndimage.binary_erosion(mask).sum()) / total if total else NOTHING
 
 
-def _lesions(reference: np.ndarray, predicted: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, object]:
+def _lesions(reference: np.ndarray, predicted: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, Any]:
     found = lesions.detect(reference, predicted, spacing_mm)
     found_ml = tuple(pair.reference_mm3 / MM3_PER_ML for pair in found.pairs)
     return {

@@ -50,7 +50,7 @@ def summarise(scores: Sequence[Score], words: Vocabulary) -> dict[str, Any]:
 
 def figures(scores: Sequence[Score]) -> dict[str, Any]:
     """Of one structure: every metric that has a value, and how many cases are of which kind."""
-    counted = Counter(score.status for score in scores)
+    counted = Counter(str(score.status) for score in scores)
     cases = {status: counted[status] for status in STATUSES}
     cases["cut"] = sum(score.cut for score in scores)
     measured = {metric.key: figure(scores, metric.key) for metric in METRICS}

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from pipelines.evaluation.score import Score, of_record
 
 PARQUET, CSV = "cases.parquet", "cases.csv"
-_TYPES = {
+_TYPES: dict[Any, pa.DataType] = {
     float: pa.float64(),
     int: pa.int64(),
     str: pa.string(),
     bool: pa.bool_(),
     tuple[float, ...]: pa.list_(pa.float64()),
 }
-SCHEMA = pa.schema([(field.name, _TYPES.get(field.type, pa.string())) for field in fields(Score)])  # type: ignore[call-overload]
+SCHEMA = pa.schema([(field.name, _TYPES.get(field.type, pa.string())) for field in fields(Score)])
 
 
 def write(folder: Path, scores: Sequence[Score]) -> None:

@@ -29,7 +29,7 @@ def calibration(histograms: Sequence[Any]) -> dict[str, Any] | None:
     known = [each for each in histograms if each is not None]
     if not known:
         return None
-    counts, hits, sums = (sum(np.asarray(getattr(each, name)) for each in known) for name in _COUNTED)
+    counts, hits, sums = (np.sum([getattr(each, name) for each in known], axis=0) for name in _COUNTED)
     return asdict(confidence.reliability(known[0].edges, counts, hits, sums))
 
 

@@ -137,10 +137,10 @@ def _shifts(
     for case_id in track(common, len(common), "compare"):
         reference = labels.read(rows[case_id])
         first, other = (views.label_map(path) for path in _maps(folders, case_id))
-        spacing_mm = tuple(rows[case_id].spacing_mm)
+        d, h, w = rows[case_id].spacing_mm
         for name in structures:
-            masks = [np.isin(each, words.covered_ids(name)) for each in (reference, first, other)]
-            shifts.add(name, *masks, spacing_mm)
+            ids = words.covered_ids(name)
+            shifts.add(name, np.isin(reference, ids), np.isin(first, ids), np.isin(other, ids), (d, h, w))
     return [
         (f"{telling.shown(name)}: where {names[1]} differs from {names[0]}", shift_map.draw(each, telling.shown(name)))
         for name, each in shifts.maps().items()
