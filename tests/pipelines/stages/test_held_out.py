@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import weights
+from model import weights, weights_file
 from model.data import casefile
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
@@ -20,8 +20,10 @@ from model.weights_file import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 from pipelines.evaluation import tables
 from pipelines.params import profiles
+from pipelines.release import registry
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, File, Row
+from pipelines.serving import comparing
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages import evaluate
@@ -157,3 +159,35 @@ def test_the_predicted_peak_holds_and_is_not_much_too_high(held_out: list[Row], 
     assert done.returncode == 0, done.stderr
     predicted, measured = json.loads(done.stdout)
     assert measured <= predicted <= 2 * measured
+
+
+def test_two_versions_segment_the_same_scans_and_their_differences_are_paired(
+    held_out: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is the first with other last weights: it says one structure everywhere."""
+    other = tmp_path / "other"
+    other.mkdir()
+    network, card = weights.load(project.TRAINED)
+    state = {
+        name: torch.full_like(value, 0.5) if "head" in name else value for name, value in network.state_dict().items()
+    }
+    weights.export(other, state, card)
+    folders = {"models:/m/1": project.TRAINED, "models:/m/2": other}
+    monkeypatch.setattr(registry, "find", lambda model: version(model, folders[model]))
+    found = comparing.compare("models:/m/1", "models:/m/2")
+    assert (found["first"], found["other"], found["cases"]) == ("m 1", "m 2", 5)
+    dice = next(each for each in found["differences"] if each["metric"] == "dice")
+    assert (dice["n"], dice["better"] + dice["equal"] + dice["worse"], dice["note"]) == (5, 5, "too few")
+    page = Path(found["report"]).read_text()
+    assert "m 1" in page
+    assert "m 2" in page
+    assert len(list((tmp_path / ".medseg/compare").iterdir())) == 2
+    same = comparing.compare("models:/m/1", "models:/m/1", tmp_path / "same")
+    assert {each["mean"] for each in same["differences"]} == {0}
+
+
+def version(model: str, folder: Path) -> registry.RegisteredModel:
+    record = {"weights_sha256": weights_file.digest(folder), "conditions": Conditions.of_here(0.5).to_json()}
+    found = registry.RegisteredModel("m", int(model[-1]), record, "")
+    object.__setattr__(found, "weights", lambda: folder)  # frozen; no MLflow holds it
+    return found
