@@ -1,12 +1,12 @@
 """A large scan through the sliding window: memory and time against MONAI's, and what is added to the network's own.
 
 Run     python -m benchmarks.inference [--size 400 512 512] [--window 96] [--overlap 0.25] [--classes 14]
-Needs   9 GiB of memory and, at the sizes above, some 10 minutes of one core
+Needs   9 GiB of memory and, at the sizes above, some minutes of one core
 Prints  a row per comparison: ours, MONAI's, their ratio and the ratio aimed at
 
-Either side runs in a process of its own, on one thread, with the same network: a pointwise one, so that what is measured
-is the sliding window. Time is CPU time, from the image to probabilities (MONAI) or to the label map (ours). Memory is
-the peak above that of the process with its imports, its network and without the image. Both blend with the same weights,
+Either side runs in a process of its own, on one thread, with the same network: a pointwise one, so that what is
+measured is the sliding window. Time is CPU time, from the image to probabilities (MONAI) or to the label map (ours).
+Memory is the peak above that of the process with its imports and without the image. Both blend with the same weights,
 and the label maps are compared. The share of the overhead is of the real network `tiny`, on a smaller scan.
 """
 
@@ -78,7 +78,7 @@ def in_a_process(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class Pointwise(nn.Module):
-    """Logits of a voxel from that voxel alone. `seconds`: of CPU time that it took."""
+    """Logits of a voxel from that voxel alone."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ STARTING_BYTES = 48 << 20  # of torch's first operations: 24 measured, and as mu
 FULL_RESOLUTION = 24
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for
-MOST_AT_A_TIME, SHARE_OF_GPU = 8, 0.5  # windows; of what is free
+MOST_AT_A_TIME, SHARE_OF_GPU = 8, 0.5  # windows; of what is left free
 
 Shape = tuple[int, int, int]
 
@@ -101,11 +101,12 @@ def window_bytes(card: Card, window: Sequence[int], flips: Sequence[int]) -> int
     return prod(window) * (FLOAT * maps + views)
 
 
-def windows_at_a_time(card: Card, window: Sequence[int], flips: Sequence[int]) -> int:
-    """1 on a CPU, where more gain nothing; on a GPU as many as its free memory holds easily."""
+def windows_at_a_time(card: Card, window: Sequence[int], flips: Sequence[int], held_bytes: int) -> int:
+    """1 on a CPU, where more gain nothing; on a GPU as many as fit easily beside what else is to be held there."""
     if not torch.cuda.is_available():
         return 1
-    return max(1, min(MOST_AT_A_TIME, int(SHARE_OF_GPU * free_on_gpu()) // window_bytes(card, window, flips)))
+    room = int(SHARE_OF_GPU * (free_on_gpu() - held_bytes))
+    return max(1, min(MOST_AT_A_TIME, room // window_bytes(card, window, flips)))
 
 
 def free_here() -> int:

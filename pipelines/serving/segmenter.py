@@ -90,7 +90,8 @@ class Segmenter:
         shown = self._shown(source)
         told = _Told(shown, image.shape[1:], geometry, self._layout(image, source))
         if reference is not None:
-            told.calibrating = self._calibrating(shown, annotated or self.plan.sources[source].annotated)
+            every = self.plan.sources[source].annotated
+            told.calibrating = self._calibrating(shown, every if annotated is None else annotated)
         tally = Tally()
         for block in self._blocks(image, modalities, source, shown, tally):
             told.take(block, reference)
@@ -104,7 +105,7 @@ class Segmenter:
     def _blocks(
         self, image: np.ndarray, modalities: Sequence[str], source: str, shown: "Shown", tally: Tally
     ) -> Iterator[Blended]:
-        window = self.card.patch_size[source]
+        window, layout = self.card.patch_size[source], self._layout(image, source)
         return blocks(
             self.network,
             torch.from_numpy(np.asarray(image, dtype=np.float32)).to(self.device),
@@ -114,7 +115,7 @@ class Segmenter:
             window,
             overlap=self.overlap,
             precision=self.precision,
-            batch=footprint.windows_at_a_time(self.card, window, self.flips),
+            batch=footprint.windows_at_a_time(self.card, window, self.flips, 4 * len(shown.groups) * layout.held),
             flips=self.flips,
             tally=tally,
         )

@@ -41,9 +41,9 @@ print(json.dumps([segment_bytes(outline(Path("scan.nii.gz")), 1, record, segment
     [
         (160, 0.3, 24, 2, 0.0, ()),  # a large scan on its own grid
         (36, 2.0, 36, 27, 0.0, ()),  # the window of a small one, all structures
-        (100, 2.0, 24, 27, 0.5, ()),  # a band of windows, all structures
-        (80, 2.0, 48, 27, 0.0, (2,)),  # views
-        (60, 4.0, 32, 27, 0.0, ()),  # a coarse scan, whose answer is made smaller
+        (72, 2.0, 24, 27, 0.25, ()),  # a band of windows, all structures
+        (48, 2.0, 48, 27, 0.0, (2,)),  # views
+        (32, 4.0, 24, 27, 0.0, ()),  # a coarse scan, whose answer is made smaller
     ],
 )
 def test_the_predicted_peak_holds_and_is_not_much_too_high(
