@@ -11,7 +11,7 @@ Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_pa
 Version = Annotated[str, typer.Argument(help="a number, an alias, or models:/NAME/3")]
 
 
-def evaluate(
+def evaluate_folders(
     predictions: Folder,
     references: Folder,
     to: Annotated[Path, typer.Option(resolve_path=True, help="folder of the report")] = Path("evaluation"),
@@ -39,7 +39,7 @@ def evaluate(
     from flows import show, show_evaluation
     from pipelines.evaluation import given_folders
 
-    content = given_folders.evaluate(predictions, references, to, labels or [], cases, images)
+    content = given_folders.evaluate_folders(predictions, references, to, labels or [], cases, images)
     (show.as_json if json else show_evaluation.figures)(content)
     if not json:
         print(f"Report: {to / 'index.html'}")
@@ -48,7 +48,7 @@ def evaluate(
         raise ValueError(f"{len(left_out)} cases could not be measured; names.csv says which files: {case}: {reason}")
 
 
-def compare(
+def compare_versions(
     first: Version,
     other: Version,
     to: Annotated[Path | None, typer.Option(resolve_path=True, help="folder; reports/compare/ unless told")] = None,

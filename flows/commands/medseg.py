@@ -173,8 +173,8 @@ def env(json: Json = False) -> None:
     (show.as_json if json else show.variables)(variables)
 
 
-app.command("evaluate")(evaluation.evaluate)
-app.command("compare")(evaluation.compare)
+app.command("evaluate")(evaluation.evaluate_folders)
+app.command("compare")(evaluation.compare_versions)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)

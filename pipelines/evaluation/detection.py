@@ -13,7 +13,7 @@ BOUNDS_ML = (0.1, 1.0, 10.0)  # spheres of 6, 12 and 27 mm
 SIZES = ("below 0.1 ml", "0.1 to 1 ml", "1 to 10 ml", "above 10 ml")
 
 
-def summary(scores: Sequence[Score]) -> dict[str, Any] | None:
+def rates(scores: Sequence[Score]) -> dict[str, Any] | None:
     """Of one structure; None if it has no lesions (definitions.py). By the size of the reference's lesion."""
     known = [score for score in scores if score.lesions or score.lesions_invented]
     if not known:

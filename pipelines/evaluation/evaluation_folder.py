@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluation import exports, heart, summary, tables, telling, trust
+from pipelines.evaluation import cohort, exports, heart, tables, telling, trust
 from pipelines.evaluation.score import Score
 from pipelines.pages.evaluation import report
 from pipelines.pages.evaluation.content import Viewed
@@ -38,7 +38,7 @@ def write(
     tables.write(folder, scores)
     exports.write_nnunet(folder / exports.NNUNET, scores, words)
     seen = drawn(scores, draw)
-    report.write(folder / REPORT, telling.content(title, scores, content, words, facts, seen, tolerance_from))
+    report.write(folder / REPORT, telling.as_report(title, scores, content, words, facts, seen, tolerance_from))
 
 
 def drawn(scores: Sequence[Score], draw: Callable[[str], Viewed | None]) -> list[Viewed]:
@@ -59,8 +59,8 @@ def summarised(
 ) -> dict[str, Any]:
     """The content of metrics.json. `told`: what the figures are of, and `left_out`: case -> reason."""
     return {
-        **summary.summarise(scores, words),
-        "heart": heart.summary(scores),
+        **cohort.summarise(scores, words),
+        "heart": heart.errors(scores),
         "confidence": trust.of_structures(scores),
         "calibration": calibration,
         **told,

@@ -1,6 +1,6 @@
 """Two folders of label maps, matched by file name and measured: anybody's predictions against anybody's references.
 
-    found = evaluate(predictions, references, labels, rows, memory_bytes)
+    found = measure_all(predictions, references, labels, rows, memory_bytes)
 
 Whatever cannot be measured - no prediction, another grid, a value that means nothing - is in `left_out` with its
 reason. A case is called `case-0001` on, in order of file names, which may name people; `names` tells whose is which.
@@ -34,7 +34,7 @@ COLUMNS = ("case", "patient", "source", "site", "scanner", "modality")
 
 
 @dataclass(frozen=True)
-class Pair:
+class LabelPair:
     """`prediction`: None where there is none."""
 
     subject: Subject
@@ -51,10 +51,10 @@ class Evaluated:
     left_out: dict[str, str]
     names: dict[str, str]
     labels: GivenLabels
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    pairs: dict[str, LabelPair] = field(default_factory=dict)
 
 
-def evaluate(
+def measure_all(
     predictions: Path,
     references: Path,
     labels: Sequence[str],
@@ -91,7 +91,7 @@ def evaluate(
     return Evaluated(order, dict(sorted(left_out.items())), names, meant, {p.subject.case_id: p for p in pairs})
 
 
-def measure_pair(pair: Pair, labels: GivenLabels) -> list[Score] | str:
+def measure_pair(pair: LabelPair, labels: GivenLabels) -> list[Score] | str:
     """The scores of one pair, or the reason why there are none."""
     try:
         reference, predicted, spacing_mm = read_pair(pair, labels)
@@ -103,7 +103,7 @@ def measure_pair(pair: Pair, labels: GivenLabels) -> list[Score] | str:
         return reason.replace(pair.reference.name, "(file)")
 
 
-def read_pair(pair: Pair, labels: GivenLabels) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+def read_pair(pair: LabelPair, labels: GivenLabels) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Reference and prediction (D, H, W) and their spacing. Raises ValueError if they do not lie on one grid."""
     assert pair.prediction is not None
     found = []
@@ -121,7 +121,7 @@ def read_pair(pair: Pair, labels: GivenLabels) -> tuple[np.ndarray, np.ndarray, 
 
 def _pairs(
     predictions: Path, references: Path, table: Path | None, images: Path | None
-) -> tuple[list[Pair], dict[str, str]]:
+) -> tuple[list[LabelPair], dict[str, str]]:
     expected, given = _files(references), _files(predictions)
     shown = _files(images) if images else {}
     if not expected:
@@ -137,7 +137,7 @@ def _pairs(
         known: dict[str, Any] = {key: value for key, value in told.get(name, {}).items() if value}
         subject = Subject(case_id, **{"patient": case_id, **known})
         image = shown.get(name) or shown.get(f"{name}_0000")  # nnU-Net numbers channels
-        pairs.append(Pair(subject, expected[name], given.get(name), image))
+        pairs.append(LabelPair(subject, expected[name], given.get(name), image))
     return pairs, names
 
 
@@ -176,7 +176,7 @@ def _labels(labels: Sequence[str], predictions: Path, references: Path) -> Given
     return None
 
 
-def _by_values(loads: Sequence[Load[Pair]], left_out: dict[str, str]) -> GivenLabels:
+def _by_values(loads: Sequence[Load[LabelPair]], left_out: dict[str, str]) -> GivenLabels:
     """Of references that nobody named the labels of; what cannot be read is left out when it is measured."""
     values: set[int] = set()
     for load in loads:

@@ -20,7 +20,7 @@ from pipelines.work.writing import replacing
 NAMES = "names.csv"
 
 
-def evaluate(
+def evaluate_folders(
     predictions: Path,
     references: Path,
     target: Path,
@@ -28,13 +28,13 @@ def evaluate(
     table: Path | None = None,
     images: Path | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json says. See folders.evaluate for the arguments.
+    """What metrics.json says. See folders.measure_all for the arguments.
 
     Raises ValueError, before anything is written, if nothing can be measured or `target` holds something else.
     """
     if target.exists() and not (target / evaluation_folder.METRICS).is_file():
         raise ValueError(f"{target} exists and is no evaluation; name another folder with --to")
-    found = folders.evaluate(predictions, references, labels, table, images, free_bytes())
+    found = folders.measure_all(predictions, references, labels, table, images, free_bytes())
     if not found.scores:
         raise ValueError(f"none of {len(found.left_out)} cases can be measured: {next(iter(found.left_out.values()))}")
     content = evaluation_folder.summarised(found.scores, found.labels.words, {"left_out": found.left_out}, None)

@@ -72,7 +72,7 @@ def pumped(scores: Sequence[Score]) -> list[Pumped]:
     ]
 
 
-def summary(scores: Sequence[Score]) -> dict[str, Any]:
+def errors(scores: Sequence[Score]) -> dict[str, Any]:
     """By ventricle: mean absolute error and bias of the ejection fraction in points, and the number of patients."""
     found: dict[str, Any] = {}
     everything = pumped(scores)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.evaluation import groups, heart
+from pipelines.evaluation import heart, subgroups
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.pages.evaluation.content import Content, LabelTold, MetricTold, StructureTold, Viewed
@@ -16,7 +16,7 @@ GIVEN_TOLERANCE_FROM = "MedSegFormer's vocabulary where it knows the name, else 
 VIEWED_CASES = 24  # with pictures, the worst first; the file's size bounds them too
 
 
-def content(
+def as_report(
     title: str,
     scores: Sequence[Score],
     summary: Mapping[str, Any],
@@ -26,7 +26,7 @@ def content(
     tolerance_from: str = TOLERANCE_FROM,
 ) -> Content:
     """`summary`: what metrics.json holds. `viewed`: the cases to look at, the most interesting first."""
-    size = groups.sizes(scores)
+    size = subgroups.thirds(scores)
     names = structures_of(scores)
     rows = [{**score.to_json(), "size": size.get((score.case_id, score.structure), "")} for score in scores]
     for row in rows:
@@ -77,7 +77,7 @@ def sentences(scores: Sequence[Score], summary: Mapping[str, Any]) -> Iterator[s
     yield f"{told}; {left_out} could not be and are listed below." if left_out else f"{told}; none was left out."
     for name in structures_of(scores):
         yield _of_structure(name, summary["structures"][name])
-    for ventricle, found in heart.summary(scores).items():
+    for ventricle, found in heart.errors(scores).items():
         yield (
             f"Ejection fraction of the {shown(ventricle)}: off by {found['mean_error_points']:.1f} points in mean over "
             f"{_many(found['patients'], 'patient')}, a missed ventricle counted as 100."

@@ -23,7 +23,7 @@ def of_structures(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
     return {name: _of_structure([s for s in scores if s.structure == name]) for name in structures_of(scores)}
 
 
-def calibration(histograms: Sequence[Any]) -> dict[str, Any] | None:
+def calibrated(histograms: Sequence[Any]) -> dict[str, Any] | None:
     """Bins and expected error over all cases; None if none was counted. Each: `edges`, `counts`, `right`,
     `probability`."""
     known = [each for each in histograms if each is not None]

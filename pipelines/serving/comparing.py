@@ -109,7 +109,7 @@ def _write_report(
     seen = evaluation_folder.drawn(
         [score for score in scores[0] if score.case_id in common], partial(_drawn, rows, folders, scores[0])
     )
-    page = telling.content(f"{names[0]} against {names[1]}", scores[0], told, words, facts, seen)
+    page = telling.as_report(f"{names[0]} against {names[1]}", scores[0], told, words, facts, seen)
     pictures = _shifts(common, rows, folders, structures_of(scores[0]), names)
     others = [score.to_json() for score in scores[1]]
     report.write(path, replace(page, comparison=ComparisonTold(names, content["differences"], others, pictures)))

@@ -52,11 +52,11 @@ class HeldOut:
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        return trust.calibration([case.calibration for case in self.cases])
+        return trust.calibrated([case.calibration for case in self.cases])
 
 
 @dataclass(frozen=True)
-class Job:
+class HeldOutJob:
     """What all cases of one evaluation share. `predictions`: the folder that their label maps go to."""
 
     rows: dict[str, Row]
@@ -69,7 +69,7 @@ class Job:
 def segment_and_measure(weights: Path, conditions: Conditions, memory_bytes: int, predictions: Path) -> HeldOut:
     """Every labelled held-out case. `predictions`: a folder that exists; CASE.nii.gz each go there."""
     rows = {row.case_id: row for row in manifest.read()}
-    job = Job(rows, weights, conditions, frozenset(sufficiency.never_drawn(list(rows.values()))), predictions)
+    job = HeldOutJob(rows, weights, conditions, frozenset(sufficiency.never_drawn(list(rows.values()))), predictions)
     loads, left_out, found = [], dict[str, str](), dict[str, MeasuredCase]()
     for path in sorted((project.CASES / TEST).glob("*.safetensors")):
         try:
@@ -87,7 +87,7 @@ def segment_and_measure(weights: Path, conditions: Conditions, memory_bytes: int
     return HeldOut([found[name] for name in sorted(found)], dict(sorted(left_out.items())))
 
 
-def measure_case(path: Path, job: Job) -> MeasuredCase | str:
+def measure_case(path: Path, job: HeldOutJob) -> MeasuredCase | str:
     """One held-out, labelled case file, or the reason why it cannot be measured."""
     try:
         case = casefile.read(path)
@@ -105,7 +105,7 @@ def measure_case(path: Path, job: Job) -> MeasuredCase | str:
         return reason
 
 
-def _measured(case: Case, segmenter: Segmenter, job: Job) -> MeasuredCase:
+def _measured(case: Case, segmenter: Segmenter, job: HeldOutJob) -> MeasuredCase:
     row, geometry = job.rows[case.record.case_id], Geometry.from_json(case.record.geometry)
     found = _segmented(case, segmenter, geometry)
     reference = read_reference(row, geometry)

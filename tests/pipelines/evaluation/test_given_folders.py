@@ -39,7 +39,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_what_cannot_be_measured_is_listed_with_its_reason(pair: tuple[Path, Path], tmp_path: Path) -> None:
     write(tmp_path / "predictions/d.nii.gz", cube(value=9))
     write(tmp_path / "references/e.nii.gz", cube())
-    found = given_folders.evaluate(*pair, tmp_path / "out", ["1=liver"])
+    found = given_folders.evaluate_folders(*pair, tmp_path / "out", ["1=liver"])
     assert found["left_out"].keys() == {"case-0003", "case-0004", "case-0005"}
     assert "affine differs" in found["left_out"]["case-0003"]
     assert "prediction: label value 9 is none of 0, 1" in found["left_out"]["case-0004"]
@@ -52,7 +52,7 @@ def test_what_cannot_be_measured_is_listed_with_its_reason(pair: tuple[Path, Pat
 
 
 def test_names_of_files_stay_with_their_owner(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    given_folders.evaluate(*pair, tmp_path / "out")
+    given_folders.evaluate_folders(*pair, tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         assert (b"Smith" in path.read_bytes()) is (path.name == "names.csv"), path
     assert stat.S_IMODE((tmp_path / "out/names.csv").stat().st_mode) == 0o600
@@ -62,18 +62,18 @@ def test_names_of_files_stay_with_their_owner(pair: tuple[Path, Path], tmp_path:
 def test_a_table_tells_patients_and_groups(pair: tuple[Path, Path], tmp_path: Path) -> None:
     table = tmp_path / "cases.csv"
     table.write_text("case,patient,scanner\nSmith_John,one,GE\nb,one,Siemens\n")
-    found = given_folders.evaluate(*pair, tmp_path / "out", ["1=liver"], table)
+    found = given_folders.evaluate_folders(*pair, tmp_path / "out", ["1=liver"], table)
     assert found["patients"] == 1
     assert list(found["groups"]["scanner"]) == ["GE", "Siemens"]
     table.write_text("case,age\nb,50\n")
     with pytest.raises(ValueError, match="has the columns case, age; known: case, patient"):
-        given_folders.evaluate(*pair, tmp_path / "out", ["1=liver"], table)
+        given_folders.evaluate_folders(*pair, tmp_path / "out", ["1=liver"], table)
 
 
 def test_nnunet_reads_its_own_figures_in_ours(pair: tuple[Path, Path], tmp_path: Path) -> None:
     labels = {"background": 0, "organ": [1, 2], "tumour": 2}
     (pair[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
-    given_folders.evaluate(*pair, tmp_path / "out")
+    given_folders.evaluate_folders(*pair, tmp_path / "out")
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary.keys() == {"foreground_mean", "mean", "metric_per_case"}
     assert summary["mean"].keys() == {"1", "2", "(1, 2)"}
@@ -96,7 +96,7 @@ def test_labels_that_say_nothing_are_refused(
     labels: list[str], error: str, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=error):
-        given_folders.evaluate(*pair, tmp_path / "out", labels)
+        given_folders.evaluate_folders(*pair, tmp_path / "out", labels)
     assert not (tmp_path / "out").exists()
 
 
@@ -104,7 +104,7 @@ def test_a_folder_of_something_else_is_left_alone(pair: tuple[Path, Path], tmp_p
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
     with pytest.raises(ValueError, match="exists and is no evaluation"):
-        given_folders.evaluate(*pair, tmp_path / "out")
+        given_folders.evaluate_folders(*pair, tmp_path / "out")
     assert (tmp_path / "out/thesis.tex").is_file()
 
 
@@ -112,7 +112,7 @@ def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "references/a.nii.gz", cube())
     write(tmp_path / "predictions/b.nii.gz", cube())
     with pytest.raises(ValueError, match="predictions bear their names"):
-        folders.evaluate(tmp_path / "predictions", tmp_path / "references", [], None, None, 1 << 30)
+        folders.measure_all(tmp_path / "predictions", tmp_path / "references", [], None, None, 1 << 30)
 
 
 def test_a_name_that_the_vocabulary_knows_brings_its_codes_and_any_other_is_a_structure_too() -> None:

@@ -36,8 +36,8 @@ def test_an_ejection_fraction_is_in_percent_and_its_error_in_points() -> None:
 
 def test_a_missed_ventricle_costs_all_of_it() -> None:
     scores = [*frames("p", (60.0, 120.0), (60.0, 120.0)), *frames("q", (60.0, 120.0), (0.0, 0.0))]
-    assert heart.summary(scores)["left_ventricle"] == {"mean_error_points": 50, "bias_points": 0, "patients": 2}
+    assert heart.errors(scores)["left_ventricle"] == {"mean_error_points": 50, "bias_points": 0, "patients": 2}
 
 
 def test_scans_that_are_no_cine_have_no_phase() -> None:
-    assert heart.summary([scored("a", 0.9, "left_ventricle"), scored("b", 0.9, "left_ventricle")]) == {}
+    assert heart.errors([scored("a", 0.9, "left_ventricle"), scored("b", 0.9, "left_ventricle")]) == {}

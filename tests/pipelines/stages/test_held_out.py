@@ -136,13 +136,13 @@ from model.data import casefile
 from pipelines.scans import manifest
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.footprint import segmentation_bytes
-from pipelines.serving.held_out import Job, MeasuredCase, measure_case
+from pipelines.serving.held_out import HeldOutJob, MeasuredCase, measure_case
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
 
 rows = {row.case_id: row for row in manifest.read()}
-job = Job(rows, Path("models/train"), Conditions.of_here(0.0), frozenset(), Path("."))
+job = HeldOutJob(rows, Path("models/train"), Conditions.of_here(0.0), frozenset(), Path("."))
 small, large = (Path(f"data/cases/test/{name}.safetensors") for name in ("msd-0", "large-9"))
 measure_case(small, job)  # imports, kernels
 before = kilobytes("VmRSS")

@@ -20,9 +20,9 @@ SIZES = ("small", "medium", "large")
 LEAST_FOR_SIZES = 9  # cases with the structure: three a third
 
 
-def split(scores: Sequence[Score]) -> Groups:
+def split_up(scores: Sequence[Score]) -> Groups:
     """Every kind that tells cases apart, its values in order."""
-    size = sizes(scores)
+    size = thirds(scores)
     told_by: dict[str, Callable[[Score], str]] = {
         "source": lambda score: score.source,
         "site": lambda score: score.site,
@@ -43,7 +43,7 @@ def split(scores: Sequence[Score]) -> Groups:
     return found
 
 
-def sizes(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
+def thirds(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
     """(case, structure) -> the third of the structure's reference volumes that it lies in."""
     volumes: dict[str, list[float]] = defaultdict(list)
     for score in scores:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation import detection, groups, statistics, warnings
+from pipelines.evaluation import detection, statistics, subgroups, warnings
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.scans.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ def summarise(scores: Sequence[Score], words: Vocabulary) -> dict[str, Any]:
     """Of all scores of a cohort."""
     by_structure = {name: [score for score in scores if score.structure == name] for name in structures_of(scores)}
     dice = {name: _mean([score.dice for score in own]) for name, own in by_structure.items()}
-    split = groups.split(scores)
+    split = subgroups.split_up(scores)
     return {
         "mean_dice": _or_none(
             _mean([value for name, value in dice.items() if not _told_by_parts(name, list(dice), words)])
@@ -54,7 +54,7 @@ def figures(scores: Sequence[Score]) -> dict[str, Any]:
     cases = {status: counted[status] for status in STATUSES}
     cases["cut"] = sum(score.cut for score in scores)
     measured = {metric.key: figure(scores, metric.key) for metric in METRICS}
-    lesions = {"lesions": told} if (told := detection.summary(scores)) else {}
+    lesions = {"lesions": told} if (told := detection.rates(scores)) else {}
     return {**{key: found for key, found in measured.items() if found["n"]}, **lesions, "cases": cases}
 
 

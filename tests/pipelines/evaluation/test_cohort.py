@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation import detection, groups, warnings
-from pipelines.evaluation.summary import summarise
+from pipelines.evaluation import detection, subgroups, warnings
+from pipelines.evaluation.cohort import summarise
 from pipelines.scans import vocabulary
 from pipelines.work.writing import write_json
 from tests.pipelines.evaluation.made import NOTHING, cohort, scored
@@ -48,7 +48,7 @@ def test_an_interval_holds_its_mean_and_is_drawn_by_patient() -> None:
 
 def test_a_cohort_is_split_by_what_tells_its_cases_apart_and_by_nothing_else() -> None:
     other = [replace(score, case_id=f"x{score.case_id}", source="own", slice_mm=5.0) for score in cohort(3)]
-    found = groups.split([*cohort(9), *other])
+    found = subgroups.split_up([*cohort(9), *other])
     assert {kind: list(values) for kind, values in found.items()} == {
         "source": ["kits", "own"],
         "slice": ["up to 1.5 mm", "3 to 6 mm"],
@@ -58,10 +58,10 @@ def test_a_cohort_is_split_by_what_tells_its_cases_apart_and_by_nothing_else() -
 
 def test_sizes_are_thirds_of_a_structures_own_volumes() -> None:
     scores = [replace(score, reference_ml=float(index)) for index, score in enumerate(cohort(10))]
-    size = groups.sizes(scores)
+    size = subgroups.thirds(scores)
     assert "case-00" not in {case for case, _ in size}  # absent from the reference: of no size
     assert [size[f"case-{index:02d}", "kidney"] for index in (1, 5, 9)] == ["small", "medium", "large"]
-    assert groups.sizes(scores[:8]) == {}  # too few for thirds
+    assert subgroups.thirds(scores[:8]) == {}  # too few for thirds
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_where_a_figure_misleads_it_is_said(change: dict[str, object], words: st
 def test_lesions_are_counted_over_all_patients_and_by_size() -> None:
     one = scored("a", 0.5, lesions=3, lesions_found=2, lesions_ml=(0.05, 0.5, 20.0), lesions_found_ml=(0.5, 20.0))
     other = scored("b", 0.0, lesions=1, lesions_invented=4, lesions_ml=(0.02,))
-    found = detection.summary([one, other])
+    found = detection.rates([one, other])
     assert found is not None
     assert found["sensitivity"]["estimate"] == 0.5
     assert found["precision"]["estimate"] == pytest.approx(2 / 6)
     assert {size: (each["found"], each["lesions"]) for size, each in found["by_size"].items()} == {
         "below 0.1 ml": (0, 2), "0.1 to 1 ml": (1, 1), "above 10 ml": (1, 1),
     }  # fmt: skip
-    assert detection.summary(cohort(3)) is None
+    assert detection.rates(cohort(3)) is None
