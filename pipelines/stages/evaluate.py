@@ -3,7 +3,7 @@
 Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate,
         preprocess.memory_gib
 Writes  reports/evaluate/: index.html (the report), metrics.json, cases.parquet, cases.csv, summary.json (nnU-Net's),
-        predictions/CASE.nii.gz
+        predictions/CASE.nii.gz; of gliomas brats/, as brats-evaluate takes them
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 20 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
@@ -14,18 +14,16 @@ A case that cannot be measured is left out, named in report and metrics.json, an
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model import weights_file
 from pipelines import params
-from pipelines.evaluation import evaluation_folder, views
-from pipelines.pages.evaluation.content import Viewed
+from pipelines.evaluation import brats, evaluation_folder, views
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.manifest import TEST
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.held_out import HeldOut, segment_and_measure
+from pipelines.serving.held_out import segment_and_measure
 from pipelines.work import project
 from pipelines.work.memory import GIB
 from pipelines.work.within_memory import stop_above
@@ -47,22 +45,15 @@ def main() -> None:
         if not total:
             raise ValueError(f"{project.CASES / TEST} holds no labelled case; raise data.test_fraction or add scans")
         stop_above(found.left_out, total, settings.evaluate.max_left_out_fraction, "evaluate.max_left_out_fraction")
+        words, rows = vocabulary.here(), {row.case_id: row for row in manifest.read()}
         told = {**_measured_on(project.TRAINED), "conditions": conditions.to_json(), "left_out": found.left_out}
-        summary = evaluation_folder.summarised(found.scores, vocabulary.here(), told, found.calibration)
+        summary = evaluation_folder.summarised(found.scores, words, told, found.calibration)
         evaluation_folder.write(
-            folder,
-            found.scores,
-            summary,
-            vocabulary.here(),
-            evaluation_folder.facts_of(summary),
-            _draw(predictions, found),
-        )
+            folder, found.scores, summary, words, evaluation_folder.facts_of(summary),
+            lambda case: views.of_case(rows[case], {"prediction": predictions / f"{case}.nii.gz"}, found.scores),
+        )  # fmt: skip
+        brats.export(folder / "brats", predictions, found.scores, rows, words)
     _report(summary)
-
-
-def _draw(predictions: Path, found: HeldOut) -> Callable[[str], Viewed]:
-    rows = {row.case_id: row for row in manifest.read()}
-    return lambda case: views.of_case(rows[case], {"prediction": predictions / f"{case}.nii.gz"}, found.scores)
 
 
 def _measured_on(trained: Path) -> dict[str, Any]:
