@@ -7,11 +7,13 @@ from typing import Any
 
 from pipelines.work import project
 
+REPORT = "The report: `reports/evaluate/index.html`; in MLflow among the run's artifacts, `evaluate/index.html`."
+
 
 def collect() -> dict[str, Any]:
     """Dice by source and structure, and the registered version.
 
-    Keys: `mean_dice`, `cases`, `left_out` (how many), `dice` (rows: source, structure, dice or None, cases), `name`,
+    Keys: `mean_dice`, `cases`, `left_out` (how many), `told` (sentences), `dice` (rows: source, structure, dice or None, cases), `name`,
     `version` (str or None).
     """
     metrics = read(project.EVALUATION / "metrics.json")
@@ -19,6 +21,7 @@ def collect() -> dict[str, Any]:
         "mean_dice": _number(metrics["mean_dice"]),
         "cases": metrics["cases"],
         "left_out": len(metrics.get("left_out", ())),
+        "told": metrics.get("told", []),
         "dice": [
             {"source": source, "structure": structure, "dice": _number(score["dice"]), "cases": score["cases"]}
             for source, scores in metrics["by_source"].items()

@@ -1,7 +1,7 @@
 """The main job: every stale stage of dvc.yaml, one by one, from raw scans to a registered version (Prefect flow).
 
 Reads   dvc.yaml, params.yaml, data/raw; then reports/evaluate/metrics.json, models/register/model.json
-Writes  what the stages write; a Prefect table artifact `dice`
+Writes  what the stages write; Prefect's artifacts `dice` (a table) and `evaluation` (sentences, where the report is)
 Run     medseg run        # here, on an embedded server; or the deployment `nightly` in prefect.yaml
 Expect  nothing changed: about 5 s for the flow itself, and no stage runs but `inventory`
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -92,6 +92,7 @@ def _run_stages(held: lock.Lock) -> dict[str, Any] | State[Any]:
     result = results.collect()
     logger.info("%s version %s, alias %s", result["name"], version, registration.CANDIDATE)
     create_table_artifact(result["dice"], key="dice", description=results.headline(result))
+    create_markdown_artifact("\n\n".join([*result["told"], results.REPORT]), key="evaluation")
     return result
 
 

@@ -58,13 +58,14 @@ def summarised(
     scores: Sequence[Score], words: Vocabulary, told: Mapping[str, Any], calibration: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The content of metrics.json. `told`: what the figures are of, and `left_out`: case -> reason."""
-    return {
+    content = {
         **cohort.summarise(scores, words),
         "heart": heart.errors(scores),
         "confidence": trust.of_structures(scores),
         "calibration": calibration,
         **told,
     }
+    return {**content, "told": list(telling.sentences(scores, content))}
 
 
 def facts_of(content: Mapping[str, Any]) -> dict[str, str]:

@@ -34,7 +34,7 @@ def as_report(
     return Content(
         title=title,
         facts=facts,
-        summary=list(sentences(scores, summary)),
+        summary=summary["told"],
         metrics=[MetricTold(m.key, m.name, m.unit, m.better, m.definition, m.edges, m.source) for m in METRICS],
         structures=[
             StructureTold(
