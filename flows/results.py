@@ -13,8 +13,8 @@ REPORT = "The report: `reports/evaluate/index.html`; in MLflow among the run's a
 def collect() -> dict[str, Any]:
     """Dice by source and structure, and the registered version.
 
-    Keys: `mean_dice`, `cases`, `left_out` (how many), `told` (sentences), `dice` (rows: source, structure, dice or None, cases), `name`,
-    `version` (str or None).
+    Keys: `mean_dice`, `cases`, `left_out` (how many), `told` (sentences), `dice` (rows: source, structure, dice or
+    None, cases), `name`, `version` (str or None).
     """
     metrics = read(project.EVALUATION / "metrics.json")
     return {

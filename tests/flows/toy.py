@@ -73,7 +73,7 @@ def evaluate() -> None:
     by_source = {"msd": {name: {"dice": value, "cases": 4} for name, value in scores.items()}}
     with replacing(Path("reports/evaluate")) as folder:
         folder.mkdir()
-        metrics = {"mean_dice": 0.9, "dice": scores, "by_source": by_source, "cases": 4}
+        metrics = {"mean_dice": 0.9, "dice": scores, "by_source": by_source, "cases": 4, "structures": {}}
         write_json(folder / "metrics.json", metrics)
 
 
