@@ -121,8 +121,9 @@ def _normalised_sha256(module: str) -> str:
     assert spec is not None
     assert spec.origin is not None
     digest = hashlib.sha256(normalised(Path(spec.origin).read_text(encoding="utf-8")).encode())
-    for file in sorted(Path(spec.origin).parent.glob("*.html")) if spec.submodule_search_locations else ():
-        digest.update(file.read_bytes())  # templates of pages are code, too
+    for file in sorted(Path(spec.origin).parent.iterdir()) if spec.submodule_search_locations else ():
+        if file.suffix in (".html", ".css", ".js"):
+            digest.update(file.read_bytes())  # templates, styles and scripts of pages are code, too
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 // Three planes on a plain canvas: where WebGL2 is missing, and what the tests compare pixel by pixel.
 
-// All views have load({ shape, spacing_mm, image }), paint(rgba), show([d, h, w]) and tiles(), and call `moved([d, h, w])`.
+// All views have load({ shape, spacing_mm, image }), paint(rgba), show([d, h, w]), tiles() and resize(), and call
+// `moved([d, h, w])` where a reader points.
 // Planes as radiologists hang them: the patient's right on the left side; in sagittal ones the front on the left.
 const PLANES = [
   { axis: 0, name: "axial", rows: 1, columns: 2 },
@@ -10,15 +11,25 @@ const PLANES = [
 
 function canvasView(host, moved) {
   const canvas = make("canvas", { class: "planes", "aria-label": "Axial, coronal and sagittal plane", role: "img" });
-  const context = canvas.getContext("2d"), sections = PLANES.map(() => document.createElement("canvas"));
-  let volume = null, rgba = null, at = [0, 0, 0], tiles = [];
+  const context = canvas.getContext("2d"),
+    sections = PLANES.map(() => document.createElement("canvas"));
+  let volume = null,
+    rgba = null,
+    at = [0, 0, 0],
+    tiles = [];
   host.replaceChildren(canvas);
   const pick = (event) => {
-    const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
-    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
-    const tile = tiles.find((each) => x >= each.x && x < each.x + each.width && y >= each.y && y < each.y + each.height);
+    const box = canvas.getBoundingClientRect(),
+      scale = canvas.width / box.width;
+    const x = (event.clientX - box.left) * scale,
+      y = (event.clientY - box.top) * scale;
+    const tile = tiles.find(
+      (each) => x >= each.x && x < each.x + each.width && y >= each.y && y < each.y + each.height,
+    );
     if (!tile) return;
-    const next = [...at], { rows: down, columns: across } = tile.plane, { shape } = volume;
+    const next = [...at],
+      { rows: down, columns: across } = tile.plane,
+      { shape } = volume;
     next[down] = shape[down] - 1 - Math.floor(((y - tile.y) / tile.height) * shape[down]);
     next[across] = shape[across] - 1 - Math.floor(((x - tile.x) / tile.width) * shape[across]);
     moved(next);
@@ -27,11 +38,17 @@ function canvasView(host, moved) {
   canvas.addEventListener("pointermove", (event) => event.buttons && pick(event));
 
   function section(plane, target) {
-    const { shape, image } = volume, height = shape[plane.rows], width = shape[plane.columns];
-    const strides = [shape[1] * shape[2], shape[2], 1], made = new ImageData(width, height);
+    const { shape, image } = volume,
+      height = shape[plane.rows],
+      width = shape[plane.columns];
+    const strides = [shape[1] * shape[2], shape[2], 1],
+      made = new ImageData(width, height);
     for (let y = 0, out = 0; y < height; y++) {
       for (let x = 0; x < width; x++, out += 4) {
-        const voxel = at[plane.axis] * strides[plane.axis] + (height - 1 - y) * strides[plane.rows] + (width - 1 - x) * strides[plane.columns];
+        const voxel =
+          at[plane.axis] * strides[plane.axis] +
+          (height - 1 - y) * strides[plane.rows] +
+          (width - 1 - x) * strides[plane.columns];
         const alpha = rgba ? rgba[4 * voxel + 3] / 255 : 0;
         for (let part = 0; part < 3; part++) {
           made.data[out + part] = image[voxel] * (1 - alpha) + (alpha ? rgba[4 * voxel + part] * alpha : 0);
@@ -45,8 +62,9 @@ function canvasView(host, moved) {
 
   function render() {
     if (!volume) return;
-    const size = planesSize(volume, host.clientWidth), scale = window.devicePixelRatio || 1;
-    Object.assign(canvas, { width: Math.round(size.width * scale), height: Math.round(size.height * scale) });
+    const size = planesSize(volume, host.clientWidth),
+      scale = window.devicePixelRatio || 1;
+    Object.assign(canvas, { width: Math.round(host.clientWidth * scale), height: Math.round(size.height * scale) });
     host.style.height = canvas.style.height = `${canvas.height / scale}px`; // a pixel of the canvas is one of the screen
     context.imageSmoothingEnabled = false;
     tiles = size.tiles.map((tile, index) => {
@@ -59,7 +77,8 @@ function canvasView(host, moved) {
   }
 
   function hair(plane, x, y, width, height) {
-    const { shape } = volume, across = x + ((shape[plane.columns] - 0.5 - at[plane.columns]) / shape[plane.columns]) * width;
+    const { shape } = volume,
+      across = x + ((shape[plane.columns] - 0.5 - at[plane.columns]) / shape[plane.columns]) * width;
     const down = y + ((shape[plane.rows] - 0.5 - at[plane.rows]) / shape[plane.rows]) * height;
     context.fillStyle = "rgb(255 255 255 / 45%)";
     if (view.crosshair) {
@@ -72,27 +91,82 @@ function canvasView(host, moved) {
   }
 
   return {
-    load: (next) => { volume = next; rgba = null; at = next.shape.map((each) => each >> 1); },
-    paint: (next) => { rgba = next; render(); },
-    show: (next) => { at = next; render(); },
+    load: (next) => {
+      volume = next;
+      rgba = null;
+      at = next.shape.map((each) => each >> 1);
+    },
+    paint: (next) => {
+      rgba = next;
+      render();
+    },
+    show: (next) => {
+      at = next;
+      render();
+    },
     tiles: () => tiles.map(({ plane, ...box }) => ({ axis: plane.axis, ...box })),
     resize: render,
     canvas,
   };
 }
 
-// True to size: side by side where there is room, else the axial plane above the others.
+const GAP = 4,
+  TALLEST = 480; // pixels
+
+// True to size, in the arrangement that shows them largest: in a row, two beside the axial plane, or two below it.
 function planesSize({ shape, spacing_mm: mm }, width) {
-  const gap = 4, [depth, height, across] = shape.map((each, axis) => each * mm[axis]);
-  const row = width >= 560;
-  const scale = row ? Math.min((width - 2 * gap) / (2 * across + height), 460 / Math.max(height, depth))
-    : Math.min(width / across, (width - gap) / (across + height));
-  const sizes = [[across, height], [across, depth], [height, depth]].map((size) => size.map((each) => each * scale));
-  const whole = sizes.reduce((sum, [each]) => sum + each, 2 * gap), left = Math.max(0, (width - whole) / 2);
-  const tall = row ? Math.max(...sizes.map((each) => each[1])) : sizes[0][1] + gap + sizes[1][1];
-  const tiles = sizes.map(([w, h], index) => row
-    ? { x: left + sizes.slice(0, index).reduce((sum, [each]) => sum + each + gap, 0), y: (tall - h) / 2, width: w, height: h }
-    : index === 0 ? { x: (width - w) / 2, y: 0, width: w, height: h }
-      : { x: index === 1 ? 0 : sizes[1][0] + gap, y: sizes[0][1] + gap, width: w, height: h });
-  return { width, height: tall, tiles };
+  const [depth, height, across] = shape.map((each, axis) => each * mm[axis]),
+    most = width < 560 ? 2 * width : TALLEST;
+  const arrangements = [
+    {
+      wide: 2 * across + height,
+      tall: Math.max(height, depth),
+      gaps: [2, 0],
+      at: (a, c, g) => [
+        [a[0] + GAP, (a[1] - c[1]) >> 1],
+        [a[0] + c[0] + 2 * GAP, (a[1] - g[1]) >> 1],
+      ],
+    },
+    {
+      wide: across + Math.max(across, height),
+      tall: Math.max(height, 2 * depth),
+      gaps: [1, 1],
+      at: (a, c) => [
+        [a[0] + GAP, 0],
+        [a[0] + GAP, c[1] + GAP],
+      ],
+    },
+    {
+      wide: across + height,
+      tall: height + depth,
+      gaps: [1, 1],
+      at: (a, c) => [
+        [0, a[1] + GAP],
+        [c[0] + GAP, a[1] + GAP],
+      ],
+    },
+  ].map((each) => ({
+    ...each,
+    scale: Math.min((width - each.gaps[0] * GAP) / each.wide, (most - each.gaps[1] * GAP) / each.tall),
+  }));
+  const best = arrangements.reduce((one, other) => (other.scale > one.scale ? other : one)),
+    { scale } = best;
+  const sizes = [
+    [across, height],
+    [across, depth],
+    [height, depth],
+  ].map((size) => size.map((each) => Math.max(1, Math.floor(each * scale))));
+  const places = [[0, 0], ...best.at(...sizes)];
+  const tiles = sizes.map(([w, h], index) => ({ x: places[index][0], y: places[index][1], width: w, height: h }));
+  const highest = Math.min(...tiles.map((each) => each.y)); // below 0 if other planes are taller than the axial one
+  tiles.forEach((each) => {
+    each.y -= highest;
+  });
+  const whole = Math.max(...tiles.map((each) => each.x + each.width)),
+    left = Math.max(0, Math.floor((width - whole) / 2));
+  return {
+    scale,
+    height: Math.max(...tiles.map((each) => each.y + each.height)),
+    tiles: tiles.map((each) => ({ ...each, x: each.x + left })),
+  };
 }

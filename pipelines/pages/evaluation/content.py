@@ -111,5 +111,7 @@ class Content:
 
     def label_list(self) -> list[LabelTold]:
         """In the order of their values."""
-        single = [LabelTold(each.values[0], each.shown, each.colour) for each in self.structures if len(each.values) == 1]
+        single = [
+            LabelTold(each.values[0], each.shown, each.colour) for each in self.structures if len(each.values) == 1
+        ]
         return sorted(self.labels or single, key=lambda label: label.value)

@@ -1,7 +1,5 @@
 // NiiVue behind the same few functions as the plain canvas; nothing else of ours knows it.
 
-const HAIR = 0.15; // of a voxel
-
 function hasWebGl() {
   const context = document.createElement("canvas").getContext("webgl2");
   context?.getExtension("WEBGL_lose_context")?.loseContext();
@@ -14,29 +12,48 @@ function startNiivue() {
 }
 
 async function niivueView(host, moved) {
-  const { Niivue, NVImage } = startNiivue(), canvas = make("canvas", { class: "planes" });
+  const { Niivue, NVImage } = startNiivue(),
+    canvas = make("canvas", { class: "planes" });
   host.replaceChildren(canvas);
   host.style.height = "20rem"; // a canvas without size makes WebGL complain
   const shown = new Niivue({
-    isRadiologicalConvention: true, sagittalNoseLeft: true, isNearestInterpolation: true, multiplanarShowRender: 0,
-    multiplanarPadPixels: 4, dragAndDropEnabled: false, scrollRequiresFocus: true, loadingText: "", logLevel: "error",
-    crosshairColor: [1, 1, 1, 0.45], crosshairWidth: HAIR, crosshairWidthUnit: "voxels", backColor: [0, 0, 0, 1], fontSizeScaling: 0.35,
-    clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "", isForceMouseClickToVoxelCenters: true, show3Dcrosshair: false,
+    isRadiologicalConvention: true,
+    sagittalNoseLeft: true,
+    isNearestInterpolation: true,
+    dragAndDropEnabled: false,
+    scrollRequiresFocus: true,
+    loadingText: "",
+    logLevel: "error",
+    crosshairColor: [0.72, 0.76, 0.8, 1],
+    crosshairWidthUnit: "mm",
+    backColor: [0, 0, 0, 1],
+    fontSizeScaling: 0.35,
+    clipPlaneHotKey: "",
+    cycleClipPlaneHotKey: "",
+    viewModeHotKey: "",
+    isForceMouseClickToVoxelCenters: true,
+    show3Dcrosshair: false,
   });
   await shown.attachToCanvas(canvas, false);
   canvas.setAttribute("aria-label", "Axial, coronal and sagittal plane");
   canvas.setAttribute("role", "img");
-  shown.setSliceType(shown.sliceTypeMultiplanar);
-  let volume = null, layer = null, told = false;
+  shown.setSliceType(shown.sliceTypeMultiplanar); // arranged below
+  let volume = null,
+    layer = null,
+    told = false,
+    hair = 1; // in millimetres
   shown.onLocationChange = ({ vox }) => {
     if (told || !volume) return;
-    const next = [vox[2], vox[1], vox[0]].map((each, axis) => Math.min(volume.shape[axis] - 1, Math.max(0, Math.round(each))));
+    const next = [vox[2], vox[1], vox[0]].map((each, axis) =>
+      Math.min(volume.shape[axis] - 1, Math.max(0, Math.round(each))),
+    );
     moved(next);
   };
 
   // W, H, D towards right, front, head is RAS, and (D, H, W) in order is NIfTI's own order of voxels.
   async function image(array, type, more) {
-    const [depth, height, width] = volume.shape, [d, h, w] = volume.spacing_mm;
+    const [depth, height, width] = volume.shape,
+      [d, h, w] = volume.spacing_mm;
     const affine = [w, 0, 0, 0, 0, h, 0, 0, 0, 0, d, 0, 0, 0, 0, 1];
     const file = NVImage.createNiftiArray([width, height, depth], [w, h, d], affine, type, array);
     return NVImage.loadFromUrl({ url: "case.nii", name: "case.nii", buffer: file.buffer, ...more });
@@ -44,10 +61,17 @@ async function niivueView(host, moved) {
 
   function resize() {
     if (!volume) return;
-    const size = planesSize(volume, host.clientWidth);
-    host.style.height = `${Math.round(size.height)}px`;
-    shown.setMultiplanarLayout(host.clientWidth >= 560 ? 3 : 2);
+    const width = host.clientWidth,
+      { height, scale, tiles } = planesSize(volume, width);
+    host.style.height = `${height}px`;
+    hair = 0.9 / scale;
     shown.resizeListener();
+    shown.setCustomLayout(
+      tiles.map((each, sliceType) => ({
+        sliceType,
+        position: [each.x / width, each.y / height, each.width / width, each.height / height],
+      })),
+    );
   }
 
   return {
@@ -65,13 +89,15 @@ async function niivueView(host, moved) {
     },
     show([d, h, w]) {
       told = true; // or it would tell us what we told it
-      shown.setCrosshairWidth(view.crosshair ? HAIR : 0);
+      shown.setCrosshairWidth(view.crosshair ? hair : 0);
       shown.scene.crosshairPos = shown.vox2frac([w, h, d]);
       shown.drawScene();
       told = false;
     },
-    tiles: () => shown.screenSlices.filter((each) => each.axCorSag < 3).map(({ axCorSag, leftTopWidthHeight: [x, y, width, height] }) =>
-      ({ axis: axCorSag, x, y, width, height })),
+    tiles: () =>
+      shown.screenSlices
+        .filter((each) => each.axCorSag < 3)
+        .map(({ axCorSag, leftTopWidthHeight: [x, y, width, height] }) => ({ axis: axCorSag, x, y, width, height })),
     resize,
     canvas,
   };

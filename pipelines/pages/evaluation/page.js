@@ -66,8 +66,11 @@ function worstFirst(list, key = state.metric) {
 
 function swatch(name) {
   const { colour: rgb } = structureOf.get(name) || { colour: [128, 128, 128] };
-  return draw("svg", { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" },
-    draw("rect", { width: 10, height: 10, rx: 2.5, fill: colour(rgb) }));
+  return draw(
+    "svg",
+    { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" },
+    draw("rect", { width: 10, height: 10, rx: 2.5, fill: colour(rgb) }),
+  );
 }
 
 function choose(row) {

@@ -2,8 +2,8 @@
 
     write(path, content)        the same content gives the same bytes
 
-Tables and figures are drawn by our scripts from data inside the file, so that each point knows its row. The page's policy
-allows these scripts by their digests and nothing else: text from outside cannot run, whatever it holds.
+Tables and figures are drawn by our scripts from data inside the file, so that each point knows its row. The page's
+policy allows these scripts by their digests and nothing else: text from outside cannot run, whatever it holds.
 """
 
 import base64
@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from pipelines.pages.evaluation import volumes
 from pipelines.pages.evaluation.content import Content, Value
 from pipelines.pages.evaluation.volumes import Embedded
@@ -27,7 +25,8 @@ from pipelines.work.writing import replacing
 PICTURES_BYTES = 18_000_000  # of the 25 MB that a report may have
 DIGITS = 6
 OURS = (  # in the order in which they need each other
-    "page.js", "tables.js", "plots.js", "figures.js", "canvas_view.js", "niivue_view.js", "viewer.js", "verdicts.js", "start.js",
+    "page.js", "tables.js", "plots.js", "figures.js", "canvas_view.js", "niivue_view.js", "viewer.js", "verdicts.js",
+    "start.js",
 )  # fmt: skip
 NIIVUE, LICENCE = "vendor/niivue-0.69.0.umd.js", "vendor/LICENSE"
 COLUMNS = (  # of a row, beside its metrics
@@ -58,8 +57,8 @@ def page(content: Content, pictures_bytes: int = PICTURES_BYTES) -> str:
         pictures=_pictures(content),
         confidence=[_known(each, content) for each in content.confidence],
         policy=_policy(scripts),
-        style=Markup(_asset("style.css")),  # ours
-        scripts=Markup(_scripts(told, embedded)),  # escaped below
+        style=_asset("style.css"),
+        scripts=_scripts(told, embedded),
     )
 
 
@@ -112,7 +111,7 @@ def _json(value: Any) -> str:
 
 
 def _scripts(told: Mapping[str, Any], embedded: Sequence[Embedded]) -> str:
-    """Data and our script, then what is only needed to look at scans, as inert text: a page is usable before it is read.
+    """Data and our script, then as inert text what is only needed to look at scans: the page is usable before.
 
     ASCII JSON without `<` cannot end its element.
     """

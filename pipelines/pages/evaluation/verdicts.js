@@ -23,8 +23,10 @@ const mineOf = (id) => (Object.hasOwn(verdicts, id) ? verdicts[id] : { verdict: 
 
 function judge(changes) {
   if (!state.row) return;
-  const id = state.row.case_id, next = { ...mineOf(id), ...changes, at: new Date().toISOString() };
-  if (next.verdict || next.note) Object.defineProperty(verdicts, id, { value: next, enumerable: true, configurable: true, writable: true });
+  const id = state.row.case_id,
+    next = { ...mineOf(id), ...changes, at: new Date().toISOString() };
+  if (next.verdict || next.note)
+    Object.defineProperty(verdicts, id, { value: next, enumerable: true, configurable: true, writable: true });
   else delete verdicts[id];
   keep();
   showVerdict();
@@ -41,16 +43,21 @@ function showVerdict() {
 }
 
 function exported() {
-  const given = Object.keys(verdicts).sort().map((id) => ({ case_id: id, ...verdicts[id] }));
+  const given = Object.keys(verdicts)
+    .sort()
+    .map((id) => ({ case_id: id, ...verdicts[id] }));
   return { report: { title: data.title, identity: data.identity, facts: data.facts }, verdicts: given };
 }
 
 function startVerdicts() {
-  for (const box of document.querySelectorAll("input[name=verdict]")) box.addEventListener("change", () => judge({ verdict: box.value }));
+  for (const box of document.querySelectorAll("input[name=verdict]"))
+    box.addEventListener("change", () => judge({ verdict: box.value }));
   $("verdict-clear").addEventListener("click", () => judge({ verdict: "", note: "" }));
   $("verdict-note").addEventListener("input", (event) => judge({ note: event.target.value }));
   $("verdict-export").addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob([`${JSON.stringify(exported(), null, 2)}\n`], { type: "application/json" }));
+    const address = URL.createObjectURL(
+      new Blob([`${JSON.stringify(exported(), null, 2)}\n`], { type: "application/json" }),
+    );
     make("a", { href: address, download: `verdicts-${data.identity}.json` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10000);
   });

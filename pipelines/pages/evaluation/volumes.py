@@ -2,7 +2,7 @@
 
     embed(viewed, labels, budget_bytes) -> (embedded, left out with the reason)
 
-A case is gzip of image, then layers, uint8, (D, H, W) in order; layers hold the number of the label from 1, not its value.
+A case is gzip of image, then layers, uint8, (D, H, W) in order; layers hold a label's number from 1, not its value.
 """
 
 import base64
@@ -83,7 +83,9 @@ def _embedded(viewed: Viewed, labels: Sequence[LabelTold], most_bytes: int) -> E
 
 def _check(viewed: Viewed) -> None:
     if viewed.image.dtype != np.uint8 or viewed.image.ndim != 3 or not viewed.image.size:
-        raise ValueError(f"{viewed.case_id}: the image is {viewed.image.dtype} {viewed.image.shape}, not uint8 (D, H, W)")
+        raise ValueError(
+            f"{viewed.case_id}: the image is {viewed.image.dtype} {viewed.image.shape}, not uint8 (D, H, W)"
+        )
     for name, layer in viewed.layers.items():
         if layer.shape != viewed.image.shape:
             raise ValueError(f"{viewed.case_id}: {name} is {layer.shape}, the image {viewed.image.shape}")

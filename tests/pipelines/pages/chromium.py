@@ -100,7 +100,11 @@ class Chromium:
 
     def size(self, width: int, height: int, scale: float = 1) -> None:
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
 
     def evaluate(self, expression: str) -> Any:
@@ -131,9 +135,10 @@ class Chromium:
         """PNG of the viewport, of the whole page, or of one element."""
         clip = {}
         if selector or whole:
+            element = f"document.querySelector({json.dumps(selector or 'html')})"
             box = self.evaluate(
-                f"(e => {{const b = e.getBoundingClientRect(); return {{x: b.x + scrollX, y: b.y + scrollY, "
-                f"width: b.width, height: b.height, scale: 1}}}})(document.querySelector({json.dumps(selector or 'html')}))"
+                "(e => {const b = e.getBoundingClientRect(); return {x: b.x + scrollX, y: b.y + scrollY, "
+                f"width: b.width, height: b.height, scale: 1}}}})({element})"
             )
             clip = {"clip": box, "captureBeyondViewport": True}
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
@@ -158,7 +163,9 @@ class Chromium:
             details = told["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
         elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.complaints.append(f"{told['type']}: {[each.get('value', each.get('description')) for each in told['args']]}")
+            self.complaints.append(
+                f"{told['type']}: {[each.get('value', each.get('description')) for each in told['args']]}"
+            )
         elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
             self.complaints.append(f"{told['entry']['level']}: {told['entry']['text']}")
 

@@ -53,15 +53,21 @@ def look(browser: Chromium, case: str, plain: bool) -> None:
     browser.evaluate("document.getElementById('bar').style.visibility = 'hidden'")  # it lies over what is below
     browser.evaluate("document.getElementById('case').scrollIntoView({behavior: 'instant'})")
     for box, on in (("plain", plain), ("crosshair", False)):
-        browser.evaluate(f"{{const box = document.getElementById('{box}'); if (box.checked !== {json.dumps(on)}) box.click()}}")
+        browser.evaluate(
+            f"{{const box = document.getElementById('{box}'); if (box.checked !== {json.dumps(on)}) box.click()}}"
+        )
     browser.evaluate(f"document.querySelector('#cases-table tr[data-row] th button').click(); {find(case)}.click()")
-    browser.wait(f"document.getElementById('viewer').dataset.case === '{case}' && medseg.view.volume.case_id === '{case}'")
+    browser.wait(
+        f"document.getElementById('viewer').dataset.case === '{case}' && medseg.view.volume.case_id === '{case}'"
+    )
     if not plain:
         assert browser.evaluate("document.getElementById('plain').checked") is False  # NiiVue did not give up
 
 
 def find(case: str) -> str:
-    return f"[...document.querySelectorAll('#cases-table tbody th button')].find((each) => each.textContent === '{case}')"
+    return (
+        f"[...document.querySelectorAll('#cases-table tbody th button')].find((each) => each.textContent === '{case}')"
+    )
 
 
 def show(browser: Chromium, at: tuple[int, int, int], **layers: bool) -> None:
@@ -77,17 +83,19 @@ def show(browser: Chromium, at: tuple[int, int, int], **layers: bool) -> None:
 def planes(browser: Chromium, pane: int = 0) -> dict[int, np.ndarray]:
     """What is on the screen: RGB of each plane, by its axis."""
     picture = np.asarray(Image.open(io.BytesIO(browser.picture(f"#pane-{pane} canvas"))).convert("RGB"))
-    tiles = browser.evaluate(f"medseg.view.panes[{pane}].tiles()")
-    return {
-        tile["axis"]: picture[round(tile["y"]) : round(tile["y"] + tile["height"]), round(tile["x"]) : round(tile["x"] + tile["width"])]
-        for tile in tiles
-    }  # fmt: skip
+    found = {}
+    for tile in browser.evaluate(f"medseg.view.panes[{pane}].tiles()"):
+        top, left = round(tile["y"]), round(tile["x"])
+        found[tile["axis"]] = picture[top : top + round(tile["height"]), left : left + round(tile["width"])]
+    return found
 
 
 def rendered(array: np.ndarray, axis: int, index: int, size: tuple[int, ...]) -> np.ndarray:
     """A plane as a radiologist has it: the head or the front up, the patient's right, or front, on the left."""
     plane = np.take(array, index, axis)[::-1, ::-1]
-    lines = [np.minimum((np.arange(n) + 0.5) * m // n, m - 1).astype(int) for n, m in zip(size, plane.shape, strict=False)]
+    lines = [
+        np.minimum((np.arange(n) + 0.5) * m // n, m - 1).astype(int) for n, m in zip(size, plane.shape, strict=False)
+    ]
     return plane[np.ix_(*lines)]
 
 
@@ -98,7 +106,9 @@ def likeness(shown: np.ndarray, expected: np.ndarray) -> float:
 
 
 def names(browser: Chromium) -> list[str]:
-    return list(browser.evaluate("[...document.querySelectorAll('#cases-table tbody tr')].map((each) => each.innerText)"))
+    return list(
+        browser.evaluate("[...document.querySelectorAll('#cases-table tbody tr')].map((each) => each.innerText)")
+    )
 
 
 def test_it_opens_from_disk_without_complaint_and_asks_the_network_for_nothing(browser: Chromium, page: Path) -> None:
@@ -152,20 +162,28 @@ def test_layers_lie_where_the_labels_lie(browser: Chromium, page: Path, plain: b
     look(browser, "case-007", plain=plain)
     show(browser, at)
     bare = planes(browser)
-    for layers, mask in (({"prediction": True}, one.prediction > 0), ({"difference": True}, one.reference != one.prediction)):
+    for layers, mask in (
+        ({"prediction": True}, one.prediction > 0),
+        ({"difference": True}, one.reference != one.prediction),
+    ):
         show(browser, at, **layers)
         for axis, picture in planes(browser).items():
             changed = np.abs(picture.astype(int) - bare[axis]).max(axis=2) > 6
             expected = rendered(mask, axis, at[axis], changed.shape)
             assert (changed == expected).mean() > 0.985, (layers, axis)
     red, blue = picture[..., 0] > picture[..., 2] + 60, picture[..., 2] > picture[..., 0] + 60
-    assert (red & rendered(missed, axis, at[axis], red.shape)).sum() >= 0.9 * rendered(missed, axis, at[axis], red.shape).sum()
+    assert (red & rendered(missed, axis, at[axis], red.shape)).sum() >= 0.9 * rendered(
+        missed, axis, at[axis], red.shape
+    ).sum()
     assert (blue & rendered(invented, axis, at[axis], red.shape)).sum() > 0
     assert not (blue & rendered(missed, axis, at[axis], red.shape)).any()
 
 
 def test_without_webgl_planes_are_drawn_all_the_same(browser: Chromium, page: Path) -> None:
-    without = "const get = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext = function (kind, ...more) { return kind === 'webgl2' ? null : get.call(this, kind, ...more); }"
+    without = (
+        "const get = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext = "
+        "function (kind, ...more) { return kind === 'webgl2' ? null : get.call(this, kind, ...more); }"
+    )
     script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=without)["identifier"]
     try:
         browser.open(page)
@@ -202,12 +220,16 @@ def test_both_versions_of_a_comparison_show_the_same_voxel(browser: Chromium, co
 def test_tables_sort_and_filter(browser: Chromium, page: Path) -> None:
     browser.open(page)
     for heading, key in (("Dice", "dice"), ("HD95 (mm)", "hd95_mm"), ("Case", "case_id")):
-        button = f"[...document.querySelectorAll('#cases-table th button.sort')].find((each) => each.textContent === '{heading}')"
+        button = (
+            f"[...document.querySelectorAll('#cases-table .sort')].find((each) => each.textContent === '{heading}')"
+        )
         orders = []
         for _ in range(2):
             browser.evaluate(f"{button}.click()")
             orders.append(browser.evaluate(f"{button}.closest('th').getAttribute('aria-sort')"))
-            shown = browser.evaluate("[...document.querySelectorAll('#cases-table tbody tr')].map((each) => +each.dataset.row)")
+            shown = browser.evaluate(
+                "[...document.querySelectorAll('#cases-table tbody tr')].map((each) => +each.dataset.row)"
+            )
             rows = made.content(12, 0).rows
             values: list[Any] = [rows[index][key] for index in shown]
             assert values == sorted(values, reverse=orders[-1] == "descending")
@@ -216,7 +238,9 @@ def test_tables_sort_and_filter(browser: Chromium, page: Path) -> None:
     browser.evaluate(f"{box}.value = 'case-00 lesion'; {box}.dispatchEvent(new Event('input'))")
     assert len(names(browser)) > 3
     assert all("lesion" in name and "case-00" in name for name in names(browser))
-    browser.evaluate("{const s = document.getElementById('cases-status'); s.value = 'missed'; s.dispatchEvent(new Event('change'))}")
+    browser.evaluate(
+        "{const s = document.getElementById('cases-status'); s.value = 'missed'; s.dispatchEvent(new Event('change'))}"
+    )
     assert names(browser)
     assert all("missed" in name for name in names(browser))
 
@@ -226,8 +250,10 @@ def test_a_point_leads_to_its_row_its_pictures_and_the_case_everywhere(browser: 
     browser.evaluate("document.getElementById('figures').scrollIntoView({behavior: 'instant'})")
     for figure in ("distribution", "bland-altman", "risk-coverage"):
         points = browser.evaluate(
-            f"[...document.querySelectorAll('#{figure} .point[data-row]')].map((each) => {{const b = each.getBoundingClientRect(); "
-            "return [+each.dataset.row, b.x + b.width / 2, b.y + b.height / 2]; }).filter(([row, x, y]) => "
+            f"[...document.querySelectorAll('#{figure} .point[data-row]')].map((each) => {{"
+            "const b = each.getBoundingClientRect(); "
+            "return [+each.dataset.row, b.x + b.width / 2, b.y + b.height / 2]; })"
+            ".filter(([row, x, y]) => "
             "document.elementFromPoint(x, y)?.dataset.row === String(row))"
         )
         index, x, y = points[len(points) // 2]
@@ -245,7 +271,9 @@ def test_a_point_leads_to_its_row_its_pictures_and_the_case_everywhere(browser: 
 def test_keys_lead_through_cases_slices_and_layers(browser: Chromium, page: Path) -> None:
     browser.open(page)
     look(browser, "case-003", plain=True)
-    order = browser.evaluate("[...new Set([...document.querySelectorAll('#cases-table tbody th')].map((each) => each.textContent))]")
+    order = browser.evaluate(
+        "[...new Set([...document.querySelectorAll('#cases-table tbody th')].map((each) => each.textContent))]"
+    )
     browser.evaluate("document.activeElement.blur()")
     at = order.index("case-003")
     for key, expected in (("n", order[at + 1]), ("n", order[at + 2]), ("p", order[at + 1])):
@@ -259,7 +287,10 @@ def test_keys_lead_through_cases_slices_and_layers(browser: Chromium, page: Path
     assert browser.evaluate("document.getElementById('layer-difference').checked")
     browser.evaluate("document.getElementById('verdict-note').focus()")
     browser.press("n")
-    assert browser.evaluate("[medseg.state.row.case_id, document.getElementById('verdict-note').value]") == [order[at + 1], "n"]
+    assert browser.evaluate("[medseg.state.row.case_id, document.getElementById('verdict-note').value]") == [
+        order[at + 1],
+        "n",
+    ]
     browser.evaluate("document.querySelector('#distribution svg').focus()")
     browser.press("ArrowRight")
     assert browser.evaluate("medseg.state.row.case_id") != order[at + 1]
@@ -303,7 +334,8 @@ def test_axe_finds_nothing_serious(browser: Chromium, compared: Path, width: int
     browser.evaluate("document.querySelector('details').open = true")
     browser.evaluate(AXE.read_text(encoding="utf-8") + "; 0")
     found = browser.evaluate(
-        "axe.run().then(({violations}) => violations.map(({id, impact, nodes}) => [impact, id, nodes[0].html, nodes[0].failureSummary]))"
+        "axe.run().then(({violations}) => violations.map(({id, impact, nodes}) => "
+        "[impact, id, nodes[0].html, nodes[0].failureSummary]))"
     )
     assert [each for each in found if each[0] in ("serious", "critical")] == []
 
@@ -318,7 +350,9 @@ def test_a_phone_scrolls_down_only(browser: Chromium, compared: Path, dark: bool
         "each.getBoundingClientRect().right > 400.5).map((each) => each.outerHTML.slice(0, 90))"
     )
     assert over == []
-    sizes = browser.evaluate("[...document.querySelectorAll('.plot')].map((each) => each.getBoundingClientRect().width)")
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('.plot')].map((each) => each.getBoundingClientRect().width)"
+    )
     assert len(sizes) == 5
     assert all(300 < size <= 368 for size in sizes)
 
@@ -327,9 +361,14 @@ def test_names_that_are_code_are_shown_and_not_run(browser: Chromium, tmp_path: 
     content = made.content(2, 1)
     rows = [{**row, "case_id": EVIL, "source": EVIL} for row in content.rows]
     evil = replace(content, title=EVIL, rows=rows, viewed=[replace(content.viewed[0], case_id=EVIL, title=EVIL)])
-    report.write(tmp_path / "evil.html", replace(evil, facts={"constructor": EVIL, "__proto__": EVIL}, left_out=[(EVIL, EVIL)]))
+    report.write(
+        tmp_path / "evil.html", replace(evil, facts={"constructor": EVIL, "__proto__": EVIL}, left_out=[(EVIL, EVIL)])
+    )
     browser.open(tmp_path / "evil.html")
-    browser.evaluate("document.getElementById('case').scrollIntoView({behavior: 'instant'}); document.getElementById('plain').click()")
+    browser.evaluate(
+        "document.getElementById('case').scrollIntoView({behavior: 'instant'}); "
+        "document.getElementById('plain').click()"
+    )
     browser.wait("document.getElementById('viewer').dataset.case")
     browser.evaluate("document.querySelector('input[value=accept]').click()")
     assert browser.evaluate("globalThis.broken") is None
