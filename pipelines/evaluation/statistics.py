@@ -12,7 +12,7 @@ that looked at the values would print just those samples that happen to lack the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -107,7 +107,7 @@ def rate(hits: Numbers, trials: Numbers, patients: Names) -> Interval:
 
 def quantiles(values: Numbers) -> Quantiles:
     """Quartiles (linear interpolation) of the values that are not NaN."""
-    known = np.asarray(values, float)
+    known = _numbers(values)
     known = known[~np.isnan(known)]
     if not len(known):
         return Quantiles(None, None, None, 0)
@@ -141,7 +141,8 @@ def paired(
     spans = told.low is not None and told.high is not None and told.low <= 0 <= told.high
     if spans or (told.note == ALL_ALIKE and not won + lost):
         told = replace(told, note=NONE_BETTER)
-    return Difference(*astuple(told), won, told.n - won - lost, lost, undecided, p)
+    equal = told.n - won - lost
+    return Difference(**asdict(told), better=won, equal=equal, worse=lost, undecided=undecided, p=p)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

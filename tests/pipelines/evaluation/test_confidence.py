@@ -123,17 +123,17 @@ def test_the_factor_is_the_order_statistic_of_split_conformal_prediction(count: 
 
 
 @pytest.mark.parametrize("scans", [1, 2])
-@pytest.mark.parametrize("count", [19, 24, 41])
+@pytest.mark.parametrize("count", [19, 41])
 def test_new_patients_are_covered_as_promised(count: int, scans: int) -> None:
     """The mean over calibrations is at least 90 %, and by one case a patient less than 1 / (n + 1) more."""
     predicted, reference, _ = volumes(5000, seed=99)
     ratios = np.abs(np.log(reference / predicted))
     shares = []
-    for seed in range(300):
+    for seed in range(200):
         factor = confidence.conformal_volume(*volumes(count, seed, scans)).upper_factor
         assert factor is not None
         shares.append(np.mean(ratios <= np.log(factor)))
-    error = 4 * np.std(shares) / 300**0.5 + 4 * (0.9 * 0.1 / 5000) ** 0.5  # of the calibrations, of the new patients
+    error = 4 * np.std(shares) / 200**0.5 + 4 * (0.9 * 0.1 / 5000) ** 0.5  # of the calibrations, of the new patients
     assert np.mean(shares) >= 0.9 - error
     if scans == 1:
         assert np.mean(shares) <= 0.9 + 1 / (count + 1) + error
