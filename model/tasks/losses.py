@@ -79,7 +79,7 @@ def soft_dice(
     regions: Sequence[Sequence[int]] = (),
     smoothing: float = DICE_SMOOTHING,
 ) -> Tensor:
-    """Mean soft Dice over those of each sample's structures and `regions` (values each) that it shows, (B,); 1 if none.
+    """Mean soft Dice over those of each sample's structures and `regions` (values each) that it shows, (B,); else 1.
 
     Undecided voxels have probability 0. What is absent from the patch is left to the cross-entropy: its Dice term would
     be 1 for nothing predicted and near 0 above a voxel, so that where a rare structure's probability sums to less, every
