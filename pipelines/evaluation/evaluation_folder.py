@@ -19,7 +19,8 @@ from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS, METRICS, REPORT = "predictions", "metrics.json", "index.html"
+PREDICTIONS, METRICS, DETAILS, REPORT = "predictions", "metrics.json", "details.json", "index.html"
+IN_DETAIL = ("groups", "confidence", "calibration")  # apart, so that `dvc metrics diff` fits on a page
 
 
 def write(
@@ -34,7 +35,8 @@ def write(
 ) -> None:
     """All but the label maps. `content`: as `summarised` gives it. `draw`: a case to look at; None, or an error of a
     file, leaves it out of the pictures and nothing else."""
-    write_json(folder / METRICS, content)
+    write_json(folder / METRICS, {key: value for key, value in content.items() if key not in IN_DETAIL})
+    write_json(folder / DETAILS, {key: content[key] for key in IN_DETAIL})
     tables.write(folder, scores)
     exports.write_nnunet(folder / exports.NNUNET, scores, words)
     seen = drawn(scores, draw)
@@ -57,7 +59,7 @@ def drawn(scores: Sequence[Score], draw: Callable[[str], Viewed | None]) -> list
 def summarised(
     scores: Sequence[Score], words: Vocabulary, told: Mapping[str, Any], calibration: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The content of metrics.json. `told`: what the figures are of, and `left_out`: case -> reason."""
+    """The content of metrics.json and details.json. `told`: what the figures are of, and `left_out`: case -> reason."""
     content = {
         **cohort.summarise(scores, words),
         "heart": heart.errors(scores),

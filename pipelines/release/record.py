@@ -22,6 +22,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
     Raises ValueError if the figures are of other weights.
     """
     metrics = json.loads((evaluation / "metrics.json").read_text())
+    details = json.loads((evaluation / "details.json").read_text())
     sha256 = weights_file.digest(trained)
     if metrics["weights_sha256"] != sha256:
         raise ValueError(
@@ -37,7 +38,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
         "mean_dice": metrics["mean_dice"],
         "dice": metrics["dice"],
         "cases": metrics["cases"],
-        "volume": {name: told["volume"] for name, told in metrics["confidence"].items()},
+        "volume": {name: told["volume"] for name, told in details["confidence"].items()},
         "metrics_sha256": sha256_of(evaluation / "metrics.json"),
     }
 

@@ -43,7 +43,7 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     store.keep(project.root() / project.TRAINED, content["weights_sha256"])
     run_id = _run_of(client, content["weights_sha256"])
     store.publish(client, run_id, content["weights_sha256"])
-    for file in ("index.html", "metrics.json", "summary.json", "cases.parquet", "cases.csv"):
+    for file in ("index.html", "metrics.json", "details.json", "summary.json", "cases.parquet", "cases.csv"):
         if (path := project.root() / project.EVALUATION / file).is_file():
             client.log_artifact(run_id, str(path), "evaluate")
     for name, value in _figures(content).items():

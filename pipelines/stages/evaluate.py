@@ -2,8 +2,8 @@
 
 Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate,
         preprocess.memory_gib
-Writes  reports/evaluate/: index.html (the report), metrics.json, cases.parquet, cases.csv, summary.json (nnU-Net's),
-        predictions/CASE.nii.gz; of gliomas brats/, as brats-evaluate takes them
+Writes  reports/evaluate/: index.html (the report), metrics.json, details.json, cases.parquet, cases.csv, summary.json
+        (nnU-Net's), predictions/CASE.nii.gz; of gliomas brats/, as brats-evaluate takes them
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 20 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case

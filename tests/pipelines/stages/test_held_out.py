@@ -103,7 +103,8 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
     page = (project.EVALUATION / "index.html").read_text()
     assert all(case in page and reason.split(" (")[0] in page for case, reason in found["left_out"].items())
     assert found["structures"]["hippocampus"]["dice"]["n"] == 3
-    assert found["confidence"]["hippocampus_anterior"]["volume"]["note"] == "too few"
+    details = json.loads((project.EVALUATION / "details.json").read_text())
+    assert details["confidence"]["hippocampus_anterior"]["volume"]["note"] == "too few"
     assert sorted(path.name for path in (project.EVALUATION / "predictions").iterdir()) == [
         "msd-0.nii.gz",
         "msd-2.nii.gz",
