@@ -1,8 +1,9 @@
 """What an evaluation leaves: the report for people, the same figures for programs, and the label maps themselves.
 
-index.html       the report, one file               metrics.json    means, intervals, groups, trust, what was left out
-cases.parquet    a row a structure and case         summary.json    as nnU-Net's evaluation writes it
-cases.csv        the same, to open                  predictions/    CASE.nii.gz, structure ids on the scan's own grid
+index.html       the report, one file               metrics.json    means with intervals, what was left out
+cases.parquet    a row a structure and case         details.json    group by group; what confidence was worth
+cases.csv        the same, to open                  summary.json    as nnU-Net's evaluation writes it
+predictions/     CASE.nii.gz, structure ids on the scan's own grid
 """
 
 import logging

@@ -13,6 +13,7 @@ TOLERANCE_FROM = (
     "the structure's entry in structures.yaml; of the default vocabulary chosen by MedSegFormer, not measured"
 )
 GIVEN_TOLERANCE_FROM = "MedSegFormer's vocabulary where it knows the name, else 2 mm; not measured"
+SENTENCES = 4  # of the weakest structures; the table has them all
 VIEWED_CASES = 24  # with pictures, the worst first; the file's size bounds them too
 
 
@@ -75,13 +76,28 @@ def sentences(scores: Sequence[Score], summary: Mapping[str, Any]) -> Iterator[s
     cases, patients, left_out = summary["cases"], summary["patients"], len(summary["left_out"])
     told = f"{_many(cases, 'held-out scan')} of {_many(patients, 'patient')} were measured"
     yield f"{told}; {left_out} could not be and are listed below." if left_out else f"{told}; none was left out."
-    for name in structures_of(scores):
-        yield _of_structure(name, summary["structures"][name])
+    found = summary["structures"]
+    ranked = sorted(structures_of(scores), key=lambda name: _dice(found[name]))
+    shown_ones = ranked if len(ranked) <= SENTENCES + 1 else ranked[:SENTENCES]
+    for name in shown_ones:
+        yield _of_structure(name, found[name])
+    if others := [name for name in ranked if name not in shown_ones]:
+        missed = sum(found[name]["cases"]["missed"] for name in others)
+        yield (
+            f"The other {len(others)} structures: Dice {_dice(found[others[0]]):.3f} to "
+            f"{_dice(found[others[-1]]):.3f}, "
+            f"missed {_many(missed, 'time')} in all."
+        )
     for ventricle, found in heart.errors(scores).items():
         yield (
             f"Ejection fraction of the {shown(ventricle)}: off by {found['mean_error_points']:.1f} points in mean over "
             f"{_many(found['patients'], 'patient')}, a missed ventricle counted as 100."
         )
+
+
+def _dice(found: Mapping[str, Any]) -> float:
+    """What nobody has comes last."""
+    return float(found["dice"]["mean"]) if "dice" in found else float("inf")
 
 
 def _of_structure(name: str, found: Mapping[str, Any]) -> str:
