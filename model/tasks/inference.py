@@ -148,8 +148,8 @@ class _Passes:
         return F.pad(patch, missing) if any(missing) else patch
 
     def _inside(self, values: Tensor) -> Tensor:
-        box = [slice(line.before, line.before + line.reach) for line in self.layout.lines]
-        return values[(..., *box)]
+        d, h, w = (slice(line.before, line.before + line.reach) for line in self.layout.lines)
+        return values[..., d, h, w]
 
     def _probability(self, patches_BCDHW: Tensor) -> Tensor:
         """Of one view it lies where that of the windows before lay: fresh memory costs as much as a softmax."""
