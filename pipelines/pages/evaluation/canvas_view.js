@@ -65,7 +65,7 @@ function canvasView(host, moved) {
     const size = planesSize(volume, host.clientWidth),
       scale = window.devicePixelRatio || 1;
     Object.assign(canvas, { width: Math.round(host.clientWidth * scale), height: Math.round(size.height * scale) });
-    host.style.height = canvas.style.height = `${canvas.height / scale}px`; // a pixel of the canvas is one of the screen
+    host.style.height = canvas.style.height = `${canvas.height / scale}px`; // pixel on pixel
     context.imageSmoothingEnabled = false;
     tiles = size.tiles.map((tile, index) => {
       const [x, y, width, height] = [tile.x, tile.y, tile.width, tile.height].map((each) => Math.round(each * scale));

@@ -201,7 +201,8 @@ function blandAltman(host) {
       "p",
       { class: "faint" },
       `Mean difference ${withUnit(centre, unit)}; dashed: 1.96 standard deviations ` +
-        `on either side, ${number(centre - spread, unit)} to ${withUnit(centre + spread, unit)}. They describe these cases and are no confidence interval.`,
+        `on either side, ${number(centre - spread, unit)} to ${withUnit(centre + spread, unit)}. ` +
+        "They describe these cases and are no confidence interval.",
     ),
   );
 }
@@ -248,10 +249,8 @@ function riskCoverage(host) {
     (each) =>
       `${shown(each.structure)} ${number(each.risk_coverage.aurc)} (random ${number(each.risk_coverage.aurc_random)})`,
   );
-  host.replaceChildren(
-    svg,
-    make("p", { class: "faint" }, `Area under the curve: ${words.join(", ")}. Dashed: cases put aside at random.`),
-  );
+  const areas = words.length > 4 ? "Areas under the curves: under Confidence" : `Area under the curve: ${words.join(", ")}`;
+  host.replaceChildren(svg, make("p", { class: "faint" }, `${areas}. Dashed: cases put aside at random.`));
 }
 
 // Does a voxel that is said to be right with 80 % turn out right in 80 of 100?
@@ -306,10 +305,11 @@ function differences(host) {
   const bound =
     Math.max(...list.flatMap((each) => [each.mean, each.low ?? 0, each.high ?? 0].map(Math.abs))) * 1.1 || 1;
   const width = host.clientWidth,
+    wide = width > 560,
     left = width > 520 ? 150 : 96;
   const { svg, x, inner } = axes(width, 30 * list.length + 54, `Difference of ${named(metric)}`, {
     left,
-    right: 20,
+    right: wide ? 190 : 20,
     x: {
       scale: (...to) => linear(-bound, bound, ...to),
       ticks: ticks(-bound, bound, 5),
@@ -322,7 +322,8 @@ function differences(host) {
     const at = inner.top + 30 * (index + 0.5),
       style = `--colour: ${colour(structureOf.get(each.structure).colour)}`;
     svg.append(label(left - 10, at + 4, shown(each.structure), "end", "name"));
-    if (each.low !== null) svg.append(line(x(each.low), at, x(each.high), at, "interval", { style }));
+    if (wide) svg.append(...meanText(inner.right + 14, at, each, metric));
+    if ((each.low ?? null) !== null) svg.append(line(x(each.low), at, x(each.high), at, "interval", { style }));
     svg.append(
       draw(
         "path",

@@ -7,7 +7,8 @@ function hasWebGl() {
 }
 
 function startNiivue() {
-  if (!window.niivue) document.head.append(make("script", {}, $("code-of-niivue").textContent)); // its digest is in the page's policy
+  // Its digest is in the page's policy.
+  if (!window.niivue) document.head.append(make("script", {}, $("code-of-niivue").textContent));
   return window.niivue;
 }
 

@@ -12,7 +12,7 @@ for (const row of rows) {
 }
 const viewable = new Map(data.viewed.map((each, index) => [each.case_id, { ...each, index }]));
 const state = { structure: "", metric: metrics.length ? metrics[0].key : "", row: null };
-const watchers = { chosen: [], filtered: [] }; // functions to call when a case is chosen, when structure or metric change
+const watchers = { chosen: [], filtered: [] }; // called when a case is chosen, when structure or metric change
 
 function rowsOf(columns) {
   const keys = Object.keys(columns);

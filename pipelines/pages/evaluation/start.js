@@ -12,6 +12,7 @@ const FIGURES = {
 let table = null;
 
 function drawFigures() {
+  if (!metrics.length) return;
   for (const [id, figure] of Object.entries(FIGURES)) if ($(id)) figure($(id));
   mark();
 }

@@ -16,7 +16,7 @@ const AGREED = [190, 200, 210]; // beside a difference structures are pale, what
 const OTHER = 255;
 let newest = 0;
 
-const loaded = new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve)); // volumes come last in the file
+const loaded = new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve)); // volumes come last
 
 async function unpack({ index, shape, layers }) {
   await loaded;

@@ -8,7 +8,7 @@ A case is gzip of image, then layers, uint8, (D, H, W) in order; layers hold a l
 import base64
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,12 +67,12 @@ def embed(
 
 def _embedded(viewed: Viewed, labels: Sequence[LabelTold], most_bytes: int) -> Embedded:
     _check(viewed)
-    layers = [_numbered(layer, labels) for layer in viewed.layers.values()]
-    grid = Grid((viewed.image, *layers), tuple(float(mm) for mm in viewed.spacing_mm))
+    grid = Grid((viewed.image, *viewed.layers.values()), tuple(float(mm) for mm in viewed.spacing_mm))
     if viewed.image.size > MOST_VOXELS:
         grid = _cropped(grid)
     while grid.arrays[0].size > MOST_VOXELS:
         grid = _coarser(grid)
+    grid = replace(grid, arrays=(grid.arrays[0], *(_numbered(layer, labels) for layer in grid.arrays[1:])))
     while len(text := _packed(grid)) > most_bytes and max(grid.arrays[0].shape) > 16:
         grid = _coarser(grid)
     return Embedded(

@@ -353,7 +353,7 @@ def test_a_phone_scrolls_down_only(browser: Chromium, compared: Path, dark: bool
     sizes = browser.evaluate(
         "[...document.querySelectorAll('.plot')].map((each) => each.getBoundingClientRect().width)"
     )
-    assert len(sizes) == 5
+    assert len(sizes) == 6
     assert all(300 < size <= 368 for size in sizes)
 
 
@@ -376,6 +376,16 @@ def test_names_that_are_code_are_shown_and_not_run(browser: Chromium, tmp_path: 
     assert browser.evaluate("document.getElementById('case-name').textContent") == EVIL
     assert browser.evaluate("medseg.exported().verdicts[0].case_id") == EVIL
     assert browser.complaints == []
+
+
+def test_nothing_to_tell_is_told_without_complaint(browser: Chromium, tmp_path: Path) -> None:
+    nothing = {"rows": [], "summaries": [], "confidence": [], "calibration": None, "viewed": []}
+    content = made.content(1, 0)
+    for number, empty in enumerate((nothing, {**nothing, "metrics": [], "structures": []})):
+        report.write(tmp_path / f"{number}.html", replace(content, **empty))
+        browser.open(tmp_path / f"{number}.html")
+        assert browser.evaluate("document.documentElement.dataset.ready")
+        assert browser.complaints == []
 
 
 def test_two_hundred_cases_are_small_enough_and_soon_usable(browser: Chromium, tmp_path: Path) -> None:
