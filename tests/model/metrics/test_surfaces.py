@@ -96,6 +96,19 @@ def test_far_islands_are_measured_exactly_whether_few_or_many() -> None:
         assert surfaces.between(one, other, (1.5, 1, 1)).hausdorff_mm() == pytest.approx(75, rel=1e-6)
 
 
+def test_the_order_of_an_array_in_memory_says_nothing() -> None:
+    """As scans come from NIfTI, and from axes that were swapped."""
+    spacing_mm = (1.5, 1, 0.5)
+    one, other = blobs(0, (30, 60, 60))
+    one[:, :, 40:], other[:, :, :48] = False, False  # far and many: the distance transform is asked as well
+    expected = surfaces.between(one, other, spacing_mm)
+    for turned in (np.asfortranarray, lambda mask: np.ascontiguousarray(mask.swapaxes(0, 1)).swapaxes(0, 1)):
+        found = surfaces.between(turned(one), turned(other), spacing_mm)
+        assert (found.hausdorff_mm(), found.mean_mm(), found.dice(2)) == pytest.approx(
+            (expected.hausdorff_mm(), expected.mean_mm(), expected.dice(2))
+        )
+
+
 def test_a_missed_structure_is_infinitely_far_and_an_absent_one_says_nothing() -> None:
     there = box((5, 6, 7), SIZE)
     for one, other in ((there, NOTHING), (NOTHING, there)):
