@@ -115,7 +115,8 @@ class Layout:
 
     def share(self, window: Sequence[int]) -> Tensor:
         """What a window counts in its voxels, (reach) float32: a product of lines, as the sum over windows is one."""
-        return torch.einsum("d,h,w->dhw", *(own[number] for own, number in zip(self.shares, window, strict=True)))
+        d, h, w = (own[number] for own, number in zip(self.shares, window, strict=True))
+        return d[:, None, None] * h[:, None] * w
 
     @property
     def held(self) -> int:

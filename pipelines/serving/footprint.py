@@ -25,9 +25,9 @@ from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overh
 
 INDEX = 8  # bytes a voxel
 STARTING_BYTES = 48 << 20  # of torch's first operations: 24 measured, and as much to spare
-# Measured on a CPU, nano and tiny, windows of 32^3 and 64^3: all that the network holds, in maps of its finest width at
-# full resolution, is 17 to 23 of them.
-FULL_RESOLUTION = 24
+# Measured on a CPU, nano and tiny: all that the network holds, in maps of float32 of its finest width at full
+# resolution, is 17.5 of them for windows of 64^3. Of 32^3 it is up to 23, by what does not grow with the window.
+FULL_RESOLUTION = 19
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for
 MOST_AT_A_TIME, SHARE_OF_GPU = 8, 0.5  # windows; of what is left free
