@@ -1,6 +1,6 @@
 """How far the definitions of the references lie from ours on real cases: the table of docs/metrics.md.
 
-Run     python -m benchmarks.definitions DIR        # about 3 CPU minutes with BraTS, KiTS and hippocampus cases
+Run     python -m benchmarks.definitions DIR        # about 6 CPU minutes with BraTS, KiTS and hippocampus cases
 Reads   DIR, at any depth: BraTS*_seg.nii.gz, case_*/segmentation.nii.gz (KiTS), 20 of Task04_Hippocampus/labelsTr
 Prints  a row a data set and figure: of every reference its mean over cases and structures, and in brackets the largest
         difference to ours
@@ -70,7 +70,8 @@ def cell(values: list[float] | None, ours: list[float]) -> str:
     if values is None:
         return ""
     largest = np.abs(np.subtract(values, ours)).max()
-    return f"{np.mean(values):.3f}" + ("" if values is ours else f" ({largest:.1g})")
+    plain = np.format_float_positional(largest, precision=1, fractional=False, trim="-")
+    return f"{np.mean(values):.3f}" + ("" if values is ours else f" ({plain if largest > 1e-3 else f'{largest:.0e}'})")
 
 
 def ours(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing) -> Figures:
