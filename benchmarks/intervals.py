@@ -155,11 +155,11 @@ def cell(found: Found, too_few: bool) -> str:
 
 
 def holds_from(kind: str, patients: Sequence[int], found: Sequence[Found]) -> int | None:
-    """The number from which every coverage lies within the bounds, but for two standard errors of the simulation."""
+    """The number from which no coverage lies below the bounds, nor above by more than two errors of the simulation."""
     promised, start = PROMISED.get(kind, 95.0), None
     for n, each in sorted(zip(patients, found, strict=True), key=lambda pair: -pair[0]):
-        distance = 3.0 if kind == "volume" else 2.0
-        if each.coverage is None or abs(each.coverage - promised) > distance + 2 * each.error:
+        points = 3.0 if kind == "volume" else 2.0
+        if each.coverage is None or not -points <= each.coverage - promised <= points + 2 * each.error:
             break
         start = n
     return start
