@@ -9,6 +9,7 @@ None stands for what has no value, as NaN is no JSON. `mean_dice` is over struct
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,15 @@ def figures(scores: Sequence[Score]) -> dict[str, Any]:
     cases["cut"] = sum(score.cut for score in scores)
     measured = {metric.key: figure(scores, metric.key) for metric in METRICS}
     lesions = {"lesions": told} if (told := detection.rates(scores)) else {}
-    return {**{key: found for key, found in measured.items() if found["n"]}, **lesions, "cases": cases}
+    found = {"found": asdict(_found(scores))}
+    return {**{key: each for key, each in measured.items() if each["n"]}, **lesions, **found, "cases": cases}
+
+
+def _found(scores: Sequence[Score]) -> statistics.Interval:
+    """Of the cases whose reference has it, the share in which it was found at all."""
+    drawn = [score for score in scores if score.status in ("scored", "missed")]
+    hits = [float(score.status == "scored") for score in drawn]
+    return statistics.rate(hits, [1.0] * len(drawn), [score.patient for score in drawn])
 
 
 def figure(scores: Sequence[Score], key: str) -> dict[str, Any]:

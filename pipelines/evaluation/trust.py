@@ -36,7 +36,7 @@ def calibrated(histograms: Sequence[Any]) -> dict[str, Any] | None:
 def _of_structure(scores: Sequence[Score]) -> dict[str, Any]:
     present = [score for score in scores if score.present]
     found: dict[str, Any] = {
-        signal: _ranked([getattr(score, signal) for score in present], [score.dice for score in present])
+        signal: _ranked([_said(score, signal) for score in present], [score.dice for score in present])
         for signal in SIGNALS
         if any(not math.isnan(getattr(score, signal)) for score in present)
     }
@@ -48,6 +48,11 @@ def _of_structure(scores: Sequence[Score]) -> dict[str, Any]:
         places=places if len(set(places)) > 1 else None,
     )
     return {**found, "volume": asdict(volume)}
+
+
+def _said(score: Score, signal: str) -> float:
+    """What is missed warned nobody: it counts as the most certain answer (confidence.py)."""
+    return float("nan") if score.status == "missed" else float(getattr(score, signal))
 
 
 def _ranked(sure: Sequence[float], dice: Sequence[float]) -> dict[str, Any]:

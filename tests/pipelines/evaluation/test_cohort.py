@@ -40,10 +40,10 @@ def test_a_structure_nobody_has_is_none_and_valid_json(tmp_path: Path) -> None:
 
 
 def test_an_interval_holds_its_mean_and_is_drawn_by_patient() -> None:
-    dice = summarise(cohort(20), WORDS)["structures"]["kidney"]["dice"]
+    dice = summarise(cohort(30), WORDS)["structures"]["kidney"]["dice"]
     assert dice["low"] < dice["mean"] < dice["high"]
-    twice = [replace(score, case_id=f"{score.case_id}-{eye}") for score in cohort(10) for eye in "lr"]
-    assert summarise(twice, WORDS)["structures"]["kidney"]["dice"]["note"] == "too few"  # 10 patients, not 20
+    twice = [replace(score, case_id=f"{score.case_id}-{eye}") for score in cohort(20) for eye in "lr"]
+    assert summarise(twice, WORDS)["structures"]["kidney"]["dice"]["note"] == "too few"  # 20 patients, not 40
 
 
 def test_a_cohort_is_split_by_what_tells_its_cases_apart_and_by_nothing_else() -> None:
