@@ -149,7 +149,8 @@ function planesSize({ shape, spacing_mm: mm }, width) {
     ...each,
     scale: Math.min((width - each.gaps[0] * GAP) / each.wide, (most - each.gaps[1] * GAP) / each.tall),
   }));
-  const best = arrangements.reduce((one, other) => (other.scale > one.scale ? other : one)),
+  const best =
+      width < 560 ? arrangements[2] : arrangements.reduce((one, other) => (other.scale > one.scale ? other : one)),
     { scale } = best;
   const sizes = [
     [across, height],

@@ -249,7 +249,8 @@ function riskCoverage(host) {
     (each) =>
       `${shown(each.structure)} ${number(each.risk_coverage.aurc)} (random ${number(each.risk_coverage.aurc_random)})`,
   );
-  const areas = words.length > 4 ? "Areas under the curves: under Confidence" : `Area under the curve: ${words.join(", ")}`;
+  const areas =
+    words.length > 4 ? "Areas under the curves: under Confidence" : `Area under the curve: ${words.join(", ")}`;
   host.replaceChildren(svg, make("p", { class: "faint" }, `${areas}. Dashed: cases put aside at random.`));
 }
 

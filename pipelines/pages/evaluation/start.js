@@ -9,10 +9,11 @@ const FIGURES = {
   differences,
   paired,
 };
+const NARROWEST = 200; // pixels; less is a window that is being folded away
 let table = null;
 
 function drawFigures() {
-  if (!metrics.length) return;
+  if (!metrics.length || document.body.clientWidth < NARROWEST) return;
   for (const [id, figure] of Object.entries(FIGURES)) if ($(id)) figure($(id));
   mark();
 }
@@ -136,7 +137,7 @@ function start() {
   drawFigures();
   let width = document.body.clientWidth;
   new ResizeObserver(() => {
-    if (document.body.clientWidth === width || !document.body.clientWidth) return;
+    if (document.body.clientWidth === width || document.body.clientWidth < NARROWEST) return;
     width = document.body.clientWidth;
     drawFigures();
     view.panes.forEach((pane) => pane.resize());

@@ -8,6 +8,7 @@ What the pages told the console, raised or asked the network for is in `complain
 """
 
 import base64
+import io
 import json
 import os
 import select
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = (
@@ -131,17 +134,20 @@ class Chromium:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def picture(self, selector: str | None = None, whole: bool = False) -> bytes:
-        """PNG of the viewport, of the whole page, or of one element."""
-        clip = {}
-        if selector or whole:
-            element = f"document.querySelector({json.dumps(selector or 'html')})"
-            box = self.evaluate(
-                "(e => {const b = e.getBoundingClientRect(); return {x: b.x + scrollX, y: b.y + scrollY, "
-                f"width: b.width, height: b.height, scale: 1}}}})({element})"
-            )
-            clip = {"clip": box, "captureBeyondViewport": True}
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
+    def picture(self, whole: bool = False) -> Image.Image:
+        """Of the viewport, or of the whole page."""
+        taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        return Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
+
+    def picture_of(self, selector: str) -> Image.Image:
+        """Of an element that is not larger than the viewport, scrolled to. Cut out here: a clip by the browser resizes
+        the page for a moment, to no width at all."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box = self.evaluate(f"(({{x, y, width, height}}) => [x, y, width, height])({element}.getBoundingClientRect())")
+        left, top, width, height = (round(each) for each in box)
+        return self.picture().crop((left, top, left + width, top + height))
 
     def _next(self, until: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:

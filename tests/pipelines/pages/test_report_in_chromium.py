@@ -1,6 +1,5 @@
 """The evaluation report in a real browser, opened from disk: it works, shows the right slice, and keeps to itself."""
 
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.pages.evaluation import report
 from tests.conftest import REPOSITORY
@@ -82,7 +80,7 @@ def show(browser: Chromium, at: tuple[int, int, int], **layers: bool) -> None:
 
 def planes(browser: Chromium, pane: int = 0) -> dict[int, np.ndarray]:
     """What is on the screen: RGB of each plane, by its axis."""
-    picture = np.asarray(Image.open(io.BytesIO(browser.picture(f"#pane-{pane} canvas"))).convert("RGB"))
+    picture = np.asarray(browser.picture_of(f"#pane-{pane} canvas"))
     found = {}
     for tile in browser.evaluate(f"medseg.view.panes[{pane}].tiles()"):
         top, left = round(tile["y"]), round(tile["x"])
@@ -209,6 +207,7 @@ def test_both_versions_of_a_comparison_show_the_same_voxel(browser: Chromium, co
     for pane, label in enumerate((one.prediction, one.other)):
         changed = np.abs(planes(browser, pane)[0] - bare[pane]).max(axis=2) > 6
         assert (changed == rendered(label > 0, 0, at[0], changed.shape)).mean() > 0.985
+    browser.evaluate("document.getElementById('pane-1').scrollIntoView({block: 'center', behavior: 'instant'})")
     box = browser.evaluate("(({x, y}) => ({x, y}))(document.querySelector('#pane-1 canvas').getBoundingClientRect())")
     tile = next(each for each in browser.evaluate("medseg.view.panes[1].tiles()") if each["axis"] == 0)
     browser.click(box["x"] + tile["x"] + 0.25 * tile["width"], box["y"] + tile["y"] + 0.25 * tile["height"])
