@@ -65,7 +65,7 @@ async function niivueView(host, moved) {
     const width = host.clientWidth,
       { height, scale, tiles } = planesSize(volume, width);
     host.style.height = `${height}px`;
-    hair = 0.9 / scale;
+    hair = 1.4 / scale;
     shown.resizeListener();
     shown.setCustomLayout(
       tiles.map((each, sliceType) => ({

@@ -61,6 +61,10 @@ function startVerdicts() {
     make("a", { href: address, download: `verdicts-${data.identity}.json` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10000);
   });
+  if (window !== window.parent) {
+    $("verdict-kept").textContent =
+      "Open this report by itself to keep and export verdicts: browsers may forbid both to a page within another.";
+  }
   watchers.chosen.push(showVerdict);
   showVerdict();
 }

@@ -92,6 +92,8 @@ async function showCase(row) {
   $("no-viewer").hidden = Boolean(told);
   if (!told) return;
   if (!view.volume || view.volume.index !== told.index) {
+    if (!view.panes.length)
+      $("viewer-told").textContent = "The viewer starts; without a graphics card that takes a while.";
     const volume = { ...told, ...(await unpack(told)) };
     volume.edges = volume.layers.reference ? edges(volume.layers.reference, volume.shape, volume.spacing_mm) : null;
     const panes = await panesOf();
