@@ -183,7 +183,7 @@ class Evaluate(Block):
     overlap: float = Field(ge=0, le=0.9, description="of neighbouring windows; 0.5 with Gaussian blending is usual")
     flips: tuple[Literal[0, 1, 2], ...] = Field(
         description="axes (D, H, W) along which every scan is mirrored too and the answers averaged, 2 to 8 times the "
-        "work; their agreement tells how sure the network is. None: once, as trained without mirroring"
+        "work; their agreement tells how sure the network is. Empty: once, as trained without mirroring"
     )
     max_left_out_fraction: Fraction = Field(
         description="above this share of held-out cases that cannot be measured the stage stops"

@@ -128,7 +128,7 @@ def test_the_form_in_prefects_page_has_profile_and_changes_with_their_meaning() 
 
 def test_settings_are_explained_with_what_is_ones_own(done: Project) -> None:
     done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
-    row, _ = json.loads(done.medseg("params", "show", "evaluate", "--json").stdout)
+    row, *_ = json.loads(done.medseg("params", "show", "evaluate", "--json").stdout)
     assert (row["key"], row["value"], row["from"], row["bound"]) == ("evaluate.overlap", 0.25, "own change", "0 to 0.9")
     assert "evaluate.overlap" in done.medseg("params", "show").stdout
     refused = done.medseg("params", "show", "evaluat")
