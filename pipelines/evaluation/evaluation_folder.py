@@ -80,5 +80,5 @@ def facts_of(content: Mapping[str, Any]) -> dict[str, str]:
         "windows": f"overlap {conditions['overlap']:g}"
         + (f", mirrored along {len(conditions['flips'])} axes" if conditions.get("flips") else ""),
         "precision": conditions["precision"],
-        "made of": ", ".join(f"{name} {value[:12]}" for name, value in sorted(identity.items())),
+        "made of": ", ".join(f"{name} {value[:12]}" for name, value in sorted(identity.items()) if value),
     }

@@ -36,7 +36,11 @@ def as_report(
         title=title,
         facts=facts,
         summary=summary["told"],
-        metrics=[MetricTold(m.key, m.name, m.unit, m.better, m.definition, m.edges, m.source) for m in METRICS],
+        metrics=[
+            MetricTold(m.key, m.name, m.unit, m.better, m.definition, m.edges, m.source)
+            for m in METRICS
+            if any(row[m.key] is not None for row in rows)
+        ],
         structures=[
             StructureTold(
                 name, shown(name), words[name].colour, words[name].tolerance_mm, tolerance_from,
