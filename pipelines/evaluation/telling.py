@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pipelines.evaluation import heart, subgroups
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score, structures_of
@@ -54,7 +56,7 @@ def as_report(
         confidence=[_trusted(name, told) for name, told in summary.get("confidence", {}).items()],
         calibration=_calibration(summary.get("calibration")),
         viewed=viewed,
-        labels=_labels(names, words),
+        labels=_labels(viewed, words),
     )  # fmt: skip
 
 
@@ -167,10 +169,11 @@ def _calibration(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"bins": bins, "error": found["expected_error"]}
 
 
-def _labels(scored: Sequence[str], words: Vocabulary) -> list[LabelTold]:
-    """All that label maps of these structures can hold."""
-    ids = sorted({value for name in scored for value in words.covered_ids(name)})
-    return [LabelTold(value, shown(words.by_id[value].name), words.by_id[value].colour) for value in ids]
+def _labels(viewed: Sequence[Viewed], words: Vocabulary) -> list[LabelTold]:
+    """What the label maps that can be looked at hold."""
+    held = {int(value) for case in viewed for layer in case.layers.values() for value in np.unique(layer)} - {0}
+    known = [words.by_id[value] for value in sorted(held) if value in words.by_id]
+    return [LabelTold(each.id, shown(each.name), each.colour) for each in known]
 
 
 def _many(count: int, noun: str) -> str:
