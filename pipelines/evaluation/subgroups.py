@@ -1,4 +1,4 @@
-"""By what an evaluation is split: source, site, scanner, modality, slice thickness, size of the structure.
+"""By what an evaluation is split: source, site, scanner, modality, slice thickness, heart phase, size of the structure.
 
 A kind that does not split a cohort - one source, no scanner known - is left out. Sizes are thirds of a structure's own
 reference volumes in the cohort; a structure that is invented has none.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipelines.evaluation import heart
 from pipelines.evaluation.score import Score
 
 Groups = dict[str, dict[str, list[Score]]]  # kind -> value -> scores
@@ -22,13 +23,14 @@ LEAST_FOR_SIZES = 9  # cases with the structure: three a third
 
 def split_up(scores: Sequence[Score]) -> Groups:
     """Every kind that tells cases apart, its values in order."""
-    size = thirds(scores)
+    size, phase = thirds(scores), heart.phases(scores)
     told_by: dict[str, Callable[[Score], str]] = {
         "source": lambda score: score.source,
         "site": lambda score: score.site,
         "scanner": lambda score: score.scanner,
         "modality": lambda score: score.modality,
         "slice": lambda score: slices(score.slice_mm),
+        "phase": lambda score: phase.get(score.case_id, ""),
         "size": lambda score: size.get((score.case_id, score.structure), ""),
     }
     found: Groups = {}

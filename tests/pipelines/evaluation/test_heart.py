@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.evaluation import heart
+from pipelines.evaluation import heart, subgroups
 from pipelines.evaluation.score import Score
 from tests.pipelines.evaluation.made import scored
 
@@ -41,3 +41,10 @@ def test_a_missed_ventricle_costs_all_of_it() -> None:
 
 def test_scans_that_are_no_cine_have_no_phase() -> None:
     assert heart.errors([scored("a", 0.9, "left_ventricle"), scored("b", 0.9, "left_ventricle")]) == {}
+
+
+def test_the_phases_are_groups_of_their_own() -> None:
+    split = subgroups.split_up(frames("p", (60.0, 120.0, 90.0), (60.0, 100.0, 80.0)))
+    assert {phase: [score.case_id for score in own] for phase, own in split["phase"].items()} == {
+        "ED": ["p-1"], "ES": ["p-0"], "not known": ["p-2"],
+    }  # fmt: skip
