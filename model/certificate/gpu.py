@@ -1,11 +1,12 @@
 """Makes a CPU's tensors go the way that a GPU's would, so that a machine without one can simulate it.
 
 Fake tensors could say that they lie on a GPU, but a PyTorch built for CPU cannot run a backward pass over those. So
-they lie on the CPU, and the three places where a CPU differs are set right here:
+they lie on the CPU, and the four places where a CPU differs are set right here:
 
     autocast      on a GPU also lifts norms, softmax and sums to float32 (PyTorch's documentation, "CUDA Ops that
                   autocast to float32"); the CPU's list has matrix products and convolutions only
     convolution   takes detours on a CPU, and none on a GPU
+    bfloat16      is float32 on a CPU without 16-bit instructions, and itself on a GPU
     memory        is the GPU's
 """
 
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.engine import parallelize
+from model.engine import numerics, parallelize
 from model.network import cpu_convolution
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -37,6 +38,7 @@ def as_gpu(memory_bytes: float) -> Iterator[None]:
             for owner, name in places:
                 patches.enter_context(patch.object(owner, name, change(getattr(owner, name))))
         patches.enter_context(patch.object(cpu_convolution, "is_needed", lambda _volume: False))
+        patches.enter_context(patch.object(numerics, "cpu_has_bfloat16", lambda: True))
         patches.enter_context(patch.object(parallelize, "memory_bytes", lambda _ranks: memory_bytes))
         yield
 

@@ -82,8 +82,8 @@ def soft_dice(
     """Mean soft Dice over those of each sample's structures and `regions` (values each) that it shows, (B,); else 1.
 
     Undecided voxels have probability 0. What is absent from the patch is left to the cross-entropy: its Dice term would
-    be 1 for nothing predicted and near 0 above a voxel, so that where a rare structure's probability sums to less, every
-    patch without it would press it out. (nnU-Net's smoothing of 1e-5 comes to the same.)
+    be 1 for nothing predicted and near 0 above a voxel, so that where a rare structure's probability sums to less,
+    every patch without it would press it out. (nnU-Net's smoothing of 1e-5 comes to the same.)
     """
     values = [(value,) for value in range(1, probability_BGDHW.shape[1])]
     if not values:

@@ -38,7 +38,7 @@ from model.certificate.simulate import (
 )
 from model.certificate.timing import PLANNED, SHORTEST_S, timing
 from model.engine.hardware import described, find_gpu
-from model.engine.parallelize import PRECISIONS, ParallelNetwork, checkpoint_activations
+from model.engine.parallelize import ParallelNetwork, autocast, checkpoint_activations
 from model.engine.ranks import Ranks
 from model.engine.trainer import accumulate, new_state
 from model.network.config import PRESETS
@@ -86,7 +86,7 @@ def test_activations_are_those_that_a_real_forward_pass_saves(preset: str, preci
         return tensor
 
     with as_gpu(0), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", PRECISIONS[precision], enabled=precision != "float32"):
+        with autocast(CPU, precision):
             outputs = made_up_task(plan).forward(network, patches)
         made_up_task(plan).loss(outputs, patches)
     for output in tree_leaves(outputs):
