@@ -14,6 +14,7 @@ import torch
 
 from model import weights_file
 from model.data.casefile import Case
+from model.engine.numerics import cpu_has_bfloat16
 from model.tasks.windows import Layout
 from model.weights_file import Card
 from pipelines.cases.forecast import READ
@@ -28,6 +29,7 @@ STARTING_BYTES = 48 << 20  # of torch's first operations: 24 measured, and as mu
 # Measured on a CPU, nano and tiny: all that the network holds, in maps of float32 of its finest width at full
 # resolution, is 17.5 of them for windows of 64^3. Of 32^3 it is up to 23, by what does not grow with the window.
 FULL_RESOLUTION = 19
+IN_FLOAT32 = 30  # the same where it computes in float32: 27 measured for a window of 48^3
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for
 MOST_AT_A_TIME, SHARE_OF_GPU = 8, 0.5  # windows; of what is left free
@@ -96,7 +98,9 @@ def gpu_bytes(grid: Shape, channels: int, card: Card, source: str, conditions: C
 def window_bytes(card: Card, window: Sequence[int], flips: Sequence[int]) -> int:
     """What the network and its answer take for one window."""
     classes = len(card.classes) + 1
-    maps = FULL_RESOLUTION * card.network["stem_dims"][0] + (6 if flips else 4) * classes
+    halves = torch.cuda.device_count() > 0 or cpu_has_bfloat16()
+    features = (FULL_RESOLUTION if halves else IN_FLOAT32) * card.network["stem_dims"][0]
+    maps = features + (6 if flips else 4) * classes
     views = (BYTE + 3 * INDEX) * 2 ** len(flips) if flips else 0
     return prod(window) * (FLOAT * maps + views)
 
