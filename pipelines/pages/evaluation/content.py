@@ -11,6 +11,7 @@ import numpy as np
 
 Value = str | float | bool | None
 Colour = tuple[int, int, int]
+MOST_LABELS = 254  # a byte holds them, background and another structure
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class Content:
     comparison: ComparisonTold | None = None
 
     def label_list(self) -> list[LabelTold]:
-        """In the order of their values."""
+        """In the order of their values; those after the first MOST_LABELS are drawn as one other structure."""
         single = [
             LabelTold(each.values[0], each.shown, each.colour) for each in self.structures if len(each.values) == 1
         ]
-        return sorted(self.labels or single, key=lambda label: label.value)
+        return sorted(self.labels or single, key=lambda label: label.value)[:MOST_LABELS]
