@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation import detection, statistics, subgroups, warnings
-from pipelines.evaluation.definitions import METRICS
+from pipelines.evaluation.definitions import BY_KEY, METRICS
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.scans.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ def figure(scores: Sequence[Score], key: str) -> dict[str, Any]:
     values = np.array([getattr(score, key) for score in known], dtype=float)
     if not len(values):
         return {"mean": None, "low": None, "high": None, "n": 0, "note": "no case"}
-    mean = statistics.mean(values, [score.patient for score in known])
+    mean = statistics.mean(values, [score.patient for score in known], BY_KEY[key].fewest)
     middle = statistics.quantiles(values)
     return {
         "mean": mean.estimate,

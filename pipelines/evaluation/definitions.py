@@ -6,10 +6,12 @@ The field's tools disagree with each other under one name, so each of ours is na
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.evaluation.statistics import FEWEST_FOR_DISTANCE, FEWEST_FOR_MEAN
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a structure in a case."""
+    """One figure of a structure in a case. `fewest`: patients from which its mean has an interval."""
 
     key: str
     name: str
@@ -19,6 +21,7 @@ class Metric:
     definition: str
     edges: str
     source: str
+    fewest: int = FEWEST_FOR_MEAN
 
 
 _ABSENT = "In neither reference nor prediction: no value; the case is counted as absent."
@@ -54,6 +57,7 @@ METRICS = (
         "The distance to the other surface that 95 % of a surface's area keep to; the larger of the two directions.",
         f"Missed or invented: the diagonal of the image. {_ABSENT}",
         "Nikolov et al. 2018, as surface-distance 0.1; not MONAI's, which counts voxels and not area",
+        FEWEST_FOR_DISTANCE,
     ),
     Metric(
         "mean_surface_mm",
