@@ -6,12 +6,13 @@ The field's tools disagree with each other under one name, so each of ours is na
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.evaluation.statistics import FEWEST_FOR_DISTANCE, FEWEST_FOR_MEAN
+from pipelines.evaluation.statistics import FEWEST_FOR_DISTANCE
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a structure in a case. `fewest`: patients from which its mean has an interval."""
+    """One figure of a structure in a case. `fewest`: patients from which its mean has an interval,
+    if other than those of any mean."""
 
     key: str
     name: str
@@ -21,7 +22,7 @@ class Metric:
     definition: str
     edges: str
     source: str
-    fewest: int = FEWEST_FOR_MEAN
+    fewest: int | None = None
 
 
 _ABSENT = "In neither reference nor prediction: no value; the case is counted as absent."

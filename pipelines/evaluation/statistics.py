@@ -69,8 +69,9 @@ class Difference(Interval):
     p: float | None = None
 
 
-def mean(values: Numbers, patients: Names, fewest: int = FEWEST_FOR_MEAN) -> Interval:
+def mean(values: Numbers, patients: Names, fewest: int | None = None) -> Interval:
     """Mean over cases, each of the same weight. `patients` names each one's; NaN is a case without a value, left out.
+    `fewest`: patients from which there is an interval, FEWEST_FOR_MEAN unless told.
 
     Raises ValueError if a value is infinite (put the metric's worst case in its place first) or the lengths differ.
     """
@@ -213,8 +214,8 @@ def _resamples(patients: int) -> int:
     return max(1_000, min(RESAMPLES, LARGEST_DRAW // patients))
 
 
-def _why_no_bounds(means: np.ndarray, fewest: int = FEWEST_FOR_MEAN) -> str:
-    if len(means) < fewest:
+def _why_no_bounds(means: np.ndarray, fewest: int | None = None) -> str:
+    if len(means) < (fewest or FEWEST_FOR_MEAN):
         return TOO_FEW
     return ALL_ALIKE if np.ptp(means) <= EQUAL else ""
 
