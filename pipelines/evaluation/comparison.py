@@ -50,7 +50,8 @@ def _difference(metric: Metric, pairs: Sequence[tuple[Score, Score]]) -> statist
     values = [(getattr(mine, metric.key), getattr(theirs, metric.key)) for mine, theirs in pairs]
     mine, theirs = np.array(values, dtype=float).reshape(-1, 2).T
     right = 1.0 if metric.better == "higher" else 0.0
-    return statistics.paired(mine, theirs, [p[0].patient for p in pairs], better=metric.better, nothing=right)
+    patients = [pair[0].patient for pair in pairs]
+    return statistics.paired(mine, theirs, patients, better=metric.better, nothing=right, fewest=metric.fewest)
 
 
 def _record(structure: str, metric: str, found: statistics.Difference, p_holm: float | None) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {
         path.name.removesuffix(ending): path
         for path in sorted(folder.iterdir())
-        for ending in ENDINGS[:1] + ENDINGS[1:]
+        for ending in ENDINGS
         if path.name.endswith(ending) and path.is_file()
     }
 

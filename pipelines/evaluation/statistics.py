@@ -118,13 +118,19 @@ def quantiles(values: Numbers) -> Quantiles:
 
 
 def paired(
-    values: Numbers, others: Numbers, patients: Names, *, better: str = "higher", nothing: float | None = None
+    values: Numbers,
+    others: Numbers,
+    patients: Names,
+    *,
+    better: str = "higher",
+    nothing: float | None = None,
+    fewest: int | None = None,
 ) -> Difference:
     """Mean of `values` minus `others`, case by case. `better`: which values of the metric are, "higher" or "lower".
 
     A case without a value for either is left out. Where only one has a value, the other rightly said nothing: it counts
     as `nothing` (1 for Dice, 0 for a distance), or as undecided if that is None. `note` says that no version is better
-    where the interval holds 0.
+    where the interval holds 0. `fewest`: as in `mean`.
     Raises ValueError as `mean` does, or if `better` is another word.
     """
     if better not in ("higher", "lower"):
@@ -136,7 +142,7 @@ def paired(
         one, other = (np.where(half & np.isnan(side), nothing, side) for side in (one, other))
     differences = one - other
     undecided = int(half.sum()) if nothing is None else 0
-    told = mean(differences, patients)
+    told = mean(differences, patients, fewest)
     gains = differences if better == "higher" else -differences
     won, lost = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
     p = _sign_flip_test(differences, patients) if told.n else None
