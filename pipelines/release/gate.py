@@ -15,14 +15,14 @@ from typing import Any, Literal
 from pipelines.evaluation import statistics
 from pipelines.evaluation.definitions import BY_KEY
 from pipelines.evaluation.score import Score, structures_of
-from pipelines.release.measured import Measured
+from pipelines.release.measurement import Measured as Measured
+from pipelines.release.measurement import measured as measured
 from pipelines.release.pairing import cells, fewest_for, lower_bound
 from pipelines.release.plan import PerformanceEvaluation, ReleasePlan
 from pipelines.work.wording import counted
 
 Result = Literal["passes", "fails", "cannot tell"]
 PASSES, FAILS, CANNOT_TELL = "passes", "fails", "cannot tell"
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,25 @@ class Verdict:
 
 def decide(candidate: Measured, champion: Measured | None, plan: ReleasePlan, looks: int) -> Verdict:
     """`champion`: what the candidate would replace, if any. `looks`: at this test set so far."""
-    return judge([*_alone(candidate, plan.bounds, looks), *_against(candidate, champion, plan.bounds)])
+    return judge(checks(candidate, champion, plan, looks))
 
 
-def judge(checks: Sequence[Check]) -> Verdict:
+def checks(candidate: Measured, champion: Measured | None, plan: ReleasePlan, looks: int) -> list[Check]:
+    return [*_alone(candidate, plan.bounds, looks), *_against(candidate, champion, plan.bounds)]
+
+
+def judge(made: Sequence[Check]) -> Verdict:
     """One failure fails; else one that cannot be told is enough not to pass."""
-    found = {check.result for check in checks}
-    verdict: Result = FAILS if FAILS in found else CANNOT_TELL if CANNOT_TELL in found or not checks else PASSES
-    reasons = [check.reason for result in (FAILS, CANNOT_TELL) for check in checks if check.result == result]
-    return Verdict(verdict, tuple(dict.fromkeys(reasons)), tuple(checks))
+    found = {check.result for check in made}
+    verdict: Result = FAILS if FAILS in found else CANNOT_TELL if CANNOT_TELL in found or not made else PASSES
+    reasons = [check.reason for result in (FAILS, CANNOT_TELL) for check in made if check.result == result]
+    return Verdict(verdict, tuple(dict.fromkeys(reasons)), tuple(made))
 
 
 def _alone(candidate: Measured, bounds: PerformanceEvaluation, looks: int) -> Iterator[Check]:
     yield from _commits(candidate.origin)
-    yield _at_most("looks at the test set", looks, bounds.looks_allowed, "hold out fresh scans, under a new plan")
-    yield _at_most(
+    yield at_most("looks at the test set", looks, bounds.looks_allowed, "hold out fresh scans, under a new plan")
+    yield at_most(
         "left out", len(candidate.left_out), bounds.left_out_allowed,
         f"of the held-out scans, {', '.join(list(candidate.left_out)[:3]) or 'none'} could not be measured; mend them",
     )  # fmt: skip
@@ -76,7 +80,7 @@ def _alone(candidate: Measured, bounds: PerformanceEvaluation, looks: int) -> It
         yield _measured(name, candidate.scores, "the network tells it apart, or the plan names it")
     for metric in bounds.floors:
         yield from _floors(metric, candidate.scores, bounds)
-    yield from _resources(candidate, bounds)
+    yield from _calibration(candidate, bounds)
 
 
 def _against(candidate: Measured, champion: Measured | None, bounds: PerformanceEvaluation) -> Iterator[Check]:
@@ -197,25 +201,21 @@ def _new_misses(candidate: Sequence[Score], champion: Sequence[Score], bounds: P
     found_before = {(score.case_id, score.structure) for score in champion if score.status == "scored"}
     new = [s for s in candidate if s.status == "missed" and (s.case_id, s.structure) in found_before]
     named = ", ".join(f"{score.structure} in {score.case_id}" for score in new[:3])
-    return _at_most("new misses", len(new), bounds.new_misses_allowed, f"the champion finds {named}")
+    return at_most("new misses", len(new), bounds.new_misses_allowed, f"the champion finds {named}")
 
 
-def _resources(candidate: Measured, bounds: PerformanceEvaluation) -> Iterator[Check]:
-    memory_gib = None if candidate.memory_bytes is None else candidate.memory_bytes / GIB
-    for name, value, bound, remedy in (
-        ("calibration error", candidate.calibration_error, bounds.calibration_error_at_most, "train longer"),
-        ("seconds a case", candidate.seconds_per_case, bounds.seconds_per_case_at_most, "take a smaller network"),
-        ("GiB of memory", memory_gib, bounds.memory_gib_at_most, "take a smaller network"),
-    ):
-        if bound is None:
-            continue
-        if value is None:
-            yield Check(name, CANNOT_TELL, bound=bound, reason=f"{name}: not measured; `medseg gate check` measures it")
-        else:
-            yield _at_most(name, value, bound, remedy)
+def _calibration(candidate: Measured, bounds: PerformanceEvaluation) -> Iterator[Check]:
+    """Of nothing to calibrate - no voxel was held against a reference - nothing is known."""
+    name, allowed = "calibration error", bounds.calibration_error_at_most
+    if allowed is None:
+        return
+    if candidate.calibration_error is None:
+        yield Check(name, CANNOT_TELL, bound=allowed, reason=f"{name}: not measured; evaluate the version again")
+    else:
+        yield at_most(name, candidate.calibration_error, allowed, "train longer")
 
 
-def _at_most(name: str, value: float, bound: float, remedy: str) -> Check:
+def at_most(name: str, value: float, bound: float, remedy: str) -> Check:
     holds = value <= bound
     reason = "" if holds else f"{name}: {value:.4g}, and the plan allows {bound:g}; {remedy}"
     return Check(name, PASSES if holds else FAILS, value=value, bound=bound, reason=reason)

@@ -43,9 +43,12 @@ class PerformanceEvaluation(Block):
     left_out_allowed: int = Field(ge=0, description="held-out scans that could not be measured")
     new_misses_allowed: int = Field(ge=0, description="structures of a scan found by the champion only")
     margins: dict[str, dict[str, float]] = Field(
-        min_length=1, description="metric -> structure or `default` -> how much worse than the champion's its mean may be"
+        min_length=1,
+        description="metric -> structure or `default` -> how much worse than the champion's its mean may be",
     )
-    subgroups: dict[Kind, float] = Field(description="kind -> how many times the margin is allowed in each of its groups")
+    subgroups: dict[Kind, float] = Field(
+        description="kind -> how many times the margin is allowed in each of its groups"
+    )
     floors: dict[str, dict[str, float]] = Field(
         min_length=1, description="metric -> structure or `default` -> what the lower bound of its mean must reach"
     )

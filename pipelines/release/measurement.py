@@ -1,25 +1,30 @@
 """What the gate is asked about: a version's scores in every held-out scan, and what they are of.
 
-    of_dossier(folder) -> Measured      from the files that a version's record binds by sha256, never from tags
+measured(folder) -> Measured      from a dossier, whose files the version's record binds by sha256; never from tags
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation import evaluation_folder, tables
 from pipelines.evaluation.score import Score
 
-EVALUATION, LINEAGE, RECORD, ORIGIN = "evaluation", "lineage", "record.json", "origin.json"
+RECORD, EVALUATION, ORIGIN, MANIFEST = (
+    "record.json",
+    "evaluation",
+    "lineage/origin.json",
+    "lineage/manifest.parquet",
+)  # of a dossier
 
 
 @dataclass(frozen=True)
 class Measured:
     """`structures`: those that the weights' card names, each of which must have been measured. `left_out`: held-out
-    case -> why it was not. `calibration_error`: expected one, in the foreground. `origin`: commits of project and
-    program. `seconds_per_case` (the slowest) and `memory_bytes` (the peak): where somebody has measured them.
+    case -> why it was not. `calibration_error`: the expected one, in the foreground. `origin`: commits of project and
+    program.
     """
 
     scores: Sequence[Score]
@@ -28,15 +33,9 @@ class Measured:
     left_out: Mapping[str, str] = field(default_factory=dict)
     calibration_error: float | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
-    conditions: Mapping[str, Any] = field(default_factory=dict)
-    seconds_per_case: float | None = None
-    memory_bytes: int | None = None
-
-    def on_machine(self, seconds_per_case: float | None, memory_bytes: int | None) -> "Measured":
-        return replace(self, seconds_per_case=seconds_per_case, memory_bytes=memory_bytes)
 
 
-def of_dossier(folder: Path) -> Measured:
+def measured(folder: Path) -> Measured:
     """Of a version whose dossier was found whole. Raises ValueError naming a file that is missing or unreadable."""
     record = read_json(folder / RECORD)
     metrics = read_json(folder / EVALUATION / evaluation_folder.METRICS)
@@ -48,8 +47,7 @@ def of_dossier(folder: Path) -> Measured:
             record["test_set_sha256"],
             metrics["left_out"],
             (details["calibration"] or {}).get("expected_error"),
-            read_json(folder / LINEAGE / ORIGIN),
-            record["conditions"],
+            read_json(folder / ORIGIN),
         )
     except KeyError as error:
         raise ValueError(f"{folder}: no {error} in it; evaluate and register the version again") from None
