@@ -4,13 +4,13 @@ Stage `register` writes it to models/register/model.json; it holds only what is 
 reproduced. A version in MLflow carries its text and its digest as tags, so the two are bound to each other.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model import weights_file
+from pipelines.release import canonical
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -49,10 +49,9 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
 
 def evaluation_files(folder: Path) -> dict[str, str]:
     """Name -> sha256: of the files that hold the figures, and one over all label maps, by name and content."""
-    predictions = sorted((folder / "predictions").iterdir())
-    told = "".join(f"{sha256_of(file)}  {file.name}\n" for file in predictions)
     found = {name: sha256_of(folder / name) for name in ("metrics.json", "details.json", "cases.parquet")}
-    return {**found, "predictions": hashlib.sha256(told.encode()).hexdigest()}
+    predictions = {file.name: sha256_of(file) for file in (folder / "predictions").iterdir()}
+    return {**found, "predictions": canonical.digest(predictions)}
 
 
 def read() -> dict[str, Any]:
@@ -65,8 +64,8 @@ def read() -> dict[str, Any]:
 
 def text(record: Mapping[str, Any]) -> str:
     """One spelling for one content."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical.text(record)
 
 
 def digest(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(text(record).encode()).hexdigest()
+    return canonical.digest(record)
