@@ -4,9 +4,9 @@
 
 Every label map that evaluation left is held once more against the label in `data/`, whose sha256 must be the
 manifest's: the figures must be those of the dossier, to the last digits. So labels that were others while the stage
-ran, and tables that were edited, are found. That the label maps are the network's own shows a sample: the stored weights
-segment some scans again, from the files that were handed in. Which, the record's digest draws: whoever changes anything
-of a version changes the draw. They are timed, for the plan's bounds on runtime and memory.
+ran, and tables that were edited, are found. That the label maps are the network's own shows a sample: the stored
+weights segment some scans again, from the files that were handed in. Which, the digests of weights and evaluation draw:
+whoever changes anything of them changes the draw. They are timed, for the plan's bounds on runtime and memory.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ from pipelines.evaluation.score import Score
 from pipelines.evaluation.views import label_map
 from pipelines.intake import sufficiency
 from pipelines.release import plan, run_identity, store
-from pipelines.release.measurement import EVALUATION, MANIFEST, ORIGIN, RECORD, measured, read_json
+from pipelines.release.dossier import EVALUATION, MANIFEST, ORIGIN, RECORD
+from pipelines.release.measurement import measured, read_json
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.volume import Geometry, restore
@@ -162,7 +163,7 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         return Remeasured(())
     conditions = Conditions.from_json(record["conditions"]).checked()
     segmenter = cached_segmenter(store.find(record["weights_sha256"], ""), conditions)
-    same_processor = read_json(folder / ORIGIN).get("processor") == run_identity.origin().get("processor")
+    same_processor = read_json(folder / ORIGIN).get("processor") == run_identity.processor()
     found, seconds = [], []
     _forget_peak()
     for row in rows:
