@@ -304,7 +304,7 @@ class TestSignersChange:
         A.promote(CANDIDATE)
         signers.add("cho@hospital.org", key("cho").with_suffix(".pub"), "approver")
         say("signers", signers.read().to_json(), "bob")
-        signers.revoke(key("bob").with_suffix(".pub"))
+        signers.revoke("bob@home.net", key("bob").with_suffix(".pub"))
         say("signers", signers.read().to_json(), "cho")
         assert word(A) == CANDIDATE
         with pytest.raises(ValueError, match=r"by bob@hospital\.org with a key that is revoked"):
