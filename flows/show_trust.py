@@ -10,8 +10,11 @@ from flows.show import terminal
 
 def verified(found: dict[str, Any]) -> None:
     statements = ", ".join(f"{name} {count}" for name, count in found["statements"].items()) or "none"
-    print(f"audit log: {found['lines']} lines, {found['heads']} signed heads; statements: {statements}")
-    print("all is as it was written and signed" if found["ok"] else f"BROKEN: {found['first_broken']}")
+    if found["ok"]:
+        print(f"All is as it was written and signed: {found['lines']} lines, {found['heads']} signed heads of them")
+        print(f"Statements: {statements}")
+    else:
+        print(f"BROKEN: {found['first_broken']}")
 
 
 def events(lines: list[dict[str, Any]]) -> None:

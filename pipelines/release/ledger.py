@@ -164,7 +164,7 @@ def verify() -> VerifiedLedgers:
 def _texts(name: str, published: Published) -> dict[int, str]:
     """Number -> text, of the files and of what is published."""
     found = dict(published)
-    for file in sorted(file_of(name, 1).parent.glob("*.json")):
+    for file in sorted(file_of(name, 1).parent.glob("[!.]*.json")):  # not what is being written
         told = file.relative_to(project.root())
         if not re.fullmatch(r"[0-9]{6}", file.stem):
             raise LedgerError(f"{told} is no file of a ledger; take it out")

@@ -61,7 +61,7 @@ def test_the_log_is_verified_and_what_is_broken_named() -> None:
     Version(1).request()
     found = json.loads(medseg("audit", "verify", "--json"))
     assert found == {"ok": True, "first_broken": None, "lines": 2, "heads": 1, "statements": {MODEL: 2}}
-    assert "all is as it was written and signed" in medseg("audit", "verify")
+    assert "All is as it was written and signed" in medseg("audit", "verify")
     file = Path(f"release/ledger/{MODEL}/000002.json")
     whole = file.read_text()
     file.write_text(whole.replace('"version":1', '"version":2'))
