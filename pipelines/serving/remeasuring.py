@@ -43,7 +43,9 @@ from pipelines.work import faults, memory, project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
-SAME_ELSEWHERE = 0.999  # of a scan's voxels, where another processor rounds otherwise
+# Of the voxels that either label map gives a structure, where another processor rounds otherwise. Measured of a trained
+# network between float32 and bfloat16: 0.998 at worst, in 6 hippocampi.
+SAME_ELSEWHERE = 0.99
 SAME = 1e-9  # relative: figures are computed anew by the same code
 TOLD_BY_NETWORK = ("confidence", "flip_dice")  # no label map holds them
 
@@ -171,11 +173,21 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         label = _segmented(row, segmenter)
         seconds.append(time.perf_counter() - began)
         before = restore(label_map(folder / EVALUATION / PREDICTIONS / f"{row.case_id}.nii.gz"), _whole(row))
-        share = float((before == label).mean()) if before.shape == label.shape else 0.0
+        share = _agreement(before, label)
         if share < (1.0 if same_processor else SAME_ELSEWHERE):
-            found.append(f"{row.case_id}: segmented anew, {share:.4%} of its voxels are as in the stored label map")
+            found.append(
+                f"{row.case_id}: segmented anew, {share:.2%} of the voxels with a structure are as in the stored label map"
+            )
     slowest, peak_bytes = max(seconds), _peak_bytes()
     return Remeasured((*found, *_above_plan(slowest, peak_bytes)), slowest, peak_bytes)
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the voxels that either gives a structure; 1 if neither gives any."""
+    if one.shape != other.shape:
+        return 0.0
+    shown = (one != 0) | (other != 0)
+    return float((one == other)[shown].mean()) if shown.any() else 1.0
 
 
 def _segmented(row: Row, segmenter: Segmenter) -> np.ndarray:

@@ -132,7 +132,7 @@ def test_label_maps_that_are_not_the_networks_are_found(dossier: Path) -> None:
     assert all("measured anew" in fault for fault in remeasure(dossier, 0))
     faults = [fault for fault in remeasure(dossier) if "segmented anew" in fault]
     assert len(faults) == 2
-    assert "of its voxels are as in the stored label map" in faults[0]
+    assert "of the voxels with a structure are as in the stored label map" in faults[0]
 
 
 def rewrite(dossier: Path, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
@@ -161,6 +161,18 @@ def test_the_draw_depends_on_what_was_evaluated() -> None:
     assert remeasuring._drawn({"weights_sha256": "1"}, cases, 2) == remeasuring._drawn(
         {"weights_sha256": "1"}, cases, 2
     )
+
+
+def test_on_another_processor_a_voxel_in_a_hundred_may_differ(dossier: Path) -> None:
+    """The stored label maps differ in one voxel from what the weights say; the small boxes have some 4,000."""
+    rewrite(
+        dossier, lambda kept_ids, _: np.where(np.arange(kept_ids.size).reshape(kept_ids.shape) == 4210, 3, kept_ids)
+    )
+    here = [fault for fault in remeasure(dossier, 5) if "segmented anew" in fault]
+    origin = dossier / "lineage/origin.json"
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "processor": "another"}))
+    elsewhere = [fault for fault in remeasure(dossier, 5) if "segmented anew" in fault]
+    assert (len(here), len(elsewhere)) == (5, 0)
 
 
 def test_too_slow_or_too_large_for_the_plan_is_told(dossier: Path) -> None:
