@@ -83,6 +83,8 @@ def anew(folder: Path, again: int = 2) -> Remeasured:
     told = measured(folder)
     job = LabelMapJob(folder / EVALUATION / PREDICTIONS, kept, frozenset(sufficiency.never_drawn(list(rows.values()))))
     found = [*_of_the_set(rows, kept, told.left_out), *_scored_anew(rows, job)]
+    if manifest.test_set_sha256(folder / MANIFEST) != told.test_set_sha256:
+        found.append(f"the record is of test set {told.test_set_sha256[:12]}, the manifest holds out another one")
     drawn = _drawn(read_json(folder / RECORD), [case for case in kept if case in rows], again)
     try:
         segmented = _segmented_anew(folder, [rows[case] for case in drawn])
@@ -176,7 +178,7 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         share = _agreement(before, label)
         if share < (1.0 if same_processor else SAME_ELSEWHERE):
             found.append(
-                f"{row.case_id}: segmented anew, {share:.2%} of the voxels with a structure are as in the stored label map"
+                f"{row.case_id}: segmented anew, {share:.2%} of its segmented voxels are as in the stored label map"
             )
     slowest, peak_bytes = max(seconds), _peak_bytes()
     return Remeasured((*found, *_above_plan(slowest, peak_bytes)), slowest, peak_bytes)

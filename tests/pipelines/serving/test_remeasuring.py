@@ -43,7 +43,7 @@ def kept(folder: Path) -> Path:
     metrics = json.loads((folder / "evaluation/metrics.json").read_text())
     record = {
         "weights_sha256": sha256, "conditions": metrics["conditions"], "structures": HIPPOCAMPUS,
-        "test_set_sha256": "a" * 64, "identity": {},
+        "test_set_sha256": manifest.test_set_sha256(), "identity": {},
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record))
     return folder
@@ -123,7 +123,9 @@ def test_a_case_that_vanished_or_was_added_is_found(dossier: Path) -> None:
     manifest.write(
         dossier / "lineage/manifest.parquet", [replace(r, split="train") if r.patient == "4" else r for r in rows]
     )
-    assert "msd-4 was measured, and the manifest holds out no such scan; evaluate again" in remeasure(dossier, 0)
+    faults = remeasure(dossier, 0)
+    assert "msd-4 was measured, and the manifest holds out no such scan; evaluate again" in faults
+    assert faults[-1].endswith("the manifest holds out another one")
 
 
 def test_label_maps_that_are_not_the_networks_are_found(dossier: Path) -> None:
@@ -132,7 +134,7 @@ def test_label_maps_that_are_not_the_networks_are_found(dossier: Path) -> None:
     assert all("measured anew" in fault for fault in remeasure(dossier, 0))
     faults = [fault for fault in remeasure(dossier) if "segmented anew" in fault]
     assert len(faults) == 2
-    assert "of the voxels with a structure are as in the stored label map" in faults[0]
+    assert "of its segmented voxels are as in the stored label map" in faults[0]
 
 
 def rewrite(dossier: Path, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
