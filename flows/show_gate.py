@@ -31,7 +31,7 @@ def verdict(answer: Mapping[str, Any]) -> None:
     print(f"{answer['version']} as {answer['alias']}, {against}: {answer['verdict']}")
 
 
-def power(found: "GatePower") -> None:
+def power_table(found: "GatePower") -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in next(rows(found)):
         table.add_column(heading, overflow="fold", min_width=8)
@@ -68,7 +68,7 @@ def assumption(found: "GatePower") -> str:
     return f"{told} by one version; two are taken to agree by a correlation of {found.agreement:g}."
 
 
-def plan(content: Mapping[str, Any]) -> None:
+def plan_text(content: Mapping[str, Any]) -> None:
     print(content["text"])
     print(f"# sha256 of its content: {content['plan_sha256']}")
     print(f"# signed last: {content['signed'] or 'none, so the one that training notes is in force'}")

@@ -17,7 +17,7 @@ from pipelines.evaluation.definitions import BY_KEY
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.release.measurement import Measured as Measured
 from pipelines.release.measurement import measured as measured
-from pipelines.release.pairing import cells, fewest_for, lower_bound
+from pipelines.release.pairing import fewest_for, lower_bound, paired_cells
 from pipelines.release.plan import PerformanceEvaluation, ReleasePlan
 from pipelines.work.wording import counted
 
@@ -157,7 +157,7 @@ def _floors(metric: str, scores: Sequence[Score], bounds: PerformanceEvaluation)
 def _non_inferior(
     candidate: Sequence[Score], champion: Sequence[Score], bounds: PerformanceEvaluation
 ) -> Iterator[Check]:
-    for cell in cells(candidate, champion, bounds):
+    for cell in paired_cells(candidate, champion, bounds):
         found = statistics.mean(cell.gains, cell.patients, cell.fewest)
         low = lower_bound(found)
         yield _bounded(

@@ -71,11 +71,13 @@ class LabelMapJob:
 
 def remeasure(folder: Path, again: int = 2) -> list[str]:
     """`folder`: a dossier that was found whole. `again`: scans that are segmented anew."""
-    return list(anew(folder, again).faults)
+    found = anew(folder, again)
+    return [*found.faults, *_above_plan(found)]
 
 
 def anew(folder: Path, again: int = 2) -> Remeasured:
-    """The same, with what segmenting cost. Raises ValueError if a file of the dossier cannot be read."""
+    """The same, and what segmenting cost, which nothing is held against here. Raises ValueError if a file of the dossier
+    cannot be read."""
     rows = {row.case_id: row for row in manifest.read(folder / MANIFEST)}
     kept: dict[str, list[Score]] = {}
     for score in tables.read(folder / EVALUATION / tables.PARQUET):
@@ -167,6 +169,9 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         return Remeasured(())
     conditions = Conditions.from_json(record["conditions"]).checked()
     segmenter = cached_segmenter(store.find(record["weights_sha256"], ""), conditions)
+    if list(segmenter.card.classes) != list(record["structures"]):
+        told = ", ".join(record["structures"])
+        return Remeasured((f"the record names {told}; the weights tell {', '.join(segmenter.card.classes)} apart",))
     same_processor = read_json(folder / ORIGIN).get("processor") == run_identity.processor()
     found, seconds = [], []
     _forget_peak()
@@ -180,8 +185,7 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
             found.append(
                 f"{row.case_id}: segmented anew, {share:.2%} of its segmented voxels are as in the stored label map"
             )
-    slowest, peak_bytes = max(seconds), _peak_bytes()
-    return Remeasured((*found, *_above_plan(slowest, peak_bytes)), slowest, peak_bytes)
+    return Remeasured(tuple(found), max(seconds), _peak_bytes())
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
@@ -207,11 +211,13 @@ def _whole(row: Row) -> Geometry:
     return Geometry.of(scan_files.read(row, row.images[0]))
 
 
-def _above_plan(seconds: float, peak_bytes: int) -> Iterator[str]:
+def _above_plan(costs: Remeasured) -> Iterator[str]:
+    if costs.seconds_per_case is None or costs.memory_bytes is None:
+        return
     bounds = plan.read().bounds
     for what, found, bound in (
-        ("seconds", seconds, bounds.seconds_per_case_at_most),
-        ("GiB of memory", peak_bytes / GIB, bounds.memory_gib_at_most),
+        ("seconds", costs.seconds_per_case, bounds.seconds_per_case_at_most),
+        ("GiB of memory", costs.memory_bytes / GIB, bounds.memory_gib_at_most),
     ):
         if bound is not None and found > bound:
             yield f"a scan took {found:.3g} {what} here, and the plan allows {bound:g}; take a smaller network"

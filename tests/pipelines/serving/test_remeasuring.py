@@ -147,7 +147,15 @@ def rewrite(dossier: Path, change: Callable[[np.ndarray, np.ndarray], np.ndarray
         )
 
 
-def test_other_weights_are_found(dossier: Path) -> None:
+def test_a_record_that_keeps_quiet_of_a_structure_and_other_weights_are_found(dossier: Path) -> None:
+    record = dossier / "record.json"
+    honest = record.read_text()
+    record.write_text(json.dumps({**json.loads(honest), "structures": HIPPOCAMPUS[:1]}))
+    (fault,) = remeasure(dossier)
+    assert fault == (
+        "the record names hippocampus_anterior; the weights tell hippocampus_anterior, hippocampus_posterior apart"
+    )
+    record.write_text(honest)
     path = next(store.place(weights_file.digest(project.TRAINED)).glob("*.safetensors"))
     path.chmod(0o644)
     flip_a_byte(path)
