@@ -76,7 +76,7 @@ def remeasure(folder: Path, again: int = 2) -> list[str]:
 
 
 def anew(folder: Path, again: int = 2) -> Remeasured:
-    """The same, and what segmenting cost, which nothing is held against here. Raises ValueError if a file of the dossier
+    """The same, and what segmenting cost, held against no bound. Raises ValueError if a file of the dossier
     cannot be read."""
     rows = {row.case_id: row for row in manifest.read(folder / MANIFEST)}
     kept: dict[str, list[Score]] = {}
