@@ -18,8 +18,11 @@ COLOURS = {"passes": "green", "fails": "red", "cannot tell": "yellow"}
 def verdict(answer: Mapping[str, Any]) -> None:
     """A line a check, those that do not pass last; then why."""
     against = f"against {answer['champion']}" if answer["champion"] else "against no champion"
-    table = Table("check", "structure, group", "metric", box=box.SIMPLE_HEAD)
-    for heading in ("found", "lower bound", "plan", ""):
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("check", no_wrap=True)
+    table.add_column("of", overflow="fold")
+    table.add_column("metric", overflow="fold")
+    for heading in ("found", "at least", "plan", ""):
         table.add_column(heading, justify="right")
     for check in sorted(answer["checks"], key=lambda check: list(COLOURS).index(check["result"])):
         where = ", ".join(part for part in (check["structure"], check["group"]) if part)
