@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.evaluation import statistics
-from pipelines.release import audit, dossier, plan, record, registration, run_identity, tracking
-from pipelines.scans.manifest import Row
+from pipelines.release import audit, dossier, looks, plan, record, registration, registry, run_identity, tracking
+from pipelines.release.gate import Measured
+from pipelines.scans import manifest
+from pipelines.scans.manifest import TEST, Row
 from pipelines.serving import gate_check
 from pipelines.serving.gate_check import GateAnswer
 from pipelines.stages import evaluate, register
+from pipelines.work import project
 from tests.conftest import REPOSITORY
 from tests.pipelines.stages.test_held_out import held_out  # noqa: F401
 
@@ -69,6 +72,17 @@ def test_a_version_passes_by_its_files_and_no_tag_changes_that(version: str) -> 
     assert refused.verdict == "fails"
     assert "release/plan.yaml is " in refused.reasons[0]
     assert "training noted" in refused.reasons[0]
+
+    champion = registry.find(version)
+    assert gate_check.opposed(champion, champion.record["test_set_sha256"]) == dossier.place(
+        record.digest(champion.record)
+    )
+    manifest.write(project.MANIFEST, [row for row in manifest.read() if row.case_id != "msd-4"])
+    (project.CASES / TEST / "msd-4.safetensors").unlink()
+    today = gate_check.opposed(champion, manifest.test_set_sha256())
+    assert isinstance(today, Measured)
+    assert {score.case_id for score in today.scores} == {"msd-0", "msd-1", "msd-2", "msd-3"}
+    assert looks.count(manifest.test_set_sha256()) == 1
 
     folder = dossier.place(record.digest(record.read()))
     one, other = (folder / f"evaluation/predictions/msd-{number}.nii.gz" for number in (0, 1))
