@@ -92,7 +92,7 @@ def _against(candidate: Measured, champion: Measured | None, bounds: Performance
         yield Check(
             "same test set", CANNOT_TELL,
             reason=f"the champion was measured on test set {champion.test_set_sha256[:12]}, the candidate on another, "
-            f"{candidate.test_set_sha256[:12]}; ask where the candidate's scans lie, and the champion is measured on them",
+            f"{candidate.test_set_sha256[:12]}; ask where the candidate's scans lie, to have both measured on them",
         )  # fmt: skip
         return
     yield Check("same test set", PASSES)
