@@ -3,8 +3,8 @@
 Run     python -m benchmarks.audit [--lines 1000000]       # about 20 s, and 480 MB in the folder for temporary files
 Prints  a row per figure, with what is aimed at
 
-The lines are as predictions leave them. An append is measured with its fsync, and so is the disk of that folder: what it
-takes for as many bytes without us is told beside. `verify` and `read` are one process on one core.
+The lines are as predictions leave them. An append is measured with its fsync, so the disk is, too: what the disk alone
+takes for as many bytes is told beside. `verify` and `read` are one process on one core.
 """
 
 import argparse
