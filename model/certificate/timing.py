@@ -37,7 +37,7 @@ class Rates:
     occupancy: bool = True  # whether products that do not fill all multiprocessors count as slower
 
 
-# Assumptions, not measurements: no GPU was at hand. Planned is meant to be beaten by any careful run: large products
+# Assumptions, not measurements: no A100 was at hand. Planned is meant to be beaten by any careful run: large products
 # and dense convolutions a little above half of the tensor cores' peak, depth-wise 3^3 kernels, a weak point of every
 # GPU, a tenth of the vector units'. Fast is what good kernels could reach.
 PLANNED = Rates(products=0.55, depthwise=0.10, memory=0.75, links=0.7, hidden=0.8)
