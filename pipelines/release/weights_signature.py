@@ -52,7 +52,9 @@ def verify(folder: Path, signature: str, public_key: str) -> None:
     signed, found = {each["name"]: each["digest"] for each in resources}, _digests(folder)
     for name in sorted(signed.keys() | found.keys()):
         if signed.get(name) != found.get(name):
-            what = "is missing" if name not in found else "was not signed" if name not in signed else "was changed since"
+            what = (
+                "is missing" if name not in found else "was not signed" if name not in signed else "was changed since"
+            )
             raise ValueError(f"{folder / name} {what}; the signature of the weights does not hold")
     if statement["subject"][0]["digest"]["sha256"] != _root(signed):
         raise ValueError(f"{FILE}: its digest of all files is not that of the files it lists; sign the weights again")
