@@ -3,8 +3,8 @@
     sbom.make(record, licences.of_sources(...)) -> dict      written as sbom.cdx.json beside the card
 
 Lists the weights by sha256, every source of training data with its licence, and every package that the program needs
-here, with version, licence and whether a lock pins it; the lock has the sha256 of every package's files, and is named by
-its own. The same environment gives the same text: it holds no time, and its serial number is of its content.
+here, with version, licence and whether a lock pins it; the lock, told by its own sha256, has those of every package's
+files. The same environment gives the same text: it holds no time, and its serial number is of its content.
 """
 
 import json
