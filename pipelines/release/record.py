@@ -4,12 +4,13 @@ Stage `register` writes it to models/register/model.json; it holds only what is 
 reproduced. A version in MLflow carries its text and its digest as tags, so the two are bound to each other.
 """
 
-import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model import weights_file
+from pipelines.release import canonical
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -23,7 +24,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
     """
     metrics = json.loads((evaluation / "metrics.json").read_text())
     details = json.loads((evaluation / "details.json").read_text())
-    sha256 = weights_file.digest(trained)
+    sha256, card = weights_file.digest(trained), weights_file.read_card(trained)
     if metrics["weights_sha256"] != sha256:
         raise ValueError(
             f"{evaluation / 'metrics.json'} is of weights {metrics['weights_sha256'][:12]}..., {trained} holds "
@@ -33,14 +34,24 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
         "name": name,
         "weights_sha256": sha256,
         "weights_files": {file.name: sha256_of(file) for file in weights_file.files(trained)},
-        "identity": weights_file.read_card(trained).identity,
+        "structures": list(card.classes),
+        "identity": card.identity,
+        "manifest_sha256": metrics["manifest_sha256"],
+        "test_set_sha256": metrics["test_set_sha256"],
         "conditions": metrics["conditions"],
         "mean_dice": metrics["mean_dice"],
         "dice": metrics["dice"],
         "cases": metrics["cases"],
         "volume": {name: told["volume"] for name, told in details["confidence"].items()},
-        "metrics_sha256": sha256_of(evaluation / "metrics.json"),
+        "evaluation_files": evaluation_files(evaluation),
     }
+
+
+def evaluation_files(folder: Path) -> dict[str, str]:
+    """Name -> sha256: of the files that hold the figures, and one over all label maps, by name and content."""
+    found = {name: sha256_of(folder / name) for name in ("metrics.json", "details.json", "cases.parquet")}
+    predictions = {file.name: sha256_of(file) for file in (folder / "predictions").iterdir()}
+    return {**found, "predictions": canonical.digest(predictions)}
 
 
 def read() -> dict[str, Any]:
@@ -51,10 +62,10 @@ def read() -> dict[str, Any]:
         raise ValueError(f"{FILE}: no such file; `medseg run` makes it") from None
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: Mapping[str, Any]) -> str:
     """One spelling for one content."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical.text(record)
 
 
-def digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(text(record).encode()).hexdigest()
+def digest(record: Mapping[str, Any]) -> str:
+    return canonical.digest(record)
