@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import configuration, evaluation, long_run, projects
+from flows.commands import card, configuration, evaluation, long_run, projects
 from flows.commands import data as data_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
@@ -27,6 +27,7 @@ app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
+app.add_typer(card.app, name="card")
 
 
 Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]

@@ -64,6 +64,7 @@ def _facts(card: Mapping[str, Any]) -> dict[str, str]:
         "looks at the test set": _looks(standing),
         "record": card["record_sha256"],
         "weights": card["weights_sha256"],
+        **({"release plan": card["plan_sha256"]} if card["plan_sha256"] else {}),
         **{name.replace("_sha256", "").replace("_", " "): value for name, value in card["identity"].items() if value},
         **{name.replace("_", " "): value for name, value in card["origin"].items()},
     }

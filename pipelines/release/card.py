@@ -33,7 +33,7 @@ def place(record_sha256: str) -> Path:
 def write(folder: Path, dossier: Path, standing: Mapping[str, Any]) -> dict[str, Any]:
     """All but the signature, which stays if it is there. The card's content, as `card_content.gather` gives it.
 
-    `standing`: likewise. Raises ValueError if the dossier or release/card.yaml cannot be used.
+    `standing`: as `issuing.standing_of` gives it. Raises ValueError if the dossier or release/card.yaml cannot be used.
     """
     statements = card_statements.read()
     content = card_content.gather(dossier, standing, statements)
@@ -41,13 +41,13 @@ def write(folder: Path, dossier: Path, standing: Mapping[str, Any]) -> dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / sbom.FILE, bill)
     write_json(folder / METADATA, card_metadata.of_card(content, dossier))
-    _write_text(folder / XML, card_xml.text(content))
-    _write_text(folder / PAGE, model_card.page(content, sbom.packages_by_licence(bill)))
-    _write_text(folder / LICENSE, _license())
+    write_text(folder / XML, card_xml.text(content))
+    write_text(folder / PAGE, model_card.page(content, sbom.packages_by_licence(bill)))
+    write_text(folder / LICENSE, _license())
     return content
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

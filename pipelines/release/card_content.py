@@ -13,13 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.evaluation import tables
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score
-from pipelines.release import licences, record
+from pipelines.release import licences, plan, record
 from pipelines.release.card_statements import NOT_STATED, Statements
+from pipelines.release.plan import ReleasePlan
 from pipelines.scans import manifest
 from pipelines.scans.manifest import SPLITS, Row
 
@@ -29,8 +28,8 @@ TO_BE_FILLED = "Fill in:"  # begins what a plan has from its template
 
 
 def gather(dossier: Path, standing: Mapping[str, Any], statements: Statements) -> dict[str, Any]:
-    """`standing`: what is known of the version beyond its dossier: version, word (of the ledger), since, looks and
-    looks_allowed (at the test set), verdict and reasons (of the gate); any may be missing.
+    """`standing`: what is known of the version beyond its dossier: version, word (of the ledger), since, looks (at the
+    test set), verdict and reasons (of the gate); any may be missing.
 
     Raises ValueError if a file of the dossier is missing or is not of this version of the program.
     """
@@ -39,13 +38,15 @@ def gather(dossier: Path, standing: Mapping[str, Any], statements: Statements) -
     scores = tables.read(dossier / "evaluation" / tables.PARQUET)
     rows = manifest.read(dossier / "lineage" / "manifest.parquet")
     licensed = licences.of_sources({row.source for row in rows}, statements.licences)
-    texts = {**statements.texts(), **_of_plan(dossier / "lineage" / "release-plan.yaml")}
+    decided_by = _plan(dossier)
+    texts = {**statements.texts(), **_of_plan(decided_by)}
     return {
         "name": content["name"],
         "record_sha256": record.digest(content),
         "weights_sha256": content["weights_sha256"],
         "weights_files": content["weights_files"],
-        "standing": _standing(standing),
+        "plan_sha256": plan.digest(decided_by) if decided_by else "",
+        "standing": {**_standing(standing), "looks_allowed": decided_by.bounds.looks_allowed if decided_by else None},
         "stated": {name: text or NOT_STATED for name, text in texts.items()},
         "unstated": sorted(name for name, text in texts.items() if not text),
         "keywords": list(statements.keywords),
@@ -72,26 +73,32 @@ def _standing(told: Mapping[str, Any]) -> dict[str, Any]:
         "released": word in RELEASED,
         "since": told.get("since") or "",
         "looks": told.get("looks"),
-        "looks_allowed": told.get("looks_allowed"),
         "verdict": told.get("verdict") or "",
         "reasons": list(told.get("reasons") or ()),
     }
 
 
-def _of_plan(path: Path) -> dict[str, str]:
+def _plan(dossier: Path) -> ReleasePlan | None:
+    path = dossier / "lineage" / "release-plan.yaml"
+    return plan.parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+def _of_plan(decided_by: ReleasePlan | None) -> dict[str, str]:
     """What the release plan says beforehand, as text; empty where it says nothing, or what its template says."""
-    plan = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    changes = plan.get("description_of_modifications", {})
-    protocol, impact = plan.get("modification_protocol", {}), plan.get("impact_assessment", {})
-    told = {
-        "intended_use": [changes.get("intended_use", "")],
-        "out_of_scope": [changes.get("not_intended", ""), *changes.get("not_covered", ())],
-        "modifications": [*changes.get("modifications", ()), protocol.get("update", "")],
-        "benefits": impact.get("benefits", ()),
-        "risks": [f"{each['risk']} Against it: {each['mitigation']}" for each in impact.get("risks", ())],
-    }
+    told: dict[str, Sequence[str]] = dict.fromkeys(
+        ("intended_use", "out_of_scope", "modifications", "benefits", "risks"), ()
+    )
+    if decided_by:
+        changes, impact = decided_by.description_of_modifications, decided_by.impact_assessment
+        told = {
+            "intended_use": (changes.intended_use,),
+            "out_of_scope": (changes.not_intended, *changes.not_covered),
+            "modifications": (*changes.modifications, decided_by.modification_protocol.update),
+            "benefits": impact.benefits,
+            "risks": [f"{each.risk} Against it: {each.mitigation}" for each in impact.risks],
+        }
     return {
-        name: "\n".join(line.strip() for line in lines if line and not line.startswith(TO_BE_FILLED))
+        name: "\n".join(line.strip() for line in lines if not line.startswith(TO_BE_FILLED))
         for name, lines in told.items()
     }
 

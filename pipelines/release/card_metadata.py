@@ -18,7 +18,7 @@ PACKAGES = ("medsegformer", "safetensors", "nibabel")
 
 
 def of_card(card: Mapping[str, Any], dossier: Path) -> dict[str, Any]:
-    """Raises ValueError if the dossier lacks plan or structures."""
+    """What a dossier does not tell, as one without plan.json, stays empty."""
     stated, standing = card["stated"], card["standing"]
     ids = {name: told["id"] for name, told in _lineage(dossier, "structures.json").items()}
     return {
@@ -43,7 +43,7 @@ def of_card(card: Mapping[str, Any], dossier: Path) -> dict[str, Any]:
             for figure in each["figures"]
         },
         "intended_use": stated["intended_use"],
-        "network_data_format": _network(_lineage(dossier, "plan.json")["sources"], card["structures"]),
+        "network_data_format": _network(_lineage(dossier, "plan.json").get("sources", {}), card["structures"]),
         "record_sha256": card["record_sha256"],
         "standing": standing["word"],
     }
@@ -52,7 +52,7 @@ def of_card(card: Mapping[str, Any], dossier: Path) -> dict[str, Any]:
 def _network(sources: Mapping[str, Any], structures: list[str]) -> dict[str, Any]:
     """A source has channels and a patch of its own; one network takes them all."""
     name_of = {name: "image" if len(sources) == 1 else f"image_{name}" for name in sources}
-    largest = max((told["patch_size"] for told in sources.values()), key=math.prod)
+    largest = max((told["patch_size"] for told in sources.values()), key=math.prod, default=[])
     return {
         "inputs": {
             name_of[name]: _tensor("magnitude", told["patch_size"], told["modalities"])
@@ -77,6 +77,4 @@ def _tensor(kind: str, shape: list[int], channels: list[str]) -> dict[str, Any]:
 
 def _lineage(dossier: Path, name: str) -> dict[str, Any]:
     path = dossier / "lineage" / name
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the dossier of this version is not whole")
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(path.read_text())) if path.is_file() else {}

@@ -11,6 +11,11 @@ from typing import Any
 
 from pipelines.release import chai_card
 
+_VALIDATION = (
+    "Split by patient; means with 95 % intervals drawn by patient, where there are enough for an interval to hold what it "
+    "says; a missed structure counts as the worst case."
+)
+
 
 def text(card: Mapping[str, Any]) -> str:
     return chai_card.written(_content(card))
@@ -116,8 +121,7 @@ def _metric(card: Mapping[str, Any], goal: str, results: list[dict[str, str]], i
         "TestingDataDescription": _lines(
             [f"{measured['cases']} scans of {measured['patients']} patients.", *map(_held_out, card["data"])]
         ),
-        "ValidationProcessAndJustification": "Split by patient; means with 95 % intervals drawn by patient, where enough "
-        "of them for an interval to hold what it says; a missed structure counts as the worst case.",
+        "ValidationProcessAndJustification": _VALIDATION,
     }
 
 

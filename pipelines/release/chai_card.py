@@ -3,9 +3,9 @@
     written({"BasicInfo": {"ModelName": ...}, ...}) -> str        in the published order, checked
     check(text)                                                   ValueError names the element that is wrong
 
-FIELDS lists the elements that the Coalition for Health AI publishes for version 0.2 (https://mc.chai.org). It is written
-here from that list and is not CHAI's schema file, which is under a licence of its own; optional elements that no card of
-ours fills are left out.
+FIELDS lists the elements that the Coalition for Health AI publishes for version 0.2 (https://mc.chai.org). It is
+written from that list and is not CHAI's schema file, which is under a licence of its own; optional elements that no
+card of ours fills are left out.
 """
 
 import xml.etree.ElementTree as ElementTree
