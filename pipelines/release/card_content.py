@@ -29,7 +29,7 @@ TO_BE_FILLED = "Fill in:"  # begins what a plan has from its template
 
 def gather(dossier: Path, standing: Mapping[str, Any], statements: Statements) -> dict[str, Any]:
     """`standing`: what is known of the version beyond its dossier: version, word (of the ledger), since, looks (at the
-    test set), verdict and reasons (of the gate); any may be missing.
+    test set), verdict and reasons (of the gate), problem (of the ledger); any may be missing.
 
     Raises ValueError if a file of the dossier is missing or is not of this version of the program.
     """
@@ -75,6 +75,7 @@ def _standing(told: Mapping[str, Any]) -> dict[str, Any]:
         "looks": told.get("looks"),
         "verdict": told.get("verdict") or "",
         "reasons": list(told.get("reasons") or ()),
+        "problem": told.get("problem") or "",
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from pipelines.release import chai_card
 
 _VALIDATION = (
-    "Split by patient; means with 95 % intervals drawn by patient, where there are enough for an interval to hold what it "
-    "says; a missed structure counts as the worst case."
+    "Split by patient; means with 95 % intervals drawn by patient, where there are enough for an interval to hold what "
+    "it says; a missed structure counts as the worst case."
 )
 
 

@@ -26,14 +26,14 @@ def issue(model: RegisteredModel) -> dict[str, Any]:
 def standing_of(version: int | str, content: Mapping[str, Any]) -> dict[str, Any]:
     """What ledger and audit log say now of the version with this record."""
     record_sha256 = record.digest(content)
-    told = {"version": str(version), "looks": looks.count(content["test_set_sha256"])}
+    told: dict[str, Any] = {"version": str(version), "looks": looks.count(content["test_set_sha256"])}
     for line in audit.read(("gate",)):
         if line.facts.get("record_sha256") == record_sha256:
             told |= {"verdict": line.facts["verdict"], "reasons": line.facts.get("reasons", [])}
     try:
         state = ledger.read(content["name"]).state(record_sha256)
     except ledger.LedgerError as error:
-        return {**told, "word": UNVERIFIED, "reasons": [str(error)]}
+        return {**told, "word": UNVERIFIED, "problem": str(error)}
     return {**told, "word": state.word, "since": state.statement.time if state.statement else ""}
 
 
