@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import card, configuration, evaluation, long_run, projects
+from flows.commands import card, configuration, evaluation, lineage, long_run, projects
 from flows.commands import data as data_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
@@ -176,6 +176,7 @@ def env(json: Json = False) -> None:
 
 app.command("evaluate")(evaluation.evaluate_folders)
 app.command("compare")(evaluation.compare_versions)
+app.command("trace")(lineage.trace_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.release import audit, card, dossier, ledger, looks, record, weights_signature
+from pipelines.release import audit, card, dossier, ledger, looks, record, tracking, weights_signature
 from pipelines.release.registry import RegisteredModel
 from pipelines.release.signers import Signer
 from pipelines.work.digests import sha256_of
@@ -42,6 +42,8 @@ def sign(model: RegisteredModel, key: Path) -> Path:
     record_sha256, weights = record.digest(model.record), model.weights()
     path = card.place(record_sha256) / weights_signature.FILE
     card.write_text(path, weights_signature.sign(weights, key, model.name))
+    if not tracking.is_embedded():
+        tracking.configure().MlflowClient().log_artifact(model.run_id, str(path), _artifact(record_sha256))
     audit.append(
         "sign",
         record_sha256=record_sha256,
@@ -56,16 +58,31 @@ def verify(model: RegisteredModel, public_key: Path | None = None) -> str:
 
     Raises ValueError if they are not, or differ from what was signed.
     """
-    path = card.place(record.digest(model.record)) / weights_signature.FILE
+    signature = _signature(model)
+    if public_key:
+        key, by = public_key.read_text(), str(public_key)
+    else:
+        signer = _signer(model.record["name"], signature)
+        key, by = signer.key, signer.names[0]
+    weights_signature.verify(model.weights(), signature, key)
+    return by
+
+
+def _signature(model: RegisteredModel) -> str:
+    """Of this machine; else what another one gave to the server."""
+    record_sha256 = record.digest(model.record)
+    path = card.place(record_sha256) / weights_signature.FILE
+    if not path.is_file() and not tracking.is_embedded():
+        mlflow, where = tracking.configure(), _artifact(record_sha256)
+        if mlflow.MlflowClient().list_artifacts(model.run_id, where):
+            return str(mlflow.artifacts.load_text(f"runs:/{model.run_id}/{where}/{path.name}"))
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `medseg card sign {model.version} --key KEY` makes it")
-    signature = path.read_text()
-    if public_key:
-        weights_signature.verify(model.weights(), signature, public_key.read_text())
-        return str(public_key)
-    signer = _signer(model.record["name"], signature)
-    weights_signature.verify(model.weights(), signature, signer.key)
-    return signer.names[0]
+    return path.read_text()
+
+
+def _artifact(record_sha256: str) -> str:
+    return f"signature-{record_sha256}"
 
 
 def _signer(name: str, signature: str) -> Signer:
