@@ -52,7 +52,7 @@ def of_card(card: Mapping[str, Any], dossier: Path) -> dict[str, Any]:
 def _network(sources: Mapping[str, Any], structures: list[str]) -> dict[str, Any]:
     """A source has channels and a patch of its own; one network takes them all."""
     name_of = {name: "image" if len(sources) == 1 else f"image_{name}" for name in sources}
-    largest = max((told["patch_size"] for told in sources.values()), key=math.prod, default=[])
+    largest: list[int] = max((told["patch_size"] for told in sources.values()), key=math.prod, default=[])
     return {
         "inputs": {
             name_of[name]: _tensor("magnitude", told["patch_size"], told["modalities"])

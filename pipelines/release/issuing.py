@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.release import audit, card, dossier, ledger, looks, record, tracking, weights_signature
 from pipelines.release.registry import RegisteredModel
-from pipelines.release.signers import Signer
+from pipelines.release.signers import Signer, Signers
 from pipelines.work.digests import sha256_of
 
 UNVERIFIED = "unverified"  # the ledger does not hold, so nothing is known
@@ -86,8 +86,8 @@ def _artifact(record_sha256: str) -> str:
 
 
 def _signer(name: str, signature: str) -> Signer:
-    signers = ledger.read(name).signers
-    for line in signers.lines if signers else ():
+    signers = ledger.read(name).signers or Signers("")
+    for line in signers.lines:
         if weights_signature.is_by(signature, line.key) and line.key not in signers.revoked_keys:
             return line
     raise ValueError(

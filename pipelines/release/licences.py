@@ -57,12 +57,12 @@ def _published() -> dict[str, dict[str, str]]:
 
 def of_package(told: metadata.PackageMetadata) -> tuple[str, bool]:
     """What a package says of itself, and whether that is an expression of SPDX."""
-    if expression := told.get("License-Expression"):
-        return expression, True
+    if "License-Expression" in told:
+        return told["License-Expression"], True
     classified = [
         each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith(_CLASSIFIER)
     ]
     if names := [name for name in classified if name != "OSI Approved"]:
         return ", ".join(names), False
-    first = (told.get("License") or "").strip()
-    return (first, False) if first and len(first) <= _LONGEST and "\n" not in first else (UNKNOWN, False)
+    said = told["License"].strip() if "License" in told else ""
+    return (said, False) if said and len(said) <= _LONGEST and "\n" not in said else (UNKNOWN, False)

@@ -178,8 +178,8 @@ def _hash(public_key: Any, told_as: str = "the public key") -> Any:
     """The digest that goes with its curve. Raises ValueError if it has none of the format's curves."""
     from cryptography.hazmat.primitives import hashes
 
-    known = {"secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512}
+    known = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
     curve = getattr(getattr(public_key, "curve", None), "name", None)
     if curve not in known:
         raise ValueError(f"{told_as} is of another kind ({curve or type(public_key).__name__}); {_REMEDY}")
-    return known[curve]()
+    return known[curve]
