@@ -1,6 +1,6 @@
 """Release a registered version: gate, a named person's signature, alias (Prefect flow).
 
-Reads   the version's tags and the present alias holder's in MLflow, params.yaml: promote
+Reads   the version's tags and the present alias holder's in MLflow, release/plan.yaml
 Writes  the decision as tags on the version; on approval, and only then, the alias
 Run     medseg promote 7 --to clinical-candidate     # or the deployment `promotion` in the UI, then its Resume button
 
@@ -19,7 +19,9 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field, ValidationError
 
 from pipelines import params
+from pipelines.release import gate
 from pipelines.release.registry import Registry
+from pipelines.serving import gate_check
 from pipelines.work import project
 
 Alias = Literal["clinical-candidate", "champion"]
@@ -52,10 +54,10 @@ def promotion(
     try:
         settings = params.load(project.root() / "params.yaml")
         registry = Registry(name or settings.register_.name)
-        decision = registry.ask_gate(version, alias, settings.promote)
+        decision = gate_check.check(f"models:/{registry.name}/{version}", alias).verdict
     except ValueError as error:
         return Failed(message=str(error))
-    if not decision.accepted:
+    if decision.verdict != gate.PASSES:
         registry.record(version, alias, "refused", by="gate", reasons=list(decision.reasons))
         return Failed(message=f"version {version} is refused: {'; '.join(decision.reasons)}")
     get_run_logger().info("The gate accepts version %d; waiting for a signature.", version)

@@ -40,8 +40,6 @@ def next_step(status: dict[str, Any]) -> str:
     if version is None:
         return "`medseg register` makes a version of what lies here"
     if "clinical-candidate" not in version["aliases"]:
-        if version["refused"]:
-            return f"the gate refuses version {version['version']}: {version['refused'][0]}"
         return f"`medseg promote {version['version']} --to clinical-candidate`"
     return "nothing; all is fresh, registered and released"
 
@@ -100,14 +98,5 @@ def _describe(version: Any) -> dict[str, Any]:
         "mean_dice": None if mean_dice is None else float(mean_dice),
         "git_commit": version.tags.get("git_commit"),
         "run_id": version.run_id,
-        "refused": _refusal(version),
     }
 
-
-def _refusal(version: Any) -> list[str]:
-    """What the gate would say against it as clinical candidate; nothing if it would accept."""
-    from pipelines import params
-    from pipelines.release.registry import Registry
-
-    promote = params.load(project.root() / "params.yaml").promote
-    return list(Registry(version.name).ask_gate(int(version.version), "clinical-candidate", promote).reasons)

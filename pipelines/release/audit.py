@@ -61,7 +61,7 @@ class AuditHead:
 class Verified:
     """`first_broken`: the first place that is altered, missing or out of order, in words; None if all is as written.
 
-    `lines`: of this project's own log. `heads`: how many signed heads were looked for.
+    Where it is whole, `lines` are this project's own, and `heads` signed ones that were looked for.
     """
 
     ok: bool
@@ -175,7 +175,7 @@ def _require_statement(file: Path, number: int, facts: dict[str, Any]) -> None:
 def _signed_heads() -> list[tuple[str, AuditHead]]:
     """(statement, head) of all that the ledgers hold."""
     found = []
-    for file in sorted((project.root() / LEDGERS).glob("*/*.json")):
+    for file in sorted((project.root() / LEDGERS).glob("*/[!.]*.json")):
         name = str(file.relative_to(project.root()))
         try:
             found.append((name, AuditHead(**json.loads(file.read_bytes())["audit_head"])))

@@ -32,6 +32,15 @@ class LedgerError(ValueError):
     """A ledger is not as it was signed; the message names the statement."""
 
 
+@dataclass(frozen=True)
+class VerifiedLedgers:
+    """`statements`: model -> number of them, where all hold. `first_broken`: the first that does not, in words."""
+
+    ok: bool
+    statements: dict[str, int]
+    first_broken: str | None
+
+
 @dataclass
 class Ledger:
     """What is read; `take` adds a statement that fits."""
@@ -140,15 +149,22 @@ def read(name: str, published: Published | None = None) -> Ledger:
     return ledger
 
 
-def names() -> list[str]:
-    """Of the models that have a ledger here."""
-    return sorted(file.parent.name for file in (project.root() / LEDGERS).glob(f"*/{1:06d}.json"))
+def verify() -> VerifiedLedgers:
+    """Every statement and signature of every ledger here."""
+    counted: dict[str, int] = {}
+    broken = None
+    for folder in sorted(path for path in (project.root() / LEDGERS).glob("*") if path.is_dir()):
+        try:
+            counted[folder.name] = len(read(folder.name).statements)
+        except ValueError as error:
+            broken = broken or str(error)
+    return VerifiedLedgers(broken is None, counted, broken)
 
 
 def _texts(name: str, published: Published) -> dict[int, str]:
     """Number -> text, of the files and of what is published."""
     found = dict(published)
-    for file in sorted(file_of(name, 1).parent.glob("*.json")):
+    for file in sorted(file_of(name, 1).parent.glob("[!.]*.json")):  # not what is being written
         told = file.relative_to(project.root())
         if not re.fullmatch(r"[0-9]{6}", file.stem):
             raise LedgerError(f"{told} is no file of a ledger; take it out")

@@ -1,4 +1,4 @@
-"""The versions of a model in MLflow's registry: find one, ask the gate, move an alias, keep decisions."""
+"""The versions of a model in MLflow's registry: find one, move an alias, keep decisions."""
 
 import json
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import params
-from pipelines.release import gate, record, store, tracking
+from pipelines.release import record, store, tracking
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,6 @@ class Registry:
     def __init__(self, name: str) -> None:
         self.name = name
         self._client = tracking.configure().MlflowClient()
-
-    def ask_gate(self, version: int, alias: str, promote: params.Promote) -> gate.Verdict:
-        holder = self.holder(alias)
-        other = None if holder in (None, version) else self.dice(holder)
-        return gate.decide(self.dice(version), promote.floors, promote.max_drop, other)
-
-    def dice(self, version: int | None) -> dict[str, float | None]:
-        """Structure -> held-out Dice. Raises ValueError if there is no such version or it was never evaluated."""
-        known = {int(found.version): found for found in self._client.search_model_versions(f"name = '{self.name}'")}
-        if version not in known:
-            numbers = ", ".join(map(str, sorted(known))) or "none; `medseg run` registers one"
-            raise ValueError(f"{self.name} has no version {version}; registered: {numbers}")
-        try:
-            return dict(json.loads(known[version].tags.get("dice", "{}")))
-        except (TypeError, ValueError):
-            raise ValueError(f"{self.name} version {version}: its tag `dice` is not a table of figures") from None
 
     def holder(self, alias: str) -> int | None:
         from mlflow.exceptions import MlflowException

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -280,6 +281,28 @@ class TestAtOnce:
         with pytest.raises(ValueError, match="the ledger changed since it was prepared; prepare and sign it anew"):
             ledger.append(signed(draft, "ann"))
 
+    def test_of_two_signed_at_once_one_is_taken(self) -> None:
+        drafts = [
+            signed(ledger.prepare(MODEL, "request", {**each.asks(CANDIDATE), "authors": []}), "ann") for each in (A, B)
+        ]
+
+        def try_it(draft: Statement) -> str:
+            try:
+                return str(ledger.append(draft).number)
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(2) as pool:
+            taken, refused = sorted(pool.map(try_it, drafts))
+        assert taken == "2"
+        assert "changed since it was prepared" in refused
+        assert audit.verify().ok
+
+    def test_what_is_being_written_is_no_statement_yet(self) -> None:
+        (file_of(1).parent / ".1-00000000.partial.000002.json").write_text("{")
+        assert count() == 1
+        assert audit.verify().ok
+
     def test_two_requests_for_one_alias(self) -> None:
         """The second is compared with who holds it by then, so it has to be asked anew."""
         first, second = A.request(), B.request()
@@ -304,7 +327,7 @@ class TestSignersChange:
         A.promote(CANDIDATE)
         signers.add("cho@hospital.org", key("cho").with_suffix(".pub"), "approver")
         say("signers", signers.read().to_json(), "bob")
-        signers.revoke(key("bob").with_suffix(".pub"))
+        signers.revoke("bob@home.net", key("bob").with_suffix(".pub"))
         say("signers", signers.read().to_json(), "cho")
         assert word(A) == CANDIDATE
         with pytest.raises(ValueError, match=r"by bob@hospital\.org with a key that is revoked"):

@@ -35,7 +35,9 @@ def test_keys_are_added_with_a_role_and_revoked() -> None:
         (("bob@hospital.org", "bob@home.net"), ("approver",)),
     ]
     assert [line.names[0] for line in found.with_role("approver")] == ["bob@hospital.org"]
-    signers.revoke(key("bob").with_suffix(".pub"))
+    with pytest.raises(ValueError, match=r"bob\.pub is no key of ann@hospital\.org"):
+        signers.revoke("ann@hospital.org", key("bob").with_suffix(".pub"))
+    signers.revoke("BOB@home.net", key("bob").with_suffix(".pub"))
     assert signers.read().with_role("approver") == ()
 
 
@@ -45,7 +47,7 @@ def test_a_private_key_or_anything_else_is_not_added() -> None:
         with pytest.raises(ValueError, match="is no public key"):
             signers.add("ann@hospital.org", file, "author")
         with pytest.raises(ValueError, match="is no public key"):
-            signers.revoke(file)
+            signers.revoke("ann@hospital.org", file)
     assert not Path("release").exists()
 
 

@@ -1,0 +1,73 @@
+"""The audit log when it is long: what an append costs, how fast it is verified and read.
+
+Run     python -m benchmarks.audit [--lines 1000000]       # about 20 s, and 480 MB in the folder for temporary files
+Prints  a row per figure, with what is aimed at
+
+The lines are as predictions leave them. An append is measured with its fsync, so on the disk of that folder; `verify`
+and `read` are one process on one core.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+
+from pipelines.release import audit
+from pipelines.release.canonical import NOTHING
+
+APPENDS = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    count = parser.parse_args().lines
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("dvc.yaml").write_text("stages: {}\n")
+        fill(count)
+        print(f"{count:,} lines, {audit.path().stat().st_size / 1e6:.0f} MB\n\n| | measured | aim |\n|---|---:|---:|")
+        costs_ms = [1e3 * seconds(lambda: audit.append("predict", **facts(0))) for _ in range(APPENDS)]
+        print(f"| append, median | {median(costs_ms):.2f} ms | 5 ms |")
+        print(f"| append, 99 of 100 | {quantiles(costs_ms, n=100)[98]:.2f} ms | 5 ms |")
+        print(f"| verify | {rate(lambda: audit.verify().lines):,.0f} lines/s | 100,000 lines/s |")
+        print(f"| read one event of it | {rate(lambda: read('evaluate')):,.0f} lines/s | |")
+        print(f"| read all | {rate(lambda: read('predict')):,.0f} lines/s | |")
+
+
+def fill(count: int) -> None:
+    """What `count` appends would have written, without their fsync."""
+    audit.append("ingest")
+    sha256 = audit.head().sha256
+    with audit.path().open("ab") as log:
+        for number in range(2, count + 1):
+            line, sha256 = audit._line("predict", facts(number), number, sha256)
+            log.write(line + b"\n")
+
+
+def facts(number: int) -> dict[str, object]:
+    return {"record_sha256": NOTHING, "inputs": [f"{number:064x}"], "outputs": [f"{number:064x}"]}
+
+
+def read(event: str) -> int:
+    for _ in audit.read((event,)):
+        pass
+    return audit.head().lines
+
+
+def rate(work: Callable[[], int]) -> float:
+    begun = time.process_time()
+    return work() / (time.process_time() - begun)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()
