@@ -126,7 +126,7 @@ def _dossier(members: Members, record: dict[str, Any]) -> Iterator[str]:
     predictions = {Path(name).name: digest for name, digest in maps.items() if name.startswith(LEFT_IN_PLACE[0])}
     for name, digest in record["evaluation_files"].items():
         where = f"{DOSSIER}evaluation/{name}"
-        if digest != (sha256(canonical(predictions)) if name == "predictions" else sha256(members[where])):
+        if digest != (sha256(spelled(predictions)) if name == "predictions" else sha256(members[where])):
             raise BundleError(f"{where}: is not what {RECORD} was made of")
     if sha256(members[MANIFEST]) != record["manifest_sha256"]:
         raise BundleError(f"{MANIFEST}: is not what {RECORD} was made of")
@@ -162,7 +162,7 @@ class Chain:
 
     def _take(self, text: str, number: int) -> None:
         statement = json.loads(text)
-        if canonical(statement) != text:
+        if spelled(statement) != text:
             raise BundleError("is not in canonical JSON")
         if [statement["number"], statement["previous"]] != [number, *(self.sha256s or [NOTHING])[-1:]]:
             raise BundleError("does not follow on the statement before it")
@@ -170,7 +170,7 @@ class Chain:
             raise BundleError(f"an {statement['role']} may not say {statement['kind']!r}")
         if number == 1:
             self._follow(statement)  # the signers that it names vouch for it
-        signed = canonical({key: value for key, value in statement.items() if key not in ("by", "signature")})
+        signed = spelled({key: value for key, value in statement.items() if key not in ("by", "signature")})
         at = datetime.fromisoformat(statement["time"]).astimezone(UTC)
         self.require_signed(signed, statement["signature"], statement["by"], statement["role"], at)
         self._follow(statement)
@@ -188,7 +188,7 @@ class Chain:
             case "request":
                 if content["alias"] == "champion" and self.holders.get(FIRST) != content["record_sha256"]:
                     raise BundleError(f"asks for champion before the version was {FIRST}")
-                self.requests[sha256(canonical(statement))] = statement
+                self.requests[sha256(spelled(statement))] = statement
             case "approval" | "refusal":
                 self._answer(statement, content)
             case "withdrawal":
@@ -263,7 +263,7 @@ def _audit(members: Members, ledger: Chain) -> Iterator[str]:
     for line in members[AUDIT].decode("ascii").splitlines():
         told = json.loads(line)
         digest, number = told.pop("sha256"), told["number"]
-        if sha256(canonical(told)) != digest or found.get(number - 1, told["previous"]) != told["previous"]:
+        if sha256(spelled(told)) != digest or found.get(number - 1, told["previous"]) != told["previous"]:
             raise BundleError(f"{AUDIT}: line {number} was altered, or the one before it")
         facts = told["facts"]
         own = told["event"] == "statement" and facts["name"] == name
@@ -288,7 +288,7 @@ def _json(members: Members, name: str) -> dict[str, Any]:
         raise BundleError(f"{name}: is missing or cannot be read ({error})") from None
 
 
-def canonical(content: Any) -> str:
+def spelled(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
