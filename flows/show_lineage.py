@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flows.show import terminal
+from flows.show import figure, terminal
 
 DIGESTS = ("record_sha256", "weights_sha256", "params_sha256", "manifest_sha256", "test_set_sha256")
 
@@ -48,3 +48,12 @@ def patient(told: dict[str, Any]) -> None:
         print(f"not asked  {name}: {reason}")
     if not (told["versions"] or told["files"] or told["predictions"]):
         print("No version, file or prediction is known of this patient; an id is written as its layout has it.")
+
+
+def reproduced(told: dict[str, Any]) -> None:
+    for path, same in told["outputs"].items():
+        print(f"{'same' if same else 'other':<6} {path}")
+    for name, (before, now) in told["dice"].items():
+        print(f"Dice   {name}: {figure(before)} before, {figure(now)} now")
+    processor = "the same processor" if told["same_processor"] else "another processor, so bits may differ"
+    print(f"{told['verdict']}, on {processor}; it lies in {told['folder']}")

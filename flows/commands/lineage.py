@@ -1,5 +1,6 @@
 """Where a version comes from, made again, and proved elsewhere."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,3 +50,19 @@ def bundle_version(
     kept = dossier.find(record_sha256, model.run_id)
     target = to or here / f"{model.name}-{model.version}.zip"
     print(bundle.write(kept, card.place(record_sha256), target, key))
+
+
+def reproduce_version(
+    version: Version,
+    to: Annotated[Path, typer.Option(resolve_path=True, help="a new folder outside the project, which stays")],
+    json: Json = False,
+) -> None:
+    """Make a version again from its commit, parameters and scans, and compare; ends with 1 if it differs."""
+    enter_project()
+    log_to_terminal()
+    from flows import reproduction, show, show_lineage
+
+    found = reproduction.reproduce(model_uri(version), to, lambda line: print(line, file=sys.stderr))
+    (show.as_json if json else show_lineage.reproduced)(found)
+    if found["verdict"] == reproduction.DIFFERS:
+        raise typer.Exit(1)

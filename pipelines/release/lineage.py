@@ -54,7 +54,7 @@ def told(folder: Path) -> dict[str, Any]:
         **json.loads((folder / dossier.ORIGIN).read_text()),
         "params_sha256": sha256_of(folder / dossier.PARAMS),
         "manifest_sha256": manifest_sha256,
-        "lock": _lock(folder / dossier.LOCK),
+        "lock": locked(folder / dossier.LOCK),
         "scans": [_scan(each) for each in scans],
     }
 
@@ -67,7 +67,8 @@ def _scan(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lock(file: Path) -> dict[str, dict[str, str]]:
+def locked(file: Path) -> dict[str, dict[str, str]]:
+    """Of a dvc.lock: stage -> path of what it reads and writes -> hash. Empty if there is none."""
     stages = YAML(typ="safe", pure=True).load(file.read_text())["stages"] if file.is_file() else {}
     return {
         name: {each["path"]: each[each.get("hash", "md5")] for each in (*body.get("deps", ()), *body.get("outs", ()))}
