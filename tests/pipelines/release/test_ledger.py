@@ -207,19 +207,23 @@ class TestRefused:
             with pytest.raises(ValueError, match="only a former champion"):
                 say("rollback", {**A.asks(alias), "reason": "?"}, "bob")
 
-    def test_a_withdrawal_by_another_author(self) -> None:
-        draft = ledger.prepare(MODEL, "withdrawal", answering(self.request))
-        with pytest.raises(ValueError, match="by a key that release/allowed_signers does not list"):
-            ledger.append(signed(draft, "dan"))
-
     def test_a_statement_prepared_long_ago(self) -> None:
         old = replace(self.approval(), time=(datetime.now(UTC) - LATER).isoformat(timespec="seconds"))
         with pytest.raises(ValueError, match=r"it was prepared at .*; prepare and sign it anew"):
             ledger.append(signed(old, "bob"))
 
+    def test_a_time_without_its_zone(self) -> None:
+        for time in ("2026-11-26T14:00:00", "2026-11-26T14:00:00+02:00", "now"):
+            with pytest.raises(ValueError, match="is not in UTC, as in"):
+                ledger.append(signed(replace(self.approval(), time=time), "bob"))
+
+    def test_a_withdrawal_of_another_version(self) -> None:
+        with pytest.raises(ValueError, match="its record_sha256 is not that of request 2"):
+            say("withdrawal", {**answering(self.request), "record_sha256": B.record_sha256}, "ann")
+
     def test_a_time_before_the_last_statement(self) -> None:
         early = replace(self.approval(), time=(datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds"))
-        with pytest.raises(ValueError, match="is not in UTC, or before that of the statement before it"):
+        with pytest.raises(ValueError, match="is before that of the statement before it"):
             ledger.append(signed(early, "bob"))
 
     def test_signers_that_leave_nobody_to_approve(self) -> None:
@@ -267,6 +271,12 @@ class TestSecondPerson:
     def test_the_same_key_under_another_name(self) -> None:
         with pytest.raises(ValueError, match="have the same key"):
             self.begin_with(self.approver("ann", "ann.smith@hospital.org"))
+
+    def test_another_author_withdraws_nothing(self) -> None:
+        self.begin_with(f'dan@hospital.org namespaces="medseg-author" {public("dan")}\n')
+        request = A.request()
+        with pytest.raises(ValueError, match=r"request 3 is ann@hospital\.org's, who alone may withdraw it"):
+            say("withdrawal", answering(request), "dan")
 
     def test_another_approver_may(self) -> None:
         self.begin_with(self.approver("cho", "cho@hospital.org"))
@@ -339,9 +349,8 @@ class TestSignersChange:
             ledger.append(signed(replace(draft, signers_sha256="0" * 64), "ann"))
 
     def test_nothing_is_said_before_there_are_signers(self) -> None:
-        draft = ledger.prepare("livers", "recall", {**A.asks(CHAMPION, "livers"), "reason": "?"})
         with pytest.raises(ValueError, match="no signers are signed yet; `medseg signers sign --key KEY` begins"):
-            ledger.append(signed(draft, "bob"))
+            say("recall", {**A.asks(CHAMPION, "livers"), "reason": "?"}, "bob", "livers")
 
 
 class TestAltered:
@@ -421,5 +430,5 @@ class TestAltered:
 
     def test_a_file_that_differs_from_what_is_published_is_named(self) -> None:
         published = {4: ledger.read(MODEL).statements[3].text.replace('"version":1', '"version":2')}
-        with pytest.raises(LedgerError, match=r"000004\.json is not what MLflow has of it"):
+        with pytest.raises(LedgerError, match=r"000004\.json\) is not what MLflow has of it"):
             ledger.read(MODEL, published)
