@@ -99,4 +99,3 @@ def _describe(version: Any) -> dict[str, Any]:
         "git_commit": version.tags.get("git_commit"),
         "run_id": version.run_id,
     }
-
