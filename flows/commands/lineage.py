@@ -1,10 +1,11 @@
 """Where a version comes from, made again, and proved elsewhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.common import Json, enter_project, model_uri
+from flows.commands.common import Json, Version, enter_project, log_to_terminal, model_uri
 
 
 def trace_version(
@@ -26,3 +27,25 @@ def trace_version(
     else:
         assert version is not None
         (show.as_json if json else show_lineage.version)(lineage.trace(model_uri(version)))
+
+
+def bundle_version(
+    version: Version,
+    to: Annotated[Path | None, typer.Option(resolve_path=True, help="file; NAME-VERSION.zip here unless told")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, resolve_path=True, help="an author's private key: signs the whole"),
+    ] = None,
+) -> None:
+    """One zip that proves the version to anybody: `python3 verify_bundle.py BUNDLE.zip`, which lies inside."""
+    here = Path.cwd()
+    enter_project(needs_mlflow=True)
+    log_to_terminal()
+    from pipelines.release import bundle, card, dossier, issuing, record, registry
+
+    model = registry.find(model_uri(version))
+    issuing.issue(model)
+    record_sha256 = record.digest(model.record)
+    kept = dossier.find(record_sha256, model.run_id)
+    target = to or here / f"{model.name}-{model.version}.zip"
+    print(bundle.write(kept, card.place(record_sha256), target, key))

@@ -183,6 +183,7 @@ def env(json: Json = False) -> None:
 app.command("evaluate")(evaluation.evaluate_folders)
 app.command("compare")(evaluation.compare_versions)
 app.command("trace")(lineage.trace_version)
+app.command("bundle")(lineage.bundle_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)

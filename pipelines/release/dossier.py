@@ -160,7 +160,8 @@ def _gather(folder: Path, origin: Mapping[str, str]) -> None:
     for name, path in FILES.items():
         if (project.root() / path).is_file():
             shutil.copyfile(project.root() / path, folder / name)
-    write_json(folder / ORIGIN, {**origin, "authors": run_identity.authors(origin["git_commit"])})
+    people = run_identity.people(origin["git_commit"])
+    write_json(folder / ORIGIN, {**origin, "authors": sorted(set(people.values()) - {""})})
 
 
 def _refuse_others(folder: Path, content: Mapping[str, Any]) -> None:
