@@ -19,8 +19,9 @@ UNVERIFIED = "unverified"  # the ledger does not hold, so nothing is known
 def issue(model: RegisteredModel) -> dict[str, Any]:
     """The card of a registered version as it stands now, in its place. Raises ValueError as `card.write` does."""
     record_sha256 = record.digest(model.record)
-    folder = dossier.find(record_sha256, model.run_id)
-    return card.write(card.place(record_sha256), folder, standing_of(model.version, model.record))
+    folder, kept = card.place(record_sha256), dossier.find(record_sha256, model.run_id)
+    _bring_signature(model, folder / weights_signature.FILE)
+    return card.write(folder, kept, standing_of(model.version, model.record))
 
 
 def standing_of(version: int | str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,16 +70,20 @@ def verify(model: RegisteredModel, public_key: Path | None = None) -> str:
 
 
 def _signature(model: RegisteredModel) -> str:
-    """Of this machine; else what another one gave to the server."""
-    record_sha256 = record.digest(model.record)
-    path = card.place(record_sha256) / weights_signature.FILE
-    if not path.is_file() and not tracking.is_embedded():
-        mlflow, where = tracking.configure(), _artifact(record_sha256)
-        if mlflow.MlflowClient().list_artifacts(model.run_id, where):
-            return str(mlflow.artifacts.load_text(f"runs:/{model.run_id}/{where}/{path.name}"))
+    path = card.place(record.digest(model.record)) / weights_signature.FILE
+    _bring_signature(model, path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `medseg card sign {model.version} --key KEY` makes it")
     return path.read_text()
+
+
+def _bring_signature(model: RegisteredModel, path: Path) -> None:
+    """What another machine gave to the server, unless there is one here."""
+    if path.is_file() or tracking.is_embedded():
+        return
+    mlflow, where = tracking.configure(), _artifact(record.digest(model.record))
+    if mlflow.MlflowClient().list_artifacts(model.run_id, where):
+        card.write_text(path, mlflow.artifacts.load_text(f"runs:/{model.run_id}/{where}/{path.name}"))
 
 
 def _artifact(record_sha256: str) -> str:

@@ -5,7 +5,7 @@
 
 An in-toto statement lists every file's sha256, a DSSE envelope carries it with an ECDSA signature, a Sigstore bundle
 carries that. `model_signing verify key FOLDER --signature model.sig --public_key KEY.pem` takes ours and we take its
-(a test holds both). The package itself is for tests alone: it brings 16 others, clients of Sigstore's servers among
+(a test holds both). The package itself is for tests alone: it brings 14 others, clients of Sigstore's servers among
 them, for an ECDSA signature of a JSON text.
 
 Keys are ECDSA ones (P-256, P-384, P-521), in PEM or in OpenSSH's format: `ssh-keygen -t ecdsa -f FILE` makes one.

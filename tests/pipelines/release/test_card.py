@@ -8,10 +8,22 @@ from typing import Any
 
 import pytest
 
-from pipelines.release import card, card_statements, chai_card, dossier, issuing, record
+from pipelines.release import (
+    audit,
+    card,
+    card_statements,
+    chai_card,
+    dossier,
+    issuing,
+    record,
+    registration,
+    registry,
+    signers,
+)
 from pipelines.release.card_content import TO_BE_FILLED
 from tests.conftest import REPOSITORY
-from tests.pipelines.release import evaluated
+from tests.pipelines.release import evaluated, people
+from tests.pipelines.release.test_weights_signature import new_key
 
 TEXT = f"{{{chai_card.NAMESPACE}}}"
 
@@ -182,3 +194,41 @@ def test_a_released_version_says_since_when_and_a_broken_ledger_that_nothing_is_
     assert (standing["word"], "statement 1 of m" in standing["problem"]) == ("unverified", True)
     card.write(folder, kept, standing)
     assert "unverified: not for clinical use" in (folder / "card.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
+def test_a_signature_of_weights_is_believed_by_the_signers_of_the_ledger_and_not_by_a_revoked_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evaluated.make(tmp_path)
+    model = registry.find(f"models:/m/{registration.make_version()}")
+    key = new_key(tmp_path / "key")
+    issuing.sign(model, key)
+    people.begin("m")
+    with pytest.raises(ValueError, match="by none of the signers of m"):
+        issuing.verify(model)
+    signers.add("release@hospital.org", key.with_suffix(".pub"), "author")
+    with pytest.raises(ValueError, match="by none of the signers of m"):
+        issuing.verify(model)  # the file is a draft
+    people.say("signers", signers.read().to_json(), "bob", "m")
+    assert issuing.verify(model) == "release@hospital.org"
+    people.say("signers", signers.revoke("release@hospital.org", key.with_suffix(".pub")).to_json(), "bob", "m")
+    with pytest.raises(ValueError, match="or by a key that was revoked"):
+        issuing.verify(model)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_last_answer_of_the_gate_stands_on_the_card(kept: Path) -> None:
+    content = json.loads((kept / "record.json").read_text())
+    for verdict, reasons in (("passes", []), ("fails", ["kidney: worse"])):
+        audit.append("gate", record_sha256=kept.name, alias="champion", verdict=verdict, reasons=reasons)
+    audit.append("gate", record_sha256="0" * 64, alias="champion", verdict="passes", reasons=[])
+    audit.append("evaluate", test_set_sha256=content["test_set_sha256"])
+    audit.append("evaluate", test_set_sha256="0" * 64)
+    standing = issuing.standing_of(3, content)
+    assert (standing["verdict"], standing["reasons"], standing["looks"]) == ("fails", ["kidney: worse"], 1)
+    card.write(card.place(kept.name), kept, standing)
+    page = (card.place(kept.name) / "card.html").read_text()
+    assert "fails; kidney: worse" in page
+    assert "1 of 20 allowed" in page
