@@ -2,8 +2,8 @@
 
     reproduce("models:/medsegformer/3", Path("/tmp/again"), print) -> {"verdict": "equal to the bit", ...}
 
-The commit is cloned into a new folder, the dossier's params.yaml laid over it, and of data/raw linked what its inventory
-lists. There `dvc repro` runs every stage, as nothing of the old results lies there.
+The commit is cloned into a new folder, the dossier's params.yaml laid over it, and of data/raw linked what the
+dossier's inventory lists. There `dvc repro` runs every stage, as nothing of the old results lies there.
 """
 
 import os
@@ -78,8 +78,8 @@ def _refuse_other_code(told: Mapping[str, Any]) -> None:
     for name, value in (("project", commit), ("program", program)):
         if value == "unknown" or value.endswith("-dirty"):
             raise ValueError(
-                f"the version was made with code of the {name} that no commit holds ({value}); commit, run and register "
-                "again to have one that can be made anew"
+                f"the version was made with code of the {name} that no commit holds ({value}); commit, run and "
+                "register again to have one that can be made anew"
             )
     if program not in (commit, here):
         raise ValueError(

@@ -26,7 +26,8 @@ STRUCTURES = ("kidney", "spleen")
 
 def make(root: Path, dice: float = 0.9, patients: int = 4, more: Sequence[Row] = ()) -> dict[str, Any]:
     """The record; the working folder is `root`. Patients p0, p1, ...; the even ones are held out. `more`: rows."""
-    (root / "dvc.yaml").write_text("stages: {}\n")
+    if not (root / "dvc.yaml").exists() or not (root / "dvc.yaml").read_text():
+        (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "params.yaml").write_text(profiles.compose("smoke"))
     rows = [*(row(root, number) for number in range(patients)), *more]
     manifest.write(root / project.MANIFEST, rows)
