@@ -13,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipelines.release import audit, dossier, record, registry, tracking
+from pipelines.release import audit, dossier, record, tracking
 from pipelines.scans import key, manifest
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.naming import Names, hashed
@@ -30,6 +30,8 @@ def locate(model: str, below: str = dossier.LINEAGE) -> Path:
     name, _, number = model.removeprefix("models:/").partition("/")
     if known := dossier.known(name, number):
         return dossier.find(known, "", below)
+    from pipelines.release import registry  # a second, which nobody waits for who needs no MLflow
+
     version = registry.find(model)
     record_sha256 = record.digest(version.record)
     folder = dossier.find(record_sha256, version.run_id, below)
