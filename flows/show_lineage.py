@@ -32,14 +32,12 @@ def version(told: dict[str, Any]) -> None:
 
 
 def patient(told: dict[str, Any]) -> None:
-    table = Table("version", "record", "cases", "report and label maps", box=box.SIMPLE_HEAD)
+    """Line by line, so that no path is cut."""
     for each in told["versions"]:
         cases = ", ".join(f"{case} ({split})" for case, split in each["cases"].items())
-        shown = "\n".join([each["report"] or "", *each["predictions"]]).strip()
-        table.add_row("\n".join(each["versions"]) or "not registered", each["record_sha256"][:12], cases, shown)
-    console = terminal()
-    if told["versions"]:
-        console.print(table)
+        print(f"{', '.join(each['versions']) or 'not registered'}, record {each['record_sha256'][:12]}: {cases}")
+        for path in filter(None, (each["report"], *each["predictions"])):
+            print(f"  kept     {path}")
     for path in told["files"]:
         print(f"here       {path}")
     for each in told["predictions"]:

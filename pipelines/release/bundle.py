@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.release import audit, canonical, dossier, ledger, signatures, verify_bundle
+from pipelines.release import audit, canonical, dossier, signatures, verify_bundle
 from pipelines.release.audit import AuditLine
 from pipelines.release.ledger import Ledger
 from pipelines.release.signers import ALLOWED, AUTHOR, Signers
@@ -39,12 +39,12 @@ one from elsewhere; the first statement in ledger/ is taken on trust otherwise.
 """
 
 
-def write(kept: Path, card: Path, target: Path, key: Path | None = None) -> Path:
-    """`kept`: the version's dossier, found whole. `card`: the folder of its card. `key`: of an author, who signs all.
+def write(kept: Path, told: Ledger, card: Path, target: Path, key: Path | None = None) -> Path:
+    """`kept`: the version's dossier, found whole. `told`: the ledger of its model. `card`: the folder of its card.
+    `key`: of an author, who signs all.
 
-    Raises ValueError if ledger or audit log do not hold, evidence is missing, or the key is nobody's.
+    Raises ValueError if the audit log does not hold, evidence is missing, or the key is nobody's.
     """
-    told = ledger.read(json.loads((kept / dossier.RECORD).read_text())["name"])
     members = dict(_members(kept, card, told))
     by = _owner(key, told.signers) if key else None
     files = {name: verify_bundle.sha256(content) for name, content in sorted(members.items())}
@@ -53,6 +53,7 @@ def write(kept: Path, card: Path, target: Path, key: Path | None = None) -> Path
     if key:
         members[SIGNATURE] = signatures.sign(contents, key, AUTHOR).encode()
     with replacing(target) as temporary:
+        temporary.touch(mode=0o600)  # the report shows scans
         temporary.write_bytes(verify_bundle.written(members))
     verify_bundle.verify(target)
     return target

@@ -32,7 +32,7 @@ def made(release_project: Path) -> Path:
     card = release_project / "card"
     card.mkdir()
     (card / "card.xml").write_text("<card/>")
-    return bundle.write(folder, card, release_project / "m-1.zip", key("ann"))
+    return bundle.write(folder, ledger.read(MODEL), card, release_project / "m-1.zip", key("ann"))
 
 
 def asked(folder: Path, alias: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_a_bare_python_proves_it(made: Path, tmp_path: Path) -> None:
 
 def test_the_same_version_gives_the_same_bytes(made: Path) -> None:
     folder = next(path for path in dossier.kept())
-    again = bundle.write(folder, Path("card"), Path("again.zip"), key("ann"))
+    again = bundle.write(folder, ledger.read(MODEL), Path("card"), Path("again.zip"), key("ann"))
     assert again.read_bytes() == made.read_bytes()
 
 
@@ -191,11 +191,11 @@ def test_a_forger_who_lists_and_zips_all_anew_is_found_by_what_people_signed(
 
 def test_a_version_that_nobody_asked_for_is_said_to_be_not_released(release_project: Path) -> None:
     folder = dossier.keep(evaluated.make(release_project))
-    told = "\n".join(verify(bundle.write(folder, Path("no-card"), Path("m-1.zip"))))
+    told = "\n".join(verify(bundle.write(folder, ledger.read(MODEL), Path("no-card"), Path("m-1.zip"))))
     assert "nobody signed that" in told
     assert "this version is not released" in told
     with pytest.raises(ValueError, match="is of no author in release/allowed_signers"):
-        bundle.write(folder, Path("no-card"), Path("m-1.zip"), key("eve"))
+        bundle.write(folder, ledger.read(MODEL), Path("no-card"), Path("m-1.zip"), key("eve"))
 
 
 def zipped(path: Path, members: dict[str, bytes], comment: str | None = None) -> Path:
