@@ -122,10 +122,7 @@ def append(statement: Statement, published: Published | None = None) -> Statemen
         if abs(datetime.now(UTC) - datetime.fromisoformat(statement.time)) > KEEPS:
             raise ValueError(f"it was prepared at {statement.time}, which is not now; prepare and sign it anew")
         statement = before.take(statement)
-        with replacing(file_of(statement.name, statement.number)) as temporary:
-            temporary.write_text(f"{statement.text}\n")
-        told = {"kind": statement.kind, "name": statement.name, "number": statement.number}
-        audit.append("statement", **told, sha256=statement.sha256)
+        _keep(before.statements)
     return statement
 
 
@@ -158,6 +155,21 @@ def verify() -> VerifiedLedgers:
         except ValueError as error:
             broken = broken or str(error)
     return VerifiedLedgers(broken is None, counted, broken)
+
+
+def _keep(statements: list[Statement]) -> None:
+    """Write the files, and the audit log's lines, that are missing: the last one's, and what a kill kept from being
+    written, or another machine published."""
+    try:
+        told = {line.facts["sha256"] for line in audit.read(("statement",))}
+    except audit.BrokenLogError:  # `medseg audit verify` says where; a recall has to be possible all the same
+        told = {each.sha256 for each in statements[:-1]}
+    for each in statements:
+        if not (file := file_of(each.name, each.number)).is_file():
+            with replacing(file) as temporary:
+                temporary.write_text(f"{each.text}\n")
+        if each.sha256 not in told:
+            audit.append("statement", kind=each.kind, name=each.name, number=each.number, sha256=each.sha256)
 
 
 def _texts(name: str, published: Published) -> dict[int, str]:

@@ -313,6 +313,34 @@ class TestAtOnce:
         assert count() == 1
         assert audit.verify().ok
 
+    def test_what_a_kill_kept_from_the_log_is_told_by_the_next_statement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as killed:
+            killed.setattr(audit, "append", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                A.request()
+        assert count() == 2
+        B.request()
+        assert [line.facts["number"] for line in audit.read(("statement",))] == [1, 2, 3]
+        assert audit.verify().ok
+
+    def test_what_another_machine_published_is_kept_here_with_the_next_statement(self) -> None:
+        A.promote(CANDIDATE)
+        asked = A.asks(CHAMPION)
+        published = {each.number: each.text for each in ledger.read(MODEL).statements}
+        for number in published:
+            file_of(number).unlink()
+        content = {**asked, "authors": []}
+        draft = ledger.prepare(MODEL, "request", content, published)
+        ledger.append(signed(draft, "ann"), published)
+        assert [number for number in range(1, 9) if file_of(number).is_file()] == [1, 2, 3, 4]
+        assert audit.verify().ok
+
+    def test_a_recall_is_possible_whatever_became_of_the_log(self) -> None:
+        A.promote()
+        audit.path().write_bytes(audit.path().read_bytes().replace(b'"number":2', b'"number":7', 1))
+        say("recall", {**A.asks(CHAMPION), "reason": "misses cysts"}, "bob")
+        assert word(A) == "recalled"
+
     def test_two_requests_for_one_alias(self) -> None:
         """The second is compared with who holds it by then, so it has to be asked anew."""
         first, second = A.request(), B.request()
