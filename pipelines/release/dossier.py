@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.release import record, run_identity, store, tracking
+from pipelines.release import record, store, tracking
 from pipelines.scans import manifest
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECORD, CONTENTS, ORIGIN = "record.json", "contents.json", "lineage/origin.json"
 EVALUATION, LINEAGE = "evaluation", "lineage"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "; bring it back from a copy of the project"
 MANIFEST, PARAMS, LOCK = f"{LINEAGE}/manifest.parquet", f"{LINEAGE}/params.yaml", f"{LINEAGE}/dvc.lock"
 INVENTORY, RELEASE_PLAN = f"{LINEAGE}/inventory.parquet", f"{LINEAGE}/release-plan.yaml"
@@ -61,7 +62,7 @@ def keep(content: Mapping[str, Any], origin: Mapping[str, str] | None = None) ->
         with replacing(folder) as temporary:
             temporary.mkdir()
             (temporary / RECORD).write_text(record.text(content))
-            _gather(temporary, origin or run_identity.origin())
+            _gather(temporary, origin)
             write_json(temporary / CONTENTS, _digests(temporary))
             _refuse_others(temporary, content)
     return verified(folder, folder.name)
@@ -72,6 +73,8 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
 
     `run_id`: the MLflow run that has it, on a server. Raises ValueError, naming the file, if it is not what it was.
     """
+    if not _SHA256.fullmatch(record_sha256):
+        raise ValueError(f"{record_sha256[:20]!r} is no sha256 of a version's record; `medseg status` shows versions")
     folder = place(record_sha256)
     if not folder.is_dir():
         if tracking.is_embedded():
@@ -85,7 +88,7 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
 
 def kept() -> list[Path]:
     """The folders of all that lie here, unchecked."""
-    return sorted(path for path in place("").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name))
+    return sorted(path for path in place("").glob("*") if _SHA256.fullmatch(path.name))
 
 
 def note(name: str, version: int | str, record_sha256: str) -> None:
@@ -150,7 +153,10 @@ def _refuse_changed(folder: Path, told: Mapping[str, str], below: str) -> None:
             raise ValueError(f"{folder / name} is not what it was when the version was registered{_REMEDY}")
 
 
-def _gather(folder: Path, origin: Mapping[str, str]) -> None:
+def _gather(folder: Path, origin: Mapping[str, str] | None) -> None:
+    from pipelines.release import run_identity  # slow, and who only reads dossiers needs none
+
+    origin = origin or run_identity.origin()
     evaluation = project.root() / project.EVALUATION
     for file in sorted(path for path in evaluation.rglob("*") if path.is_file()):
         target = folder / EVALUATION / file.relative_to(evaluation)
@@ -160,7 +166,8 @@ def _gather(folder: Path, origin: Mapping[str, str]) -> None:
     for name, path in FILES.items():
         if (project.root() / path).is_file():
             shutil.copyfile(project.root() / path, folder / name)
-    write_json(folder / ORIGIN, {**origin, "authors": run_identity.authors(origin["git_commit"])})
+    people = run_identity.people(origin["git_commit"])
+    write_json(folder / ORIGIN, {**origin, "authors": sorted(set(people.values()) - {""})})
 
 
 def _refuse_others(folder: Path, content: Mapping[str, Any]) -> None:
