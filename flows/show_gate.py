@@ -18,8 +18,11 @@ COLOURS = {"passes": "green", "fails": "red", "cannot tell": "yellow"}
 def verdict(answer: Mapping[str, Any]) -> None:
     """A line a check, those that do not pass last; then why."""
     against = f"against {answer['champion']}" if answer["champion"] else "against no champion"
-    table = Table("check", "structure, group", "metric", box=box.SIMPLE_HEAD)
-    for heading in ("found", "lower bound", "plan", ""):
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("check", no_wrap=True)
+    table.add_column("of", overflow="fold")
+    table.add_column("metric", overflow="fold")
+    for heading in ("found", "at least", "plan", ""):
         table.add_column(heading, justify="right")
     for check in sorted(answer["checks"], key=lambda check: list(COLOURS).index(check["result"])):
         where = ", ".join(part for part in (check["structure"], check["group"]) if part)
@@ -31,7 +34,7 @@ def verdict(answer: Mapping[str, Any]) -> None:
     print(f"{answer['version']} as {answer['alias']}, {against}: {answer['verdict']}")
 
 
-def power(found: "GatePower") -> None:
+def power_table(found: "GatePower") -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in next(rows(found)):
         table.add_column(heading, overflow="fold", min_width=8)
@@ -68,7 +71,7 @@ def assumption(found: "GatePower") -> str:
     return f"{told} by one version; two are taken to agree by a correlation of {found.agreement:g}."
 
 
-def plan(content: Mapping[str, Any]) -> None:
+def plan_text(content: Mapping[str, Any]) -> None:
     print(content["text"])
     print(f"# sha256 of its content: {content['plan_sha256']}")
     print(f"# signed last: {content['signed'] or 'none, so the one that training notes is in force'}")

@@ -76,7 +76,7 @@ def tell_power(
     if json:
         show.as_json(found.to_json())
     else:
-        show_gate.power(found)
+        show_gate.power_table(found)
     if page is not None:
         show_gate.power_page(found, page)
 
@@ -94,7 +94,7 @@ def show_plan(key: KeyFile = None, json: Json = False) -> None:
     if key is not None:
         _sign(name, {"plan_sha256": sha256, "text": text}, key)
     content = {"plan_sha256": sha256, "signed": ledger.read(name).plan_sha256, "text": text}
-    (show.as_json if json else show_gate.plan)(content)
+    (show.as_json if json else show_gate.plan_text)(content)
 
 
 def _cases_of(version: str | None) -> Path:

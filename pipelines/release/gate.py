@@ -17,7 +17,7 @@ from pipelines.evaluation.definitions import BY_KEY
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.release.measurement import Measured as Measured
 from pipelines.release.measurement import measured as measured
-from pipelines.release.pairing import cells, fewest_for, lower_bound
+from pipelines.release.pairing import fewest_for, lower_bound, paired_cells
 from pipelines.release.plan import PerformanceEvaluation, ReleasePlan
 from pipelines.work.wording import counted
 
@@ -92,7 +92,7 @@ def _against(candidate: Measured, champion: Measured | None, bounds: Performance
         yield Check(
             "same test set", CANNOT_TELL,
             reason=f"the champion was measured on test set {champion.test_set_sha256[:12]}, the candidate on another, "
-            f"{candidate.test_set_sha256[:12]}; evaluate and register the champion's weights on the candidate's",
+            f"{candidate.test_set_sha256[:12]}; ask where the candidate's scans lie, to have both measured on them",
         )  # fmt: skip
         return
     yield Check("same test set", PASSES)
@@ -157,7 +157,7 @@ def _floors(metric: str, scores: Sequence[Score], bounds: PerformanceEvaluation)
 def _non_inferior(
     candidate: Sequence[Score], champion: Sequence[Score], bounds: PerformanceEvaluation
 ) -> Iterator[Check]:
-    for cell in cells(candidate, champion, bounds):
+    for cell in paired_cells(candidate, champion, bounds):
         found = statistics.mean(cell.gains, cell.patients, cell.fewest)
         low = lower_bound(found)
         yield _bounded(

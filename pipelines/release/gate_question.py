@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.release import audit, dossier, gate, looks, plan
 from pipelines.release.gate import Check, Verdict
 from pipelines.release.ledger import Ledger
-from pipelines.release.measurement import measured, read_json
+from pipelines.release.measurement import Measured, measured, read_json
 
 NAME, IN_USE = "plan noted before training", "champion"
 
@@ -20,11 +20,12 @@ def opponent(told: Ledger, alias: str, record_sha256: str) -> str | None:
     return None if holder == record_sha256 else holder
 
 
-def ask(candidate: Path, champion: Path | None, signed_plan_sha256: str | None) -> Verdict:
-    """`candidate`, `champion`: their dossiers, found whole. `signed_plan_sha256`: of the plan that an approver signed
-    last, as the ledger has it, if any. Raises ValueError if a file of them, or the plan, cannot be read."""
+def ask(candidate: Path, champion: Path | Measured | None, signed_plan_sha256: str | None) -> Verdict:
+    """`candidate`, `champion`: their dossiers, found whole; of a champion that was measured on another test set, what
+    it is on the candidate's (pipelines/serving/gate_check.py). `signed_plan_sha256`: of the plan that an approver
+    signed last, as the ledger has it, if any. Raises ValueError if a file of them, or the plan, cannot be read."""
     found, decided_by = measured(candidate), plan.read()
-    before = None if champion is None else measured(champion)
+    before = measured(champion) if isinstance(champion, Path) else champion
     checks = gate.checks(found, before, decided_by, looks.count(found.test_set_sha256))
     noted = noted_plans(read_json(candidate / dossier.RECORD)["weights_sha256"])
     return gate.judge([in_force(plan.digest(decided_by), noted, signed_plan_sha256), *checks])

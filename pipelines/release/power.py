@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.evaluation import statistics
 from pipelines.evaluation.definitions import METRICS
 from pipelines.evaluation.score import Score
-from pipelines.release.pairing import Cell, cells
+from pipelines.release.pairing import Cell, paired_cells
 from pipelines.release.plan import PerformanceEvaluation
 
 AGREEMENT = 0.7  # of Dice, measured of two unlike networks on 41 hippocampi: 0.55 to 0.83
@@ -73,7 +73,7 @@ def power(
     repetitions: int = 1000,
 ) -> GatePower:
     """`sizes`: numbers of patients. Raises ValueError if nothing can be compared."""
-    compared = list(cells(scores, _blank(scores) if other is None else other, bounds))
+    compared = list(paired_cells(scores, _blank(scores) if other is None else other, bounds))
     if not compared:
         raise ValueError("no structure has a figure to compare; evaluate first")
     names, columns = _by_patient(compared)

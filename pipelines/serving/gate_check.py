@@ -3,17 +3,25 @@
 check("models:/NAME/3", "champion") -> GateAnswer
 """
 
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipelines.release import audit, dossier, gate, gate_question, ledger, plan, record, registry
-from pipelines.release.gate import Check, Verdict
+from pipelines.release.gate import Check, Measured, Verdict
 from pipelines.release.registry import RegisteredModel
+from pipelines.scans import manifest
 from pipelines.serving import remeasuring
+from pipelines.serving.conditions import Conditions
+from pipelines.serving.held_out import segment_and_measure
 from pipelines.serving.remeasuring import Remeasured
-from pipelines.work.memory import GIB
+from pipelines.work import project
+from pipelines.work.memory import GIB, free_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ def check(model: str, alias: str, published: Mapping[int, str] | None = None) ->
     champion = None if other is None else registry.find_by_record(version.name, other)
     version.weights()
     folder = _dossier(version)
-    asked = gate_question.ask(folder, None if champion is None else _dossier(champion), told.plan_sha256)
+    against = None if champion is None else opposed(champion, version.record["test_set_sha256"])
+    asked = gate_question.ask(folder, against, told.plan_sha256)
     verdict = gate.judge([*asked.checks, *_remeasured(remeasuring.anew(folder))])
     answer = GateAnswer(version, alias, champion, verdict, plan.digest(plan.read()))
     audit.append(
@@ -55,6 +64,21 @@ def check(model: str, alias: str, published: Mapping[int, str] | None = None) ->
         plan_sha256=answer.plan_sha256,
     )  # fmt: skip
     return answer
+
+
+def opposed(champion: RegisteredModel, test_set_sha256: str) -> Path | Measured:
+    """The champion's dossier; or, where new scans made another test set since it was evaluated, and this one lies here,
+    its weights on it, here and now: that is a look at it, too."""
+    if champion.record["test_set_sha256"] == test_set_sha256 or manifest.test_set_sha256() != test_set_sha256:
+        return _dossier(champion)
+    log.info("gate: %s %d was measured on other scans; it segments those of today", champion.name, champion.version)
+    evaluated = Conditions.from_json(champion.record["conditions"]).checked(other_code=True)
+    here = replace(Conditions.of_here(evaluated.overlap), flips=evaluated.flips)
+    with TemporaryDirectory(dir=project.state_folder()) as folder:
+        found = segment_and_measure(champion.weights(), here, free_bytes(), Path(folder))
+    weights_sha256, cases = champion.record["weights_sha256"], len(found.cases)
+    audit.append("compare", weights_sha256=weights_sha256, test_set_sha256=test_set_sha256, cases=cases)
+    return Measured(found.scores, champion.record["structures"], test_set_sha256, found.left_out)
 
 
 def _dossier(version: RegisteredModel) -> Path:

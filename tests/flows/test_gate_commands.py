@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import show_gate
 from pipelines.evaluation import tables
-from pipelines.release import plan
+from pipelines.release import gate, plan
 from tests.conftest import REPOSITORY
+from tests.pipelines.release.test_gate import PLAN, cohort, shifted
 from tests.pipelines.release.test_power import version
 
 
@@ -78,3 +80,12 @@ def test_an_approver_puts_the_plan_in_force(project: Path) -> None:
     again = medseg(project, "gate", "plan", "--sign", str(key))
     assert again.returncode == 1
     assert "in force for medsegformer already" in again.stderr
+
+
+def test_a_verdict_is_told_with_every_check_and_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    worse = gate.decide(cohort(shifted(0.05)), cohort(), PLAN, 2).to_json()
+    show_gate.verdict({"version": "heart 4", "alias": "champion", "champion": "heart 3", **worse})
+    told = capsys.readouterr().out
+    assert "no worse than the champion" in told
+    assert "kidney: gain in Dice over the champion -0.05" in told
+    assert told.rstrip().endswith("heart 4 as champion, against heart 3: fails")
