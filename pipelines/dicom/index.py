@@ -136,7 +136,7 @@ def refresh(
     keys = {path: _key(path, sha256, mark) for path, sha256 in files.items()}
     with Cache(memory, "entry", ("entry",)) as known:
         result = {path: _recalled(found[0]) for path, key in keys.items() if (found := known.get(key))}
-        for path, fresh in _read([path for path in files if path not in result], pseudonyms, limits):
+        for path, fresh in read_each([path for path in files if path not in result], pseudonyms, limits):
             known.put(keys[path], json.dumps(asdict(fresh)))
             result[path] = fresh
     return _one_pseudonym_each(result)
@@ -167,7 +167,7 @@ def _key(path: Path, sha256: str, mark: str) -> str:
     return f"{mark}:{path.suffix.lower() in _SUFFIXES}:{path.name.lower().endswith(('.nii', '.nii.gz'))}:{sha256}"
 
 
-def _read(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> Iterable[tuple[Path, DicomFile]]:
+def read_each(paths: list[Path], pseudonyms: Pseudonyms, limits: sandbox.Limits) -> Iterable[tuple[Path, DicomFile]]:
     """In chunks; a chunk that crashes or hangs is read again file by file, so that only the culprit is refused."""
     work = partial(_entries, pseudonyms=pseudonyms)
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]

@@ -1,0 +1,87 @@
+"""A finding and its SEG -> a structured report (SR TID 1500): every segment's volume with its interval, and confidence.
+
+The interval is the conformal one of the version's record; DICOM's words for it are the bounds of the uncertainty.
+"""
+
+from highdicom import sr
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+
+from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, Measured, concept, modifiers
+from pipelines.scans.structure import PRIVATE, Code, Structure
+
+CONFIDENCE = Code("soft_dice_confidence", PRIVATE, "Soft Dice Confidence")
+
+
+def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensive3DSR:
+    """`drawn`: the SEG of this finding, which the report refers to, segment by segment."""
+    observer = sr.ObserverContext(
+        codes.DCM.Device,
+        sr.DeviceObserverIdentifyingAttributes(
+            finding.uid("device"), name=MANUFACTURER, manufacturer_name=MANUFACTURER, model_name=finding.maker.software
+        ),
+    )
+    groups = [_group(finding, drawn, n, each) for n, each in enumerate(finding.structures, 1)]
+    report = sr.MeasurementReport(
+        sr.ObservationContext(observer_device_context=observer),
+        codes.LN.CTUnspecifiedBodyRegion if _is_ct(finding) else codes.LN.MRUnspecifiedBodyRegion,
+        groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    return sr.Comprehensive3DSR(
+        evidence=[drawn, *finding.series.headers()],
+        content=report,
+        series_instance_uid=finding.uid("sr", "series"),
+        series_number=SERIES_NUMBERS["sr"],
+        sop_instance_uid=finding.uid("sr"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        series_description=finding.description,
+        is_complete=True,
+    )
+
+
+def _is_ct(finding: DicomFinding) -> bool:
+    return finding.series.role == "CT"
+
+
+def _group(
+    finding: DicomFinding, drawn: Dataset, number: int, structure: Structure
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    told = [f"{name} {value}"[:64] for name, value in finding.maker.digests.items()]
+    maker = sr.AlgorithmIdentification(finding.maker.name, finding.maker.version, [*told, finding.maker.standing])
+    series = sr.SourceSeriesForSegmentation(str(finding.series.headers()[0].SeriesInstanceUID))
+    segment = sr.ReferencedSegment(drawn.SOPClassUID, drawn.SOPInstanceUID, number, source_series=series)
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        sr.TrackingIdentifier(finding.uid("tracking", structure.name), structure.name),
+        referenced_segment=segment,
+        finding_category=concept(structure.category),
+        finding_type=concept(structure.type),
+        finding_sites=_sites(structure),
+        algorithm_id=maker,
+        measurements=_measurements(finding.measured[structure.name]),
+    )
+
+
+def _sites(structure: Structure) -> list[sr.FindingSite] | None:
+    """Where it lies: its region or itself, with side and modifier, so that left and right stay apart."""
+    told = modifiers(structure)
+    if not structure.region and not told:
+        return None
+    side = told[0] if structure.laterality else None
+    others = told[1 if structure.laterality else 0 :]
+    return [sr.FindingSite(concept(structure.region or structure.type), side, others[0] if others else None)]
+
+
+def _measurements(measured: Measured) -> list[sr.Measurement]:
+    low, high = measured.interval_ml or (None, None)
+    bounds = sr.MeasurementProperties(upper_measurement_uncertainty=high, lower_measurement_uncertainty=low)
+    volume = sr.Measurement(
+        codes.SCT.Volume,
+        measured.volume_ml,
+        codes.UCUM.Milliliter,
+        properties=bounds if measured.interval_ml else None,
+    )
+    if measured.confidence is None:
+        return [volume]
+    return [volume, sr.Measurement(concept(CONFIDENCE), measured.confidence, codes.UCUM.NoUnits)]
