@@ -1,34 +1,50 @@
 """Release: what each step checks, signs and leaves, without Prefect; flows/promotion.py waits between the first two.
 
-    request(3, "champion", key)        gate, evidence, the author's request in the ledger
-    answer(request, signed)            everything checked again, the approver's answer in the ledger, alias moved
-    rollback("champion", ...), recall(3, ...)
+    request(3, "champion", key)                 gate, evidence, the author's request in the ledger
+    answer(request, signed)                     everything checked again, the answer in the ledger, the alias moved
+    rollback(key, reason), recall(3, key, reason)
 
-A step's last act is to let the aliases follow the ledger (pipelines/release/moving.py); its first is to finish what was
-interrupted before.
+A step begins by finishing what was interrupted before, and ends by letting the aliases follow the ledger
+(pipelines/release/moving.py).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines import params
-from pipelines.release import audit, decisions, evidence, ledger, moving, registry, tracking
-from pipelines.release.ledger import Ledger, Statement
+from pipelines.release import audit, decisions, evidence, moving, registry, tracking
+from pipelines.release.ledger import Ledger
 from pipelines.release.registry import RegisteredModel
+from pipelines.release.standings import CHAMPION
+from pipelines.release.statement import APPROVAL, REFUSAL, WITHDRAWAL, Statement
 
 log = logging.getLogger(__name__)
+
+AGAIN = 2  # held-out scans that are segmented anew before a request
 
 
 @dataclass(frozen=True)
 class Recalled:
-    """`moved`: what became of aliases. `used`: the audit log's lines of predictions that the version made."""
+    """`moved`: what became of aliases, in sentences. `used`: predictions that the version made, of the audit log."""
 
-    statement: Statement
+    by: str
     moved: list[str]
     used: list[dict[str, Any]]
+
+
+def name() -> str:
+    return params.load().register_.name
+
+
+def settle() -> list[str]:
+    """Finish what was interrupted, undo what was moved by hand; told, and as sentences."""
+    done = moving.settle(name())
+    for sentence in done:
+        log.info("%s", sentence)
+    return done
 
 
 def request(version: int, alias: str, key: Path | None) -> Statement:
@@ -37,23 +53,26 @@ def request(version: int, alias: str, key: Path | None) -> Statement:
     Raises ValueError with the reasons when the gate or the ledger's rules refuse it; then nothing is left but the gate's
     line in the audit log.
     """
+    settle()
     found, told = _version(version)
-    if open_one := told.open_request(found.record_sha256, alias):
+    if open_one := decisions.open_request(told, found.record_sha256, alias):
         return open_one
     if key is None:
-        raise ValueError(f"version {version} has no open request as {alias}; --key KEY, the author's, signs one")
-    decisions.refuse_out_of_order(told, found, alias)
-    gathered = _gathered(found, alias, told, again=2)
+        raise ValueError(f"version {version} has no open request as {alias}; --key KEY, its author's, signs one")
+    decisions.request(found, alias, {})
+    gathered = _gathered(found, alias, told, AGAIN)
     if reasons := evidence.refusals(gathered):
         raise ValueError(f"version {version} is refused as {alias}: {'; '.join(reasons)}")
-    statement = decisions.request(found, alias, gathered, evidence.keep(gathered))
-    return _appended(decisions.signed(statement, key))
+    evidence.keep(gathered)
+    made = decisions.append(decisions.signed(decisions.request(found, alias, gathered), key))
+    settle()
+    return made
 
 
 def open_request(version: int, alias: str) -> Statement:
     """The one that waits for an answer. Raises ValueError if there is none."""
     found, told = _version(version)
-    if waiting := told.open_request(found.record_sha256, alias):
+    if waiting := decisions.open_request(told, found.record_sha256, alias):
         return waiting
     raise ValueError(
         f"version {version} has no open request as {alias}, it is {told.state(found.record_sha256).word}; "
@@ -64,17 +83,77 @@ def open_request(version: int, alias: str) -> Statement:
 def answer(asked: Statement, signed: Statement) -> str:
     """Take an approval, a refusal or a withdrawal of a request into the ledger: what became of it, in a sentence.
 
-    Raises ValueError, and nothing is left, if the signature does not hold or anything changed since the request.
+    Raises ValueError, and leaves nothing, if the signature does not hold or anything changed since the request.
     """
-    content = asked.content
-    if signed.kind == decisions.APPROVAL:
-        found, told = _version(content["version"])
-        now = _gathered(found, content["alias"], told, again=0)
-        if reasons := evidence.changed(evidence.read(content["evidence_sha256"]), now):
-            raise ValueError(f"version {content['version']} is not released: {'; '.join(reasons)}; ask for it again")
-    _appended(signed)
-    if signed.kind != decisions.APPROVAL:
-        done = "refused" if signed.kind == decisions.REFUSAL else "withdrawn"
-        return f"version {content['version']} is {done} as {content['alias']} by {signed.by}"
-    moved = "; ".join(moving.settle(_name())) or "no alias had to move"
-    return f"version {content['version']} is approved as {content['alias']} by {signed.by}: {moved}"
+    settle()
+    said = f"version {asked.content['version']}", f"as {asked.content['alias']}"
+    if signed.kind not in (APPROVAL, REFUSAL, WITHDRAWAL) or signed.content["request_sha256"] != asked.sha256:
+        raise ValueError(f"what was signed is no answer to request {asked.number}; `medseg approve` prepares one")
+    if signed.kind == APPROVAL and (reasons := _objections(asked)):
+        raise ValueError(f"{said[0]} is not released {said[1]}: {'; '.join(reasons)}; ask for it again")
+    done = decisions.append(signed)
+    moved = settle()
+    word = {APPROVAL: "approved", REFUSAL: "refused", WITHDRAWAL: "withdrawn"}[done.kind]
+    return "; ".join([f"{said[0]} is {word} {said[1]} by {done.by}", *moved])
+
+
+def rollback(key: Path, reason: str, version: int | None = None) -> str:
+    """Give `champion` back to its former holder, or the former one told. What moved, in a sentence."""
+    settle()
+    found = _former(_ledger()) if version is None else _version(version)[0]
+    found.weights()  # of what is given back, every byte
+    evidence.found(found)
+    done = decisions.append(decisions.signed(decisions.rollback(found, reason), key))
+    return "; ".join([f"version {found.version} is {CHAMPION} again, by {done.by}", *settle()])
+
+
+def recall(version: int, key: Path, reason: str) -> Recalled:
+    settle()
+    found, _ = _version(version)
+    done = decisions.append(decisions.signed(decisions.recall(found, reason), key))
+    audit.append("recall", record_sha256=found.record_sha256, statement=done.sha256)
+    return Recalled(done.by, settle(), list(used(found.record_sha256)))
+
+
+def used(record_sha256: str) -> Iterator[dict[str, Any]]:
+    """Predictions that a version made here: when, and the digests of what went in and came out."""
+    for line in audit.read(("predict",)):
+        if line.facts.get("record_sha256") == record_sha256:
+            yield {"time": line.time, **line.facts}
+
+
+def _objections(asked: Statement) -> list[str]:
+    """What speaks against moving now, everything having been gathered anew."""
+    found, told = _version(asked.content["version"])
+    now = _gathered(found, asked.content["alias"], told, again=0)
+    return evidence.changed(evidence.read(asked.content["evidence_sha256"]), now)
+
+
+def _gathered(found: RegisteredModel, alias: str, told: Ledger, again: int) -> dict[str, Any]:
+    from pipelines.serving import remeasuring  # seconds, for torch
+
+    remeasured = remeasuring.remeasure(evidence.found(found), again)
+    gathered = evidence.gather(found, alias, told, remeasured)
+    verdict = gathered["gate"]
+    audit.append(
+        "gate", record_sha256=found.record_sha256, alias=alias, verdict=verdict["verdict"], reasons=verdict["reasons"],
+        remeasured=remeasured, plan_sha256=gathered["plan_sha256"], looks=gathered["looks"],
+    )  # fmt: skip
+    return gathered
+
+
+def _version(version: int) -> tuple[RegisteredModel, Ledger]:
+    return registry.find(f"models:/{name()}/{version}"), _ledger()
+
+
+def _ledger() -> Ledger:
+    return registry.ledger_of(tracking.configure().MlflowClient(), name())
+
+
+def _former(told: Ledger) -> RegisteredModel:
+    """The last champion before the present one that is not recalled."""
+    present, recalled = told.holder(CHAMPION), told.standings.recalled
+    for record_sha256 in reversed(told.standings.champions):
+        if record_sha256 != present and record_sha256 not in recalled:
+            return registry.find_by_record(name(), record_sha256)
+    raise ValueError(f"no version was {CHAMPION} before that is not recalled; there is nothing to go back to")

@@ -105,7 +105,12 @@ def released_name(name: str) -> str:
 
 def ledger_of(client: Any, name: str) -> Ledger:
     """Of the model whose records say `name`: what lies here and what the registry holds. Raises LedgerError."""
-    return ledger.read(name, published.read(client, released_name(name)))
+    return ledger.read(name, published_of(client, name))
+
+
+def published_of(client: Any, name: str) -> dict[int, str]:
+    """Number -> text of the statements that MLflow has of that ledger; not checked."""
+    return published.read(client, released_name(name))
 
 
 def _released_as(client: Any, version: Any, alias: str) -> RegisteredModel:
