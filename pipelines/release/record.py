@@ -4,12 +4,12 @@ Stage `register` writes it to models/register/model.json; it holds only what is 
 reproduced. A version in MLflow carries its text and its digest as tags, so the two are bound to each other.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from model import weights_file
+from pipelines.release import canonical
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -53,8 +53,8 @@ def read() -> dict[str, Any]:
 
 def text(record: dict[str, Any]) -> str:
     """One spelling for one content."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical.text(record)
 
 
 def digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(text(record).encode()).hexdigest()
+    return canonical.digest(record)

@@ -1,0 +1,127 @@
+"""Sign a text with a person's own OpenSSH key, and say who signed one: `ssh-keygen -Y`, so hardware keys work as well.
+
+A signature is of a text and a namespace, one for each role: what an author signed is no approval.
+"""
+
+import base64
+import os
+import struct
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from pipelines.release.signers import ALLOWED, NAMESPACES, Signers
+
+_BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
+
+
+def sign(text: str, key: Path, role: str) -> str:
+    """The armoured signature. `key`: a private key, or the public one of a key in an agent.
+
+    ssh-keygen itself asks on the terminal for a passphrase, or to touch a hardware key.
+    """
+    done = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", NAMESPACES[role]], text)
+    if done.returncode:
+        raise ValueError(
+            f"{key} did not sign: {_last_line(done.stderr)}; name a private key, or one that an agent holds"
+        )
+    return done.stdout
+
+
+@lru_cache(maxsize=10_000)  # a ledger is read often, and all it holds is asked for each time
+def verify(text: str, signature: str, role: str, signers: Signers, at: str | None = None) -> str:
+    """Who signed: the first name of the signer's line. `at`: ISO 8601, the time at which the key has to be valid; now.
+
+    Raises ValueError saying what is wrong: a stranger's key, a revoked one, another role, another text.
+    """
+    key = _key_of(signature)
+    lines = signers.of_key(key)
+    if not lines:
+        raise ValueError(f"the signature is by a key that {ALLOWED} does not list; its owner is a stranger here")
+    name = lines[0].names[0]
+    if key in signers.revoked_keys:
+        raise ValueError(f"the signature is by {name} with a key that is revoked; sign with one that counts")
+    if not (line := next((line for line in lines if role in line.roles), None)):
+        raise ValueError(f"the signature is by {name}, who is no {role} in {ALLOWED}")
+    with tempfile.TemporaryDirectory() as scratch:
+        allowed, signed, revoked = (Path(scratch) / name for name in ("allowed", "signature", "revoked"))
+        allowed.write_text(signers.text)
+        signed.write_text(signature)
+        revoked.write_text(signers.revoked)
+        who = ["-I", line.names[0], "-n", NAMESPACES[role], "-O", f"verify-time={_moment(at):%Y%m%d%H%M%S}"]
+        files = ["-f", str(allowed), "-s", str(signed), "-r", str(revoked)]
+        done = _ssh_keygen(["-Y", "verify", *who, *files], text)
+    if done.returncode:
+        raise ValueError(
+            f"{key} did not sign: {_last_line(done.stderr)}; name a private key, or one that an agent holds"
+        )
+    return done.stdout
+
+
+@lru_cache(maxsize=10_000)  # a ledger is read often, and all it holds is asked for each time
+def verify(text: str, signature: str, role: str, signers: Signers, at: str | None = None) -> str:
+    """Who signed: the first name of the signer's line. `at`: ISO 8601, the time at which the key has to be valid; now.
+
+    Raises ValueError saying what is wrong: a stranger's key, a revoked one, another role, another text.
+    """
+    key = _key_of(signature)
+    lines = signers.of_key(key)
+    if not lines:
+        raise ValueError(f"the signature is by a key that {ALLOWED} does not list; its owner is a stranger here")
+    name = lines[0].names[0]
+    if key in signers.revoked_keys:
+        raise ValueError(f"the signature is by {name} with a key that is revoked; sign with one that counts")
+    if not (line := next((line for line in lines if role in line.roles), None)):
+        raise ValueError(f"the signature is by {name}, who is no {role} in {ALLOWED}")
+    with tempfile.TemporaryDirectory() as scratch:
+        allowed, signed, revoked = (Path(scratch) / name for name in ("allowed", "signature", "revoked"))
+        allowed.write_text(signers.text)
+        signed.write_text(signature)
+        revoked.write_text(signers.revoked)
+        done = _ssh_keygen(
+            ["-Y", "verify", "-f", str(allowed), "-I", line.names[0], "-n", NAMESPACES[role], "-s", str(signed)]
+            + ["-r", str(revoked), "-O", f"verify-time={_moment(at):%Y%m%d%H%M%S}"],
+            text,
+        )
+    if done.returncode:
+        raise ValueError(
+            f"the signature by {name} as {role} is not of this text, or its key was not valid then "
+            f"({_last_line(done.stderr or done.stdout)}); sign what is to be signed now"
+        )
+    return line.names[0]
+
+
+def _key_of(signature: str) -> str:
+    """The public key that a signature names, as in KEY.pub. Its form: PROTOCOL.sshsig of OpenSSH."""
+    try:
+        armoured = signature.strip()
+        if not (armoured.startswith(_BEGIN) and armoured.endswith(_END)):
+            raise ValueError
+        blob = base64.b64decode(armoured.removeprefix(_BEGIN).removesuffix(_END))
+        key = _string(blob, len(b"SSHSIG") + 4)
+        return f"{_string(key, 0).decode('ascii')} {base64.b64encode(key).decode()}"
+    except (ValueError, struct.error):
+        raise ValueError(f"no signature of ssh-keygen's: it begins with {_BEGIN} and ends with {_END}") from None
+
+
+def _string(blob: bytes, at: int) -> bytes:
+    (length,) = struct.unpack_from(">I", blob, at)
+    return blob[at + 4 : at + 4 + length]
+
+
+def _moment(at: str | None) -> datetime:
+    return datetime.fromisoformat(at).astimezone(UTC) if at else datetime.now(UTC)
+
+
+def _ssh_keygen(arguments: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}  # times are given in UTC; older ones know no suffix Z
+    try:
+        return subprocess.run(["ssh-keygen", *arguments], input=text, capture_output=True, text=True, env=environment)
+    except FileNotFoundError:
+        raise ValueError("ssh-keygen is not installed; signatures need OpenSSH 8.9 or newer") from None
+
+
+def _last_line(told: str) -> str:
+    return (told.strip().splitlines() or ["ssh-keygen said nothing"])[-1]

@@ -1,0 +1,94 @@
+"""One signed statement of a ledger: what it says, what is signed, how it is written.
+
+    {"audit_head":{...},"by":"jane@hospital.org","content":{...},"kind":"approval","name":"medsegformer","number":7,
+     "previous":"...","role":"approver","signature":"-----BEGIN SSH SIGNATURE...","signers_sha256":"...","time":"..."}
+
+Signed is the canonical JSON of all but `by` and `signature`; chained is that of the whole. `by` follows from the
+signature, and is written down so that people can read it.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.release import canonical
+from pipelines.release.signers import APPROVER, AUTHOR
+from pipelines.work import project
+
+LEDGERS = Path("release/ledger")
+
+SIGNERS, PLAN, REQUEST, APPROVAL, REFUSAL = "signers", "plan", "request", "approval", "refusal"
+WITHDRAWAL, ROLLBACK, RECALL = "withdrawal", "rollback", "recall"
+# Who signs what.
+ROLES = {
+    SIGNERS: APPROVER, PLAN: APPROVER, REQUEST: AUTHOR, APPROVAL: APPROVER, REFUSAL: APPROVER, WITHDRAWAL: AUTHOR,
+    ROLLBACK: APPROVER, RECALL: APPROVER,
+}  # fmt: skip
+# What the content must hold; a kind may say more.
+_OF_REQUEST = frozenset({"version", "record_sha256", "alias", "evidence_sha256", "holder"})
+NEEDED = {
+    SIGNERS: frozenset({"allowed_signers", "revoked_keys"}),
+    PLAN: frozenset({"plan_sha256", "text"}),
+    REQUEST: _OF_REQUEST | {"authors"},
+    APPROVAL: _OF_REQUEST | {"request_sha256", "meaning"},
+    REFUSAL: _OF_REQUEST | {"request_sha256", "meaning"},
+    WITHDRAWAL: frozenset({"record_sha256", "alias", "request_sha256"}),
+    ROLLBACK: frozenset({"alias", "record_sha256", "version", "reason"}),
+    RECALL: frozenset({"record_sha256", "version", "reason"}),
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """`name`: the registered model. `previous`: sha256 of the statement before. `time`: ISO 8601, UTC.
+
+    `signers_sha256`: those in force when it was prepared. `by`, `signature`: empty until it is signed.
+    """
+
+    kind: str
+    name: str
+    number: int
+    previous: str
+    time: str
+    content: dict[str, Any]
+    signers_sha256: str
+    audit_head: dict[str, Any]
+    role: str
+    by: str = ""
+    signature: str = ""
+
+    @property
+    def to_sign(self) -> str:
+        return canonical.text({key: value for key, value in asdict(self).items() if key not in ("by", "signature")})
+
+    @property
+    def text(self) -> str:
+        """As a ledger keeps it, in a file or in MLflow."""
+        return canonical.text(asdict(self))
+
+    @property
+    def sha256(self) -> str:
+        return canonical.digest(asdict(self))
+
+    def signed(self, signature: str) -> "Statement":
+        return replace(self, signature=signature)
+
+
+def file_of(name: str, number: int) -> Path:
+    """In a registered model's ledger."""
+    if not re.fullmatch(r"\w[\w .-]*", name):
+        raise ValueError(f"{name!r} is no name of a registered model that has a ledger; letters, digits, . - _ only")
+    return project.root() / LEDGERS / name / f"{number:06d}.json"
+
+
+def parse(text: str) -> Statement:
+    """Raises ValueError if the text is not, to the letter, one that `Statement.text` gives."""
+    try:
+        statement = Statement(**json.loads(text))
+    except (TypeError, ValueError):
+        raise ValueError("it is no statement") from None
+    if statement.text != text:
+        raise ValueError("it is not in canonical JSON")
+    return statement
