@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-from pipelines.release import record, registry, run_identity, store, tracking
+from pipelines.release import dossier, record, registry, run_identity, store, tracking
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -42,12 +42,16 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     mlflow = tracking.configure()
     store.keep(project.root() / project.TRAINED, content["weights_sha256"])
     run_id = _run_of(client, content["weights_sha256"])
+    origin = _origin(client, run_id)
+    folder = dossier.keep(content, origin)
     store.publish(client, run_id, content["weights_sha256"])
+    dossier.publish(client, run_id, folder.name)
     for file in ("index.html", "metrics.json", "details.json", "summary.json", "cases.parquet", "cases.csv"):
         if (path := project.root() / project.EVALUATION / file).is_file():
             client.log_artifact(run_id, str(path), "evaluate")
     for name, value in _figures(content).items():
         client.log_metric(run_id, name, value)
+    tags = {**_tags(run_id, content, origin), "dossier_sha256": dossier.digest(folder)}
     with mlflow.start_run(run_id=run_id), _quiet():
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -56,14 +60,14 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
             signature=_signature(),
             pip_requirements=[],  # this package is on no index: under its name there anybody's code could lie
         )
-        return mlflow.register_model(logged.model_uri, content["name"], tags=_tags(client, run_id, content))
+        return mlflow.register_model(logged.model_uri, content["name"], tags=tags)
 
 
 def _figures(content: dict[str, Any]) -> dict[str, float]:
     """METRIC.STRUCTURE -> mean over held-out cases; Dice alone, if another evaluation than the record's lies here."""
     found = {f"dice.{name}": value for name, value in {"mean": content["mean_dice"], **content["dice"]}.items()}
     path = project.root() / project.EVALUATION / "metrics.json"
-    if path.is_file() and sha256_of(path) == content["metrics_sha256"]:
+    if path.is_file() and sha256_of(path) == content["evaluation_files"]["metrics.json"]:
         for structure, told in json.loads(path.read_text())["structures"].items():
             found |= {f"{key}.{structure}": each["mean"] for key, each in told.items() if _is_figure(each)}
     return {name: value for name, value in found.items() if value is not None}
@@ -84,9 +88,14 @@ def _run_of(client: Any, weights_sha256: str) -> str:
     return str(run.info.run_id)
 
 
-def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
-    """The record whole, and of it what people look at and search for."""
+def _origin(client: Any, run_id: str) -> dict[str, str]:
+    """Of the training run, as far as it tells."""
     told = client.get_run(run_id).data.tags
+    return {name: told.get(name) or here for name, here in run_identity.origin().items()}
+
+
+def _tags(run_id: str, content: dict[str, Any], origin: dict[str, str]) -> dict[str, str]:
+    """The record whole, and of it what people look at and search for."""
     return {
         "record": record.text(content),
         "record_sha256": record.digest(content),
@@ -94,7 +103,7 @@ def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
         "dice": record.text(content["dice"]),
         **({} if content["mean_dice"] is None else {"mean_dice": f"{content['mean_dice']:.6f}"}),
         "held_out_cases": str(content["cases"]),
-        **{name: told.get(name) or here for name, here in run_identity.origin().items()},
+        **origin,
         "mlflow_run_id": run_id,
         **content["identity"],
     }

@@ -6,7 +6,10 @@ params.yaml or a setting that touches nothing of it makes no other result of it.
 
 import hashlib
 import json
+import platform
 import subprocess
+from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +23,7 @@ from pipelines.work import code, project
 HERE = Path(__file__).parents[2]  # the source checkout, or where packages are installed
 # What can change a result. The lock and the parameters are hashed by themselves, documents and tests change nothing.
 CODE = ("model", "pipelines", "dvc.yaml", "pyproject.toml", "requirements.lock")
+PROC = Path("/proc")
 
 
 def of_stage(stage: str, *blocks: BaseModel) -> dict[str, str]:
@@ -52,8 +56,37 @@ def inputs_sha256(stage: str) -> str:
 
 
 def origin() -> dict[str, str]:
-    """Tags: the project's commit, and the program's, which are the same where the project is the source checkout."""
-    return {"git_commit": _commit(project.root()), "program": program()}
+    """Tags: the project's commit, and the program's, which are the same where the project is the source checkout; and
+    on what a training here runs."""
+    return {"git_commit": _commit(project.root()), "program": program(), "processor": processor()}
+
+
+def authors(commit: str) -> list[str]:
+    """E-mail addresses of who wrote and who committed it, and of who works in this project; sorted."""
+    found = []
+    for arguments in (
+        ("log", "-1", "--format=%ae%n%ce", "--end-of-options", commit.removesuffix("-dirty")),
+        ("config", "user.email"),
+    ):
+        with suppress(OSError, subprocess.CalledProcessError):
+            found += _git(project.root(), *arguments).split()
+    return sorted(set(found))
+
+
+def processor() -> str:
+    """The CPU's model, with its family and number, and those of its GPUs, as in `AMD EPYC (25 17); 8 NVIDIA H100 80GB
+    HBM3`: only between equal ones are results equal to the bit."""
+    name, *numbers = (_told(PROC / "cpuinfo", key) for key in ("model name", "cpu family", "model"))
+    gpus = Counter(_told(file, "Model") for file in (PROC / "driver/nvidia/gpus").glob("*/information"))
+    counted = [f"{count} {name}" for name, count in sorted(gpus.items())]
+    return "; ".join([f"{name or platform.machine()} ({' '.join(numbers).strip()})", *counted])
+
+
+def _told(file: Path, name: str) -> str:
+    """Of `NAME : VALUE` lines the first value; empty if there is none."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
 def program() -> str:
