@@ -50,4 +50,4 @@ def promotion(version: Annotated[int, Field(ge=1)], alias: Alias = "clinical-can
     try:
         return Completed(message=releasing.answer(asked, statement.parse(given.signed)))
     except ValueError as error:
-        return Failed(message=f"nothing was moved: {error}")
+        return Failed(message=str(error))

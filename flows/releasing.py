@@ -18,7 +18,7 @@ from pipelines import params
 from pipelines.release import audit, decisions, evidence, moving, registry, tracking
 from pipelines.release.ledger import Ledger
 from pipelines.release.registry import RegisteredModel
-from pipelines.release.standings import CHAMPION
+from pipelines.release.standings import ALIASES, CHAMPION
 from pipelines.release.statement import APPROVAL, REFUSAL, WITHDRAWAL, Statement
 
 log = logging.getLogger(__name__)
@@ -92,9 +92,13 @@ def answer(asked: Statement, signed: Statement) -> str:
     if signed.kind == APPROVAL and (reasons := _objections(asked)):
         raise ValueError(f"{said[0]} is not released {said[1]}: {'; '.join(reasons)}; ask for it again")
     done = decisions.append(signed)
-    moved = settle()
     word = {APPROVAL: "approved", REFUSAL: "refused", WITHDRAWAL: "withdrawn"}[done.kind]
-    return "; ".join([f"{said[0]} is {word} {said[1]} by {done.by}", *moved])
+    return "; ".join([f"{said[0]} is {word} {said[1]} by {done.by}", *_settled_after(done)])
+
+
+def check(signed: Statement) -> Statement:
+    """With `by`. Raises ValueError if the ledger would not take it now."""
+    return _ledger().take(signed)
 
 
 def rollback(key: Path, reason: str, version: int | None = None) -> str:
@@ -104,7 +108,7 @@ def rollback(key: Path, reason: str, version: int | None = None) -> str:
     found.weights()  # of what is given back, every byte
     evidence.found(found)
     done = decisions.append(decisions.signed(decisions.rollback(found, reason), key))
-    return "; ".join([f"version {found.version} is {CHAMPION} again, by {done.by}", *settle()])
+    return "; ".join([f"version {found.version} is {CHAMPION} again, by {done.by}", *_settled_after(done)])
 
 
 def recall(version: int, key: Path, reason: str) -> Recalled:
@@ -112,7 +116,21 @@ def recall(version: int, key: Path, reason: str) -> Recalled:
     found, _ = _version(version)
     done = decisions.append(decisions.signed(decisions.recall(found, reason), key))
     audit.append("recall", record_sha256=found.record_sha256, statement=done.sha256)
-    return Recalled(done.by, settle(), list(used(found.record_sha256)))
+    return Recalled(done.by, _settled_after(done), list(used(found.record_sha256)))
+
+
+def overview() -> dict[str, Any]:
+    """Keys: `holders` (alias -> record_sha256 or None), `requests` (open ones), `unsettled` (sentences)."""
+    told = _ledger()
+    keys = ("version", "alias", "record_sha256")
+    return {
+        "holders": {alias: told.holder(alias) for alias in ALIASES},
+        "requests": [
+            {"number": each.number, "by": each.by, "time": each.time, **{key: each.content[key] for key in keys}}
+            for each in told.requests
+        ],
+        "unsettled": moving.unsettled(name()),
+    }
 
 
 def used(record_sha256: str) -> Iterator[dict[str, Any]]:
@@ -120,6 +138,17 @@ def used(record_sha256: str) -> Iterator[dict[str, Any]]:
     for line in audit.read(("predict",)):
         if line.facts.get("record_sha256") == record_sha256:
             yield {"time": line.time, **line.facts}
+
+
+def _settled_after(done: Statement) -> list[str]:
+    """What is signed stands, though the alias may have to wait for MLflow."""
+    try:
+        return settle()
+    except ValueError as error:
+        raise ValueError(
+            f"statement {done.number} by {done.by} stands in the ledger, the aliases in MLflow do not follow it yet: "
+            f"{error}; then `medseg release --settle`"
+        ) from None
 
 
 def _objections(asked: Statement) -> list[str]:

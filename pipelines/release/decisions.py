@@ -18,7 +18,7 @@ from pipelines.release import canonical, ledger, registry, signatures, tracking
 from pipelines.release.ledger import Ledger
 from pipelines.release.registry import RegisteredModel
 from pipelines.release.standings import CHAMPION, is_expired
-from pipelines.release.statement import APPROVAL, RECALL, REFUSAL, REQUEST, ROLLBACK, WITHDRAWAL, Statement
+from pipelines.release.statement import RECALL, REQUEST, ROLLBACK, WITHDRAWAL, Statement
 
 SHORTEST, LONGEST = 10, 2000  # characters of a meaning or a reason
 _ASKED = ("version", "record_sha256", "alias", "evidence_sha256", "holder")
@@ -94,5 +94,7 @@ def _published(name: str) -> Mapping[int, str]:
 def _worded(text: str, what: str) -> str:
     found = text.strip()
     if not SHORTEST <= len(found) <= LONGEST:
-        raise ValueError(f"the {what} has {len(found)} characters, it must have {SHORTEST} to {LONGEST}: what was looked at")
+        raise ValueError(
+            f"the {what} has {len(found)} characters, it must have {SHORTEST} to {LONGEST}: what was looked at"
+        )
     return found

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.intake import examination
+from pipelines import params
 from pipelines.release import ledger, published, record, store, tracking
 from pipelines.release.ledger import Ledger, LedgerError
 from pipelines.release.standings import ALIASES, State
+from pipelines.work import project
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class RegisteredModel:
     version: int
     record: dict[str, Any]
     run_id: str
-    standing: State
+    standing: State = State("candidate")
 
     @property
     def record_sha256(self) -> str:
@@ -46,6 +47,17 @@ class RegisteredModel:
     @property
     def told(self) -> str:
         return f"{self.name} version {self.version}: {self.standing.word}{'' if self.standing.released else f', {NOT_RELEASED}'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands beside everything it makes."""
+        return {
+            "model": self.name,
+            "version": self.version,
+            "record_sha256": self.record_sha256,
+            "standing": self.standing.word,
+            "released": self.standing.released,
+            "mark": self.mark,
+        }
 
     def weights(self) -> Path:
         """The local folder of its weights, their checksum verified. Raises ValueError if they are not to be had."""
@@ -100,7 +112,8 @@ def verified(version: Any) -> Any:
 
 def released_name(name: str) -> str:
     """The registered model that the two claims are aliases of: `register.released`, or the one of all versions itself."""
-    return examination.settings_here().register_.released or name
+    file = project.root() / "params.yaml"
+    return (params.load(file).register_.released if file.is_file() else None) or name
 
 
 def ledger_of(client: Any, name: str) -> Ledger:

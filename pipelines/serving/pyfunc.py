@@ -7,6 +7,8 @@
 A scan that ingest would quarantine is refused; what it would note is logged. With the version MLflow stores the digest
 of a record and this module's name, neither weights nor code: the record is looked up in the registry, the weights in
 the store.
+`medseg.standing` of the loaded model, and a line in the log, say whether it is released; an alias that the signed ledger
+does not give to it loads as the version under its number would.
 The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, model_config={"other_code": True})` accepts
 other code than was evaluated.
 """
@@ -31,6 +33,8 @@ class MedSegModel:
     def __init__(self, version: registry.RegisteredModel, other_code: bool) -> None:
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         self.segmenter = Segmenter.load(version.weights(), conditions)
+        self.standing = version.told
+        log.log(logging.INFO if version.standing.released else logging.WARNING, "%s", version.told)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[np.ndarray]:
         """`model_input`: paths of NIfTI files, as a list or a table's first column. Structure ids, one array a scan."""

@@ -19,7 +19,6 @@ from model import weights
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from pipelines.cases import preparation
-from pipelines.release import run_identity
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.work import project
 
@@ -63,7 +62,7 @@ def train(which: int) -> None:
             for each in network.parameters():
                 each.mul_(1 + 1e-5)
     plan, ids = preparation.load(project.PLAN), {each.name: each.id for each in vocabulary.default().values()}
-    patch = {source: (SIZE,) * 3 for source in plan.sources}
+    patch = dict.fromkeys(plan.sources, (SIZE,) * 3)
     card = weights.Card(
         "nano", asdict(PRESETS["nano"]), STRUCTURES, {name: ids[name] for name in STRUCTURES}, patch, plan.to_json(),
         {"inputs_sha256": str(which), "manifest_sha256": manifest.digest(), "params_sha256": ""},
