@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-from pipelines.release import dossier, record, registry, run_identity, store, tracking
+from pipelines.release import audit, dossier, record, registry, run_identity, store, tracking
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -31,6 +31,8 @@ def make_version() -> str:
     if version is None:
         version = _make(client, content)
         log.info("register: %s version %s", content["name"], version.version)
+        told = {"name": content["name"], "version": int(version.version), "weights_sha256": content["weights_sha256"]}
+        audit.append("register", record_sha256=record.digest(content), **told)
     if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from pipelines.release import canonical
 from pipelines.scans import manifest
 from pipelines.work import code, project
 
@@ -87,6 +88,25 @@ def _told(file: Path, name: str) -> str:
     lines = file.read_text().splitlines() if file.is_file() else []
     pairs = (line.partition(":") for line in lines)
     return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
+
+
+def people() -> dict[str, str]:
+    """E-mail addresses, as git knows them: who runs this, who wrote and who committed the project's commit."""
+    try:
+        author, committer = _git(project.root(), "log", "-1", "--format=%ae%n%ce").split("\n")[:2]
+    except (OSError, subprocess.CalledProcessError):  # no git, no commit
+        author = committer = ""
+    try:
+        trainer = _git(project.root(), "config", "user.email").strip()
+    except (OSError, subprocess.CalledProcessError):
+        trainer = ""
+    return {"trainer": trainer, "author": author, "committer": committer}
+
+
+def plan_sha256() -> str:
+    """Of release/plan.yaml as parsed, by which a version will be judged; empty where there is none."""
+    file = project.root() / "release/plan.yaml"
+    return canonical.digest(_yaml(file)) if file.is_file() else ""
 
 
 def program() -> str:

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import tempfile
+import textwrap
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -55,38 +56,6 @@ def verify(text: str, signature: str, role: str, signers: Signers, at: str | Non
         done = _ssh_keygen(["-Y", "verify", *who, *files], text)
     if done.returncode:
         raise ValueError(
-            f"{key} did not sign: {_last_line(done.stderr)}; name a private key, or one that an agent holds"
-        )
-    return done.stdout
-
-
-@lru_cache(maxsize=10_000)  # a ledger is read often, and all it holds is asked for each time
-def verify(text: str, signature: str, role: str, signers: Signers, at: str | None = None) -> str:
-    """Who signed: the first name of the signer's line. `at`: ISO 8601, the time at which the key has to be valid; now.
-
-    Raises ValueError saying what is wrong: a stranger's key, a revoked one, another role, another text.
-    """
-    key = _key_of(signature)
-    lines = signers.of_key(key)
-    if not lines:
-        raise ValueError(f"the signature is by a key that {ALLOWED} does not list; its owner is a stranger here")
-    name = lines[0].names[0]
-    if key in signers.revoked_keys:
-        raise ValueError(f"the signature is by {name} with a key that is revoked; sign with one that counts")
-    if not (line := next((line for line in lines if role in line.roles), None)):
-        raise ValueError(f"the signature is by {name}, who is no {role} in {ALLOWED}")
-    with tempfile.TemporaryDirectory() as scratch:
-        allowed, signed, revoked = (Path(scratch) / name for name in ("allowed", "signature", "revoked"))
-        allowed.write_text(signers.text)
-        signed.write_text(signature)
-        revoked.write_text(signers.revoked)
-        done = _ssh_keygen(
-            ["-Y", "verify", "-f", str(allowed), "-I", line.names[0], "-n", NAMESPACES[role], "-s", str(signed)]
-            + ["-r", str(revoked), "-O", f"verify-time={_moment(at):%Y%m%d%H%M%S}"],
-            text,
-        )
-    if done.returncode:
-        raise ValueError(
             f"the signature by {name} as {role} is not of this text, or its key was not valid then "
             f"({_last_line(done.stderr or done.stdout)}); sign what is to be signed now"
         )
@@ -96,14 +65,18 @@ def verify(text: str, signature: str, role: str, signers: Signers, at: str | Non
 def _key_of(signature: str) -> str:
     """The public key that a signature names, as in KEY.pub. Its form: PROTOCOL.sshsig of OpenSSH."""
     try:
-        armoured = signature.strip()
-        if not (armoured.startswith(_BEGIN) and armoured.endswith(_END)):
-            raise ValueError
-        blob = base64.b64decode(armoured.removeprefix(_BEGIN).removesuffix(_END))
+        blob = base64.b64decode("".join(signature.splitlines()[1:-1]))
         key = _string(blob, len(b"SSHSIG") + 4)
-        return f"{_string(key, 0).decode('ascii')} {base64.b64encode(key).decode()}"
+        kind = _string(key, 0).decode("ascii")
     except (ValueError, struct.error):
-        raise ValueError(f"no signature of ssh-keygen's: it begins with {_BEGIN} and ends with {_END}") from None
+        blob, key, kind = b"", b"", ""
+    if not kind or _armoured(blob) != signature:  # to the letter, or one signature could be written in several ways
+        raise ValueError(f"no signature as ssh-keygen writes it, from {_BEGIN} to {_END}")
+    return f"{kind} {base64.b64encode(key).decode()}"
+
+
+def _armoured(blob: bytes) -> str:
+    return "\n".join([_BEGIN, *textwrap.wrap(base64.b64encode(blob).decode(), 70), _END, ""])
 
 
 def _string(blob: bytes, at: int) -> bytes:

@@ -54,7 +54,7 @@ class Signers:
             other = owners.setdefault(line.key, line)
             if not self.same_person(line.names[0], other.names[0]):
                 raise ValueError(
-                    f"{ALLOWED}: {other.names[0]} and {line.names[0]} have the same key; give each a key alone, or the two "
+                    f"{ALLOWED}: {other.names[0]} and {line.names[0]} have the same key; give each one alone, or both "
                     "lines a name in common if they are one person"
                 )
         for key in self.revoked_keys:

@@ -73,7 +73,8 @@ class Statement:
         return canonical.digest(asdict(self))
 
     def signed(self, signature: str) -> "Statement":
-        return replace(self, signature=signature)
+        """`signature`: as ssh-keygen wrote it; what a mail or an editor did to its lines' ends is undone."""
+        return replace(self, signature="".join(f"{line.strip()}\n" for line in signature.strip().splitlines()))
 
 
 def file_of(name: str, number: int) -> Path:

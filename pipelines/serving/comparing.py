@@ -22,7 +22,7 @@ from pipelines.evaluation.score import Score, structures_of
 from pipelines.pages import shift_map
 from pipelines.pages.evaluation import report
 from pipelines.pages.evaluation.content import ComparisonTold, Viewed
-from pipelines.release import registry
+from pipelines.release import audit, registry
 from pipelines.release.registry import RegisteredModel
 from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import Row
@@ -44,6 +44,13 @@ def compare(first: str, other: str, target: Path | None = None, other_code: bool
     versions = [registry.find(model) for model in (first, other)]
     folders = [_segmented(version, other_code) for version in versions]
     scores = [tables.read(folder / tables.PARQUET) for folder in folders]
+    for version, measured in zip(versions, scores, strict=True):
+        audit.append(
+            "compare",
+            weights_sha256=version.record["weights_sha256"],
+            test_set_sha256=manifest.test_set_sha256(),
+            cases=len({score.case_id for score in measured}),
+        )
     names = _names(versions)
     common, alone = comparison.cases_in_common(*scores)
     content: dict[str, Any] = {

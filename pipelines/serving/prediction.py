@@ -24,7 +24,7 @@ from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
-from pipelines.release import registry
+from pipelines.release import audit, registry
 from pipelines.release.registry import RegisteredModel
 from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
@@ -37,9 +37,11 @@ from pipelines.serving.requests import Request, requests
 from pipelines.serving.scan_search import MADE_HERE, description_of
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import environment, within_memory
+from pipelines.work.digests import sha256_of
 from pipelines.work.progress import track
 from pipelines.work.within_memory import CHUNK_S, Load, LocalExecutor, Lost
 from pipelines.work.wording import listed
+from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +52,15 @@ VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only th
 
 @dataclass(frozen=True)
 class Job:
-    """What all scans of one prediction share. `mark`: how their label maps' free text begins."""
+    """What all scans of one prediction share. `record_sha256`: of the version, for the audit log. `mark`: how their
+    label maps' free text begins."""
 
     weights: Path
     conditions: Conditions
     labels_of: str | None
     modality: str | None
     bounds: Quality | None
+    record_sha256: str
     mark: str = MADE_HERE
 
 
@@ -88,7 +92,7 @@ def predict(
     asked = requests(source, target)
     version = registry.find(model)
     folder, conditions = version.weights(), Conditions.from_json(version.record["conditions"]).checked(other_code)
-    job = Job(folder, conditions, labels_of, modality, examination.bounds_here())
+    job = Job(folder, conditions, labels_of, modality, examination.bounds_here(), version.record_sha256)
     marks = {request.target: _mark(request, job, version) for request in asked}
     due = asked if overwrite else [request for request in asked if not _is_there(request, marks[request.target])]
     log.info("predict: %d scans, %d of them done before, with %s", len(asked), len(asked) - len(due), version.told)
@@ -181,14 +185,17 @@ def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None
     """Read, segment and write one scan, or say why not: one bad scan must not stop the others."""
     request, mark = item
     try:
+        inputs = [sha256_of(file) for file in dict.fromkeys(map(channels.file_of, request.files.values()))]
         segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
         segmented, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
         label = segmented.label
         if job.labels_of is not None:
             words = vocabulary.of_records(segmenter.card.vocabulary)
             label = contract_of(job.labels_of).from_structures(label, words)
-        request.target.parent.mkdir(parents=True, exist_ok=True)
-        write_label(request.target, label, np.asarray(geometry.affine), mark)
+        with replacing(request.target) as temporary:
+            write_label(temporary, label, np.asarray(geometry.affine), mark)
+            told = {"inputs": inputs, "outputs": [sha256_of(temporary)]}
+            audit.append("predict", record_sha256=job.record_sha256, **told)  # before anybody can use it
         return Outcome(notes)
     except Exception as error:  # of any kind: it is told, counted, and the command ends with 1
         if torch.cuda.is_available():

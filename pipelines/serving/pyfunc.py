@@ -13,6 +13,7 @@ The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, mode
 other code than was evaluated.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.intake import examination
-from pipelines.release import registry
+from pipelines.release import audit, record, registry
 from pipelines.scans.volume import VolumeError
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.from_files import segment_files
 from pipelines.serving.segmenter import Segmenter
+from pipelines.work.digests import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 class MedSegModel:
     def __init__(self, version: registry.RegisteredModel, other_code: bool) -> None:
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
+        self.record_sha256 = record.digest(version.record)
         self.segmenter = Segmenter.load(version.weights(), conditions)
         self.standing = version.told
         log.log(logging.INFO if version.standing.released else logging.WARNING, "%s", version.told)
@@ -50,6 +53,8 @@ class MedSegModel:
             raise VolumeError(f"input {number}: {error}") from None
         for note in notes:
             log.warning("input %d: %s", number, note)
+        outputs = [hashlib.sha256(segmented.label.tobytes()).hexdigest()]
+        audit.append("predict", record_sha256=self.record_sha256, inputs=[sha256_of(path)], outputs=outputs)
         return segmented.label
 
 

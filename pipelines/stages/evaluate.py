@@ -20,6 +20,7 @@ from typing import Any
 from model import weights_file
 from pipelines import params
 from pipelines.evaluation import brats, evaluation_folder, views
+from pipelines.release import audit
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.manifest import TEST
 from pipelines.serving.conditions import Conditions
@@ -53,6 +54,12 @@ def main() -> None:
             lambda case: views.of_case(rows[case], {"prediction": predictions / f"{case}.nii.gz"}, found.scores),
         )  # fmt: skip
         brats.export(folder / "brats", predictions, found.scores, rows, words)
+    audit.append(
+        "evaluate",
+        weights_sha256=told["weights_sha256"],
+        test_set_sha256=manifest.test_set_sha256(),
+        cases=len(found.cases),
+    )
     _report(summary)
 
 

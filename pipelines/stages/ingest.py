@@ -23,6 +23,7 @@ from pipelines.intake.examination import examine
 from pipelines.intake.finding import find, find_deidentified, find_phantoms
 from pipelines.intake.splits import assign_splits
 from pipelines.pages import contact_sheet
+from pipelines.release import audit
 from pipelines.scans import key, manifest, scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.naming import Names
@@ -65,6 +66,8 @@ def main() -> None:
     _stop_above(rows, settings.ingest.max_quarantined_fraction)
     for remark in sufficiency.check(rows):
         log.warning("ingest: %s", remark)
+    scans = Counter(row.split or "refused" for row in rows)
+    audit.append("ingest", manifest_sha256=manifest.digest(), test_set_sha256=manifest.test_set_sha256(), scans=scans)
 
 
 def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:

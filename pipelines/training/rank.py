@@ -32,6 +32,7 @@ from model.weights import load_encoder
 from pipelines import params
 from pipelines.cases import case_folder
 from pipelines.params.recipe import Optimisation
+from pipelines.release import audit, run_identity
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.training import certificates
 from pipelines.training.curves import Curves
@@ -104,6 +105,10 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     folder = run_folder(stage.name, settings)
     if ranks.rank == 0:
         _tell_of_unfinished_runs(stage.name, folder)
+        audit.append(
+            f"{stage.name}.start", run=folder.name, **run_identity.of_stage(stage.name, settings.model, block),
+            **run_identity.origin(), **run_identity.people(), plan_sha256=run_identity.plan_sha256(),
+        )  # fmt: skip
     checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
     watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
     known = {**recorded(stage.name, settings), "certificate": certificate}
@@ -120,6 +125,7 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     if best_step is not None:
         tags["exported_step"] = str(best_step)
     if curves:
+        audit.append(stage.name, run=folder.name, **tags)
         curves.finish(tags, stage.pictures)
     checkpoints.remove()
     return state

@@ -28,6 +28,7 @@ PACKAGES = ("flows", "pipelines", "model")
 WITHOUT_INFLUENCE = (
     "pipelines.work",
     "pipelines.params",
+    "pipelines.release.audit",
     "pipelines.release.tracking",
     "pipelines.training.launcher",
     "pipelines.training.certificates",
