@@ -2,9 +2,9 @@
 
     decide(candidate, champion, plan, looks) -> Verdict
 
-Three verdicts: it passes; it fails; it cannot be told, because too few were measured or the two are not comparable. Only
-the first releases. Every check must pass: a version that is inferior in one structure gets through only by passing that
-very check, whatever the others do, so the chance of a false promotion is at most that of one check, and no level need be
+Three verdicts: it passes; it fails; it cannot be told, because too few were measured or the two are not comparable.
+Only the first releases. Every check must pass: a version that is inferior in one structure gets through only by passing
+that very check, whatever the others do, so the chance of a false promotion is at most that of one check, and no level is
 adjusted for their number (an intersection-union test; Berger 1982). Reads and writes nothing.
 """
 
@@ -89,8 +89,8 @@ def _against(candidate: Measured, champion: Measured | None, bounds: Performance
     if candidate.test_set_sha256 != champion.test_set_sha256:
         yield Check(
             "same test set", CANNOT_TELL,
-            reason=f"the champion was measured on another test set ({champion.test_set_sha256[:12]}) than the candidate "
-            f"({candidate.test_set_sha256[:12]}); evaluate and register the champion's weights on the candidate's",
+            reason=f"the champion was measured on another test set ({champion.test_set_sha256[:12]}) than the "
+            f"candidate ({candidate.test_set_sha256[:12]}); evaluate and register the champion's weights on the candidate's",
         )  # fmt: skip
         return
     yield Check("same test set", PASSES)

@@ -96,13 +96,13 @@ def test_blocks_are_merged_while_lists_and_tables_by_source_are_replaced_whole(p
     (project / "profiles/knee.yaml").write_text(
         "data: {sources: [bids, nnunet]}\n"
         "preprocess: {spacing_mm: {default: [2.0, 2.0, 2.0]}}\n"
-        "promote: {floors: {default: 0.1, liver: 0.9}}\n"
+        "ingest: {quality: {tiny_mm3: {default: 1.0, liver: 9.0}}}\n"
     )
     composed, base = content(profiles.compose("knee")), content((project / "profiles/base.yaml").read_text())
     assert composed["data"] == {**base["data"], "sources": ["bids", "nnunet"]}
     assert "acdc" in base["preprocess"]["spacing_mm"]
     assert composed["preprocess"] == {**base["preprocess"], "spacing_mm": {"default": [2.0, 2.0, 2.0]}}
-    assert composed["promote"]["floors"] == {"default": 0.1, "liver": 0.9}
+    assert composed["ingest"]["quality"]["tiny_mm3"] == {"default": 1.0, "liver": 9.0}
 
 
 def test_what_was_no_block_below_becomes_one(project: Path) -> None:
