@@ -49,10 +49,9 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
 
 def evaluation_files(folder: Path) -> dict[str, str]:
     """Name -> sha256: of the files that hold the figures, and one over all label maps, by name and content."""
-    predictions = sorted((folder / "predictions").iterdir())
-    told = "".join(f"{sha256_of(file)}  {file.name}\n" for file in predictions)
     found = {name: sha256_of(folder / name) for name in ("metrics.json", "details.json", "cases.parquet")}
-    return {**found, "predictions": hashlib.sha256(told.encode()).hexdigest()}
+    predictions = {file.name: sha256_of(file) for file in (folder / "predictions").iterdir()}
+    return {**found, "predictions": canonical.digest(predictions)}
 
 
 def read() -> dict[str, Any]:
