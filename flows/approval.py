@@ -60,7 +60,7 @@ def promote(version: int, alias: str, key: Path | None) -> Promotion:
 
 
 def answer(run: UUID, kind: str, meaning: str, key: Path) -> Standing:
-    """Sign an answer with `key`, hand it to the run that waits, and wait for its end. Raises ValueError as `promote`."""
+    """Sign an answer with `key`, hand it to the run that waits, wait for its end. Raises ValueError as `promote`."""
     with _served() as client:
         draft = decisions.answer(_asked(client, run), kind, meaning)
         return _hand_over(client, run, decisions.signed(draft, key))

@@ -2,7 +2,7 @@
 
 Reads   the author's request and the signers in release/ledger, the evidence in release/evidence
 Writes  on a valid signature, and only then: the approval into the ledger, the alias in MLflow
-Run     medseg promote 7 --to clinical-candidate --key KEY, then an approver: medseg approve RUN --key KEY --meaning "..."
+Run     medseg promote 7 --to clinical-candidate --key KEY; then an approver: medseg approve RUN --key KEY --meaning ...
 
 The flow suspends while it waits, and Prefect runs it again from the top once resumed: so everything above the
 suspension only reads. What resumes it is a statement that somebody signed with a key of their own: Prefect knows no

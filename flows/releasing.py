@@ -50,8 +50,8 @@ def settle() -> list[str]:
 def request(version: int, alias: str, key: Path | None) -> Statement:
     """The open request for this alias, or a new one, signed with the author's `key`.
 
-    Raises ValueError with the reasons when the gate or the ledger's rules refuse it; then nothing is left but the gate's
-    line in the audit log.
+    Raises ValueError with the reasons when the gate or the ledger's rules refuse it; then nothing is left but the
+    gate's line in the audit log.
     """
     settle()
     found, told = _version(version)

@@ -195,7 +195,7 @@ class Register(Block):
     released: str | None = Field(
         default=None,
         pattern=r"^[a-z][a-z0-9_-]{1,62}$",
-        description="registered model that released versions are copied into, with grants of its own; that of all if null",
+        description="registered model, with grants of its own, that released versions are copied into; null: no other",
     )
 
 

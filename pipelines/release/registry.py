@@ -7,6 +7,7 @@ Whoever may register a version may move any alias in MLflow: so `clinical-candid
 only with a signed statement (pipelines/release/ledger.py). A version under its number loads as what it is.
 """
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from pipelines.release import ledger, published, record, store, tracking
 from pipelines.release.ledger import Ledger, LedgerError
 from pipelines.release.standings import ALIASES, State
 from pipelines.work import project
+from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
 
 NOT_RELEASED = "not released, not for clinical use"
-UNVERIFIED = State("unverified")  # the ledger does not hold, so nothing is known
+CANDIDATE, UNVERIFIED = State("candidate"), State("unverified")  # the ledger does not hold, so nothing is known
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class RegisteredModel:
     version: int
     record: dict[str, Any]
     run_id: str
-    standing: State = State("candidate")
+    standing: State = CANDIDATE
 
     @property
     def record_sha256(self) -> str:
@@ -46,7 +48,8 @@ class RegisteredModel:
 
     @property
     def told(self) -> str:
-        return f"{self.name} version {self.version}: {self.standing.word}{'' if self.standing.released else f', {NOT_RELEASED}'}"
+        what = f"{self.name} version {self.version}: {self.standing.word}"
+        return what if self.standing.released else f"{what}, {NOT_RELEASED}"
 
     def to_json(self) -> dict[str, Any]:
         """What stands beside everything it makes."""
@@ -67,7 +70,8 @@ class RegisteredModel:
 def find(model: str) -> RegisteredModel:
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-    Raises ValueError if there is none, it is not one of ours, or the alias is `clinical-candidate` or `champion` and not that version's.
+    Raises ValueError if there is none, it is not one of ours, or the alias is `clinical-candidate` or `champion` and by
+    the ledger another's.
     """
     name, _, wanted = model.removeprefix("models:/").replace("@", "/@").partition("/")
     if not model.startswith("models:/") or not name or not wanted:
@@ -98,10 +102,14 @@ def of_record(client: Any, content: dict[str, Any]) -> Any | None:
 
 
 def newest_of_record(client: Any, name: str, record_sha256: str) -> Any | None:
-    """MLflow's version, the newest of several; None if none has this record."""
+    """MLflow's version, the newest of several; None if none has this record. A tag that only says so is not enough."""
     versions = client.search_model_versions(f"name = '{name}'")
-    own = [version for version in versions if version.tags.get("record_sha256") == record_sha256]
+    own = [version for version in versions if _digest_of(version.tags.get("record", "")) == record_sha256]
     return max(own, key=lambda version: int(version.version), default=None)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def verified(version: Any) -> Any:
@@ -111,14 +119,30 @@ def verified(version: Any) -> Any:
 
 
 def released_name(name: str) -> str:
-    """The registered model that the two claims are aliases of: `register.released`, or the one of all versions itself."""
+    """The registered model of whose versions the two aliases are claimed: `register.released`, or that of all."""
     file = project.root() / "params.yaml"
-    return (params.load(file).register_.released if file.is_file() else None) or name
+    settings = params.load(file).register_ if file.is_file() else None
+    return settings.released or name if settings and settings.name == name else name
 
 
 def ledger_of(client: Any, name: str) -> Ledger:
-    """Of the model whose records say `name`: what lies here and what the registry holds. Raises LedgerError."""
-    return ledger.read(name, published_of(client, name))
+    """Of the model whose records say `name`: what lies here and what the registry holds. Raises LedgerError.
+
+    A ledger's first statement is taken on trust. Which it was is noted, so that nobody can put another one in its place
+    on a machine that has the ledger from MLflow alone.
+    """
+    told = ledger.read(name, published_of(client, name))
+    noted = project.state_folder() / "ledgers" / name
+    first = told.statements[0].sha256 if told.statements else ""
+    if first and not noted.is_file():
+        with replacing(noted) as temporary:
+            temporary.write_text(first)
+    elif noted.is_file() and noted.read_text() != first:
+        raise LedgerError(
+            f"the ledger of {name} does not begin with the statement that it began with when it was first read here; "
+            f"bring release/ledger/{name} back, or remove {noted} to trust another one"
+        )
+    return told
 
 
 def published_of(client: Any, name: str) -> dict[int, str]:
@@ -155,9 +179,12 @@ def _of(client: Any, version: Any) -> RegisteredModel:
 
 
 def _record_of(version: Any) -> dict[str, Any]:
+    """Of a version of its own model, or of the one that this releases into: else its author could choose the ledger."""
     try:
         content = dict(json.loads(version.tags["record"]))
-        if record.digest(content) != version.tags["record_sha256"] or not isinstance(content["name"], str):
+        if record.digest(content) != version.tags["record_sha256"]:
+            raise ValueError
+        if version.name not in (content["name"], released_name(content["name"])):
             raise ValueError
         return content
     except (KeyError, TypeError, ValueError):

@@ -7,8 +7,8 @@
 A scan that ingest would quarantine is refused; what it would note is logged. With the version MLflow stores the digest
 of a record and this module's name, neither weights nor code: the record is looked up in the registry, the weights in
 the store.
-`medseg.standing` of the loaded model, and a line in the log, say whether it is released; an alias that the signed ledger
-does not give to it loads as the version under its number would.
+MLflow itself follows an alias, whoever moved it: so the log says, and `standing` of what is loaded, whether the signed
+ledger has released the version.
 The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, model_config={"other_code": True})` accepts
 other code than was evaluated.
 """
