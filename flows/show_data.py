@@ -122,7 +122,7 @@ def problems(found: dict[str, Any]) -> None:
     )
 
 
-def audit(result: dict[str, Any]) -> None:
+def identifying(result: dict[str, Any]) -> None:
     """The audit's verdict, each file with the kinds of value found in it, and what the search did not cover."""
     table(
         {

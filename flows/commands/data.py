@@ -101,8 +101,8 @@ def data_audit_phi(json: Json = False) -> None:
     from flows import show, show_data
     from pipelines.questions import phi
 
-    result = phi.audit()
-    (show.as_json if json else show_data.audit)(result)
+    result = phi.search()
+    (show.as_json if json else show_data.identifying)(result)
     if not result["ok"]:
         raise typer.Exit(1)
 

@@ -32,7 +32,7 @@ NOT_SEARCHED = {
 ON_PURPOSE = (".medseg/raw-files.json",)  # what pseudonyms stand for: with the raw files, for their owner alone
 
 
-def audit() -> dict[str, Any]:
+def search() -> dict[str, Any]:
     """Search the project. `ok`: something to search for, and nothing found. `found`: one entry a file, with kinds."""
     root = project.root()
     settings = params.load(root / "params.yaml").deidentify

@@ -24,6 +24,7 @@ from pipelines.work import exclusive, project
 from pipelines.work.writing import replacing
 
 Published = Mapping[int, str]
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 KEEPS = timedelta(days=7)  # a statement is signed within so many days of being prepared
 
 
@@ -70,12 +71,11 @@ class Ledger:
         """Add it; it comes back with `by`. Raises ValueError, and takes nothing, if link, signature or rules forbid."""
         if statement.name != self.name:
             raise ValueError(f"it is of model {statement.name!r}, not of {self.name!r}")
-        if ROLES.get(statement.kind, "") != statement.role:
-            raise ValueError(f"there is no statement {statement.kind!r} by an {statement.role!r}")
+        statement.require_form()
         if (statement.number, statement.previous) != (len(self.statements) + 1, self.head):
             raise ValueError("the ledger changed since it was prepared; prepare and sign it anew")
-        if self.statements and statement.time < self.statements[-1].time:
-            raise ValueError(f"its time {statement.time} is before that of the statement before it")
+        if not _UTC.fullmatch(statement.time) or (self.statements and statement.time < self.statements[-1].time):
+            raise ValueError(f"its time {statement.time!r} is not in UTC, or before that of the statement before it")
         signers = self.signers or _first_signers(statement)
         if statement.signers_sha256 != signers.sha256:
             raise ValueError("it is of other signers than those in force; prepare and sign it anew")
@@ -152,7 +152,8 @@ def _texts(name: str, published: Published) -> dict[int, str]:
         told = file.relative_to(project.root())
         if not re.fullmatch(r"[0-9]{6}", file.stem):
             raise LedgerError(f"{told} is no file of a ledger; take it out")
-        text = file.read_bytes().decode("latin-1").removesuffix("\n")
+        text = file.read_bytes().decode("latin-1")
+        text = text[:-1] if text.endswith("\n") else f"{text} without its end"
         if found.setdefault(int(file.stem), text) != text:
             raise LedgerError(f"{told} is not what MLflow has of it; one of the two was altered")
     return found

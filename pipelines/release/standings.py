@@ -65,8 +65,6 @@ class Standings:
 
     def take(self, statement: Statement) -> None:
         """Raises ValueError, and takes nothing, if the rules forbid it."""
-        if missing := sorted(kinds.NEEDED[statement.kind] - set(statement.content)):
-            raise ValueError(f"its content lacks {', '.join(missing)}")
         if statement.content.get("alias", CHAMPION) not in ALIASES:
             raise ValueError(f"alias {statement.content['alias']!r} is none of {', '.join(ALIASES)}")
         _TAKES[statement.kind](self, statement)
@@ -84,6 +82,9 @@ class Standings:
 
     def _request(self, statement: Statement) -> None:
         self._require_may_hold(statement)
+        for other in self.requests.values():
+            if _asks_the_same(other, statement) and not is_expired(other, datetime.fromisoformat(statement.time)):
+                raise ValueError(f"request {other.number} asks for the same and waits; answer or withdraw that first")
         self.requests[statement.sha256] = statement
 
     def _approval(self, statement: Statement) -> None:
@@ -133,7 +134,7 @@ class Standings:
     def _answered(self, statement: Statement) -> Statement:
         """The open request that this answers; all it asked for has to stand in the answer."""
         request = self._open_request(statement)
-        for key in kinds.NEEDED[kinds.REQUEST] - {"authors"}:
+        for key in set(kinds.CONTENT[kinds.REQUEST]) - {"authors"}:
             if statement.content[key] != request.content[key]:
                 raise ValueError(f"its {key} is not that of request {request.number}")
         return request
@@ -169,6 +170,10 @@ class Standings:
     def _known_signers(self) -> Signers:
         assert self.signers is not None  # the first statement of a ledger names them
         return self.signers
+
+
+def _asks_the_same(one: Statement, other: Statement) -> bool:
+    return all(one.content[key] == other.content[key] for key in ("record_sha256", "alias"))
 
 
 def is_expired(request: Statement, now: datetime) -> bool:

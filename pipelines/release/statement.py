@@ -26,17 +26,20 @@ ROLES = {
     SIGNERS: APPROVER, PLAN: APPROVER, REQUEST: AUTHOR, APPROVAL: APPROVER, REFUSAL: APPROVER, WITHDRAWAL: AUTHOR,
     ROLLBACK: APPROVER, RECALL: APPROVER,
 }  # fmt: skip
-# What the content must hold; a kind may say more.
-_OF_REQUEST = frozenset({"version", "record_sha256", "alias", "evidence_sha256", "holder"})
-NEEDED = {
-    SIGNERS: frozenset({"allowed_signers", "revoked_keys"}),
-    PLAN: frozenset({"plan_sha256", "text"}),
-    REQUEST: _OF_REQUEST | {"authors"},
-    APPROVAL: _OF_REQUEST | {"request_sha256", "meaning"},
-    REFUSAL: _OF_REQUEST | {"request_sha256", "meaning"},
-    WITHDRAWAL: frozenset({"record_sha256", "alias", "request_sha256"}),
-    ROLLBACK: frozenset({"alias", "record_sha256", "version", "reason"}),
-    RECALL: frozenset({"record_sha256", "version", "reason"}),
+# What the content must hold, and as what; a kind may say more.
+_WORD, _WORDS = (str,), (list,)
+_VERSION = {"version": (int,), "record_sha256": _WORD}
+_ASKED = {**_VERSION, "alias": _WORD, "evidence_sha256": _WORD, "holder": (str, type(None))}
+_ANSWER = {**_ASKED, "request_sha256": _WORD, "meaning": _WORD}
+CONTENT: dict[str, dict[str, tuple[type, ...]]] = {
+    SIGNERS: {"allowed_signers": _WORD, "revoked_keys": _WORD},
+    PLAN: {"plan_sha256": _WORD, "text": _WORD},
+    REQUEST: {**_ASKED, "authors": _WORDS},
+    APPROVAL: _ANSWER,
+    REFUSAL: _ANSWER,
+    WITHDRAWAL: {"request_sha256": _WORD, "record_sha256": _WORD, "alias": _WORD},
+    ROLLBACK: {**_VERSION, "alias": _WORD, "reason": _WORD},
+    RECALL: {**_VERSION, "reason": _WORD},
 }
 
 
@@ -71,6 +74,14 @@ class Statement:
     @property
     def sha256(self) -> str:
         return canonical.digest(asdict(self))
+
+    def require_form(self) -> None:
+        """Raises ValueError if the kind is none, its role another, or the content lacks something."""
+        if ROLES.get(self.kind) != self.role:
+            raise ValueError(f"there is no statement {self.kind!r} by an {self.role!r}")
+        for name, types in CONTENT[self.kind].items():
+            if not isinstance(self.content.get(name, ...), types):
+                raise ValueError(f"its content lacks {name}, or has it as {type(self.content.get(name)).__name__}")
 
     def signed(self, signature: str) -> "Statement":
         """`signature`: as ssh-keygen wrote it; what a mail or an editor did to its lines' ends is undone."""

@@ -155,9 +155,9 @@ def test_the_audit_of_a_project_reads_its_own_raw_files_and_obeys_its_parameters
     (project / "params.yaml").write_text(smoke)
     files.series(project / "data" / "raw" / "s")
     (project / "reports" / "log.txt").write_text("scanned on SN-88812345")
-    assert [entry["kinds"] for entry in phi.audit()["found"]] == [["device"]]
+    assert [entry["kinds"] for entry in phi.search()["found"]] == [["device"]]
     (project / "params.yaml").write_text(smoke.replace("retain_device: false", "retain_device: true"))
-    assert phi.audit()["ok"]
+    assert phi.search()["ok"]
 
 
 def spelled(kind: str, text: str, ordinary: frozenset[str] = frozenset(), since: date = date(2026, 1, 1)) -> Needles:
