@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import configuration, evaluation, long_run, projects, release
+from flows.commands import configuration, evaluation, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
@@ -142,6 +142,7 @@ app.command("recall")(release.recall_version)
 app.command("release")(release.show_release)
 app.command("evaluate")(evaluation.evaluate_folders)
 app.command("compare")(evaluation.compare_versions)
+app.command("trace")(lineage.trace_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)

@@ -11,8 +11,10 @@ Made when a version is registered, never changed after. On a server it is an art
 there once a machine, as weights are (pipelines/release/store.py).
 """
 
+import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,17 +31,18 @@ log = logging.getLogger(__name__)
 RECORD, CONTENTS, ORIGIN = "record.json", "contents.json", "lineage/origin.json"
 EVALUATION, LINEAGE = "evaluation", "lineage"
 _REMEDY = "; bring it back from a copy of the project"
-MANIFEST = f"{LINEAGE}/manifest.parquet"
+MANIFEST, PARAMS, LOCK = f"{LINEAGE}/manifest.parquet", f"{LINEAGE}/params.yaml", f"{LINEAGE}/dvc.lock"
+INVENTORY, RELEASE_PLAN = f"{LINEAGE}/inventory.parquet", f"{LINEAGE}/release-plan.yaml"
 # Name in the dossier -> in the project. What is edited in place is copied; a project may lack all but the manifest.
 FILES = {
     MANIFEST: project.MANIFEST,
-    f"{LINEAGE}/inventory.parquet": project.INVENTORY,
-    f"{LINEAGE}/params.yaml": Path("params.yaml"),
-    f"{LINEAGE}/dvc.lock": Path("dvc.lock"),
+    INVENTORY: project.INVENTORY,
+    PARAMS: Path("params.yaml"),
+    LOCK: Path("dvc.lock"),
     f"{LINEAGE}/plan.json": project.PLAN,
     f"{LINEAGE}/structures.json": project.STRUCTURES,
     f"{LINEAGE}/modalities.json": project.MODALITIES,
-    f"{LINEAGE}/release-plan.yaml": Path("release/plan.yaml"),
+    RELEASE_PLAN: Path("release/plan.yaml"),
 }
 
 
@@ -78,6 +81,29 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
             )
         _fetch(record_sha256, run_id)
     return verified(folder, record_sha256, below)
+
+
+def kept() -> list[Path]:
+    """The folders of all that lie here, unchecked."""
+    return sorted(path for path in place("").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name))
+
+
+def note(name: str, version: int | str, record_sha256: str) -> None:
+    """Which record a version's number stands for, so that it is found without MLflow, which takes seconds."""
+    with replacing(_numbers() / name / str(version)) as temporary:
+        temporary.symlink_to(record_sha256)
+
+
+def known(name: str, version: str) -> str | None:
+    """The record of a version that was noted here before."""
+    link = _numbers() / name / version
+    return link.readlink().name if version.isdigit() and link.is_symlink() else None
+
+
+def _numbers() -> Path:
+    """One folder a registry: each begins to count at 1."""
+    uri = "" if tracking.is_embedded() else tracking.tracking_uri()
+    return project.state_folder() / "numbers" / hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
 def digest(folder: Path) -> str:
@@ -157,7 +183,10 @@ def _fetch(record_sha256: str, run_id: str) -> None:
     where = _artifact(record_sha256)
     with replacing(place(record_sha256)) as temporary:
         temporary.mkdir()
-        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=where, dst_path=str(temporary))
+        try:
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=where, dst_path=str(temporary))
+        except mlflow.exceptions.MlflowException as error:
+            raise ValueError(f"MLflow's run {run_id} has no {where}: {error.message}{_REMEDY}") from None
         for each in (temporary / where).iterdir():
             each.rename(temporary / each.name)
         (temporary / where).rmdir()

@@ -36,6 +36,7 @@ def make_version() -> str:
     if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()
+    dossier.note(content["name"], version.version, record.digest(content))
     return str(version.version)
 
 

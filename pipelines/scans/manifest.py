@@ -151,8 +151,13 @@ def split_draw(patient: str, seed: int) -> float:
 
 def digest(path: Path = project.MANIFEST) -> str:
     """sha256 of the manifest's content: every scan's hashes, split and labels."""
+    return with_digest(path)[1]
+
+
+def with_digest(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows as plain records, faster than `read` makes them, and that."""
     rows = pq.read_table(path, schema=SCHEMA).to_pylist()
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return rows, hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def test_set_sha256(path: Path = project.MANIFEST) -> str:  # noqa: PT028 - no test, however it begins

@@ -1,6 +1,7 @@
 """A project that has trained, held out and registered, small but whole: real files, bound by hash."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from tests.pipelines.serving.networks import write_weights
 STRUCTURES = ("kidney", "spleen")
 
 
-def make(root: Path, dice: float = 0.9, patients: int = 4) -> dict[str, Any]:
-    """The record; the working folder is `root`. Patients p0, p1, ...; the even ones are held out."""
+def make(root: Path, dice: float = 0.9, patients: int = 4, more: Sequence[Row] = ()) -> dict[str, Any]:
+    """The record; the working folder is `root`. Patients p0, p1, ...; the even ones are held out. `more`: rows."""
     (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "params.yaml").write_text(profiles.compose("smoke"))
-    rows = [_row(root, number) for number in range(patients)]
+    rows = [*(row(root, number) for number in range(patients)), *more]
     manifest.write(root / project.MANIFEST, rows)
     shutil.rmtree(root / project.TRAINED, ignore_errors=True)
     write_weights(root / project.TRAINED)
@@ -71,7 +72,7 @@ def _none(case_id: str) -> Viewed | None:
     return None
 
 
-def _row(root: Path, number: int) -> Row:
+def row(root: Path, number: int) -> Row:
     label = np.zeros((8, 8, 8), np.uint8)
     label[2:4, 2:6, 2:6], label[4:6, 2:6, 2:6] = 1, 2
     scan = (label * 50 + np.random.default_rng(number).integers(1, 30, label.shape)).astype(np.int16)
