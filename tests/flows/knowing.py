@@ -39,7 +39,7 @@ def make(root: Path, **environment: str) -> Project:
     for command in (
         ("git", "init", "-q"),
         ("git", "add", "-A"),
-        ("git", "-c", f"user.name=Author", "-c", f"user.email={AUTHOR}", "commit", "-qm", "Project"),
+        ("git", "-c", "user.name=Author", "-c", f"user.email={AUTHOR}", "commit", "-qm", "Project"),
         ("git", "config", "user.email", AUTHOR),
     ):
         succeed(project, *command)
@@ -109,6 +109,7 @@ def set_params(project: Project) -> None:
     with path.open("w") as file:
         yaml.dump(content, file)
     project.write(".gitignore", project.read(".gitignore") + "/keys/\n")
+    project.replace("release/plan.yaml", "calibration_error_at_most: 0.25", "calibration_error_at_most: 0.9")
 
 
 def write_scans() -> None:
