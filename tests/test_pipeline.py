@@ -149,6 +149,19 @@ def test_after_a_run_everything_is_fresh_and_registered(project: Path) -> None:
     assert stored.samefile(project / "models/train/model.safetensors")  # one file, however many refer to it
 
 
+def test_the_audit_log_tells_of_all_that_made_the_version(project: Path) -> None:
+    lines = json.loads(call(project, "medseg", "audit", "show", "--last", "1000", "--json").stdout)["lines"]
+    first = {line["event"]: line["facts"] for line in reversed(lines)}
+    made = ["ingest", "pretrain.start", "pretrain", "train.start", "train", "evaluate", "register"]
+    assert [line["event"] for line in lines][: len(made)] == made
+    assert first["train.start"]["run"] == first["train"]["run"]
+    assert {"plan_sha256", "params_sha256", "trainer", "git_commit"} <= first["train.start"].keys()
+    assert (first["train.start"]["author"], first["train.start"]["committer"]) == ("t@t", "t@t")
+    assert len({first[event]["weights_sha256"] for event in ("train", "evaluate", "register")}) == 1
+    assert first["ingest"]["test_set_sha256"] == first["evaluate"]["test_set_sha256"]
+    assert json.loads(call(project, "medseg", "audit", "verify", "--json").stdout)["ok"]
+
+
 def test_a_structure_declared_leaves_every_result_fresh_and_one_that_scans_use_does_not(project: Path) -> None:
     own = project / "structures.yaml"
     before = own.read_text()

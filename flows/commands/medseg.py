@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import audit as audit_commands
 from flows.commands import configuration, evaluation, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import structures as structure_commands
@@ -27,6 +28,8 @@ app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
+app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(audit_commands.signers_app, name="signers")
 
 
 @app.command("run")

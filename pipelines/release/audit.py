@@ -61,7 +61,7 @@ class AuditHead:
 class Verified:
     """`first_broken`: the first place that is altered, missing or out of order, in words; None if all is as written.
 
-    `lines`: of this project's own log. `heads`: how many signed heads were looked for.
+    Where it is whole, `lines` are this project's own, and `heads` signed ones that were looked for.
     """
 
     ok: bool
@@ -127,38 +127,39 @@ def verify() -> Verified:
     lines, heads, broken = 0, 0, None
     try:
         signed = _signed_heads()
-        heads = len(signed)
-        for file in [path(), *sorted(set(path().parent.glob("*.jsonl")) - {path()})]:
-            count, signed = _verify_one(file, signed)
-            lines = lines or count
-        if signed:
-            raise BrokenLogError(_not_here(*signed[0]))
+        heads = sum(map(len, signed.values()))
+        lines = _verify_one(path(), signed)
+        for other in sorted(set(path().parent.glob("*.jsonl")) - {path()}):
+            _verify_one(other, signed)
+        for head, (name, *_) in signed.items():
+            raise BrokenLogError(
+                f"{path()}: line 1 is missing, or was written anew: {name} was signed over {head.lines} lines of log "
+                f"{head.log[:12]}..., which is not here; if another machine keeps it, put a copy beside, as NAME.jsonl"
+            )
     except ValueError as error:
         broken = str(error)
     return Verified(broken is None, lines, heads, broken)
 
 
-def _verify_one(file: Path, signed: list[tuple[str, AuditHead]]) -> tuple[int, list[tuple[str, AuditHead]]]:
-    """Number of lines, and those of the signed heads that are of another log."""
-    own: dict[int, list[tuple[str, AuditHead]]] = {}
-    number = 0
+def _verify_one(file: Path, signed: dict[AuditHead, list[str]]) -> int:
+    """Number of its lines; the heads that are of this log are taken out of `signed`."""
+    number, log_sha256, there = 0, "", dict[int, str]()
+    wanted = {head.lines for head in signed}
     for number, (line, sha256) in enumerate(_walk(file, whole=True), 1):
-        if number == 1:
-            for each in signed:
-                if each[1].log == sha256:
-                    own.setdefault(each[1].lines, []).append(each)
-            signed = [each for each in signed if each[1].log != sha256]
-        for name, head in own.pop(number, ()):
-            if head.sha256 != sha256:
-                raise BrokenLogError(f"{file}: line {number}, or one before, was written anew after {name} was signed")
+        log_sha256 = log_sha256 or sha256
+        if number in wanted:
+            there[number] = sha256
         if line.startswith(_STATEMENT, _BEFORE_EVENT):
             _require_statement(file, number, _parsed(line).facts)
-    if own:
-        name, head = own[min(own)][0]
-        raise BrokenLogError(
-            f"{file}: line {number + 1} is missing: there were {head.lines} when {name} was signed, {number} are left"
-        )
-    return number, signed
+    for head in sorted((head for head in signed if head.log == log_sha256), key=lambda head: head.lines):
+        name = signed.pop(head)[0]
+        if head.lines > number:
+            raise BrokenLogError(
+                f"{file}: line {number + 1} is missing: there were {head.lines} when {name} was signed, now {number}"
+            )
+        if there[head.lines] != head.sha256:
+            raise BrokenLogError(f"{file}: line {head.lines}, or one before, was written anew after {name} was signed")
+    return number
 
 
 def _require_statement(file: Path, number: int, facts: dict[str, Any]) -> None:
@@ -172,23 +173,18 @@ def _require_statement(file: Path, number: int, facts: dict[str, Any]) -> None:
         )
 
 
-def _signed_heads() -> list[tuple[str, AuditHead]]:
-    """(statement, head) of all that the ledgers hold."""
-    found = []
-    for file in sorted((project.root() / LEDGERS).glob("*/*.json")):
+def _signed_heads() -> dict[AuditHead, list[str]]:
+    """Head -> the statements of the ledgers that hold it."""
+    found: dict[AuditHead, list[str]] = {}
+    for file in sorted((project.root() / LEDGERS).glob("*/[!.]*.json")):
         name = str(file.relative_to(project.root()))
         try:
-            found.append((name, AuditHead(**json.loads(file.read_bytes())["audit_head"])))
+            head = AuditHead(**json.loads(file.read_bytes())["audit_head"])
         except (ValueError, KeyError, TypeError):
             raise BrokenLogError(f"{name} was altered: it is no statement; bring it back from git or MLflow") from None
-    return [(name, head) for name, head in found if head.lines]
-
-
-def _not_here(name: str, head: AuditHead) -> str:
-    return (
-        f"{path()}: line 1 is missing, or was written anew: {name} was signed over {head.lines} lines of log "
-        f"{head.log[:12]}..., which is not here; if another machine keeps it, put a copy beside, as ANYNAME.jsonl"
-    )
+        if head.lines:
+            found.setdefault(head, []).append(name)
+    return found
 
 
 def _walk(file: Path, whole: bool = False) -> Iterator[tuple[bytes, str]]:

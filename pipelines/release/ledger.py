@@ -24,12 +24,20 @@ from pipelines.work import exclusive, project
 from pipelines.work.writing import replacing
 
 Published = Mapping[int, str]
-_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 KEEPS = timedelta(days=7)  # a statement is signed within so many days of being prepared
 
 
 class LedgerError(ValueError):
     """A ledger is not as it was signed; the message names the statement."""
+
+
+@dataclass(frozen=True)
+class VerifiedLedgers:
+    """`statements`: model -> number of them, where all hold. `first_broken`: the first that does not, in words."""
+
+    ok: bool
+    statements: dict[str, int]
+    first_broken: str | None
 
 
 @dataclass
@@ -74,9 +82,9 @@ class Ledger:
         statement.require_form()
         if (statement.number, statement.previous) != (len(self.statements) + 1, self.head):
             raise ValueError("the ledger changed since it was prepared; prepare and sign it anew")
-        if not _UTC.fullmatch(statement.time) or (self.statements and statement.time < self.statements[-1].time):
-            raise ValueError(f"its time {statement.time!r} is not in UTC, or before that of the statement before it")
-        signers = self.signers or _first_signers(statement)
+        if self.statements and statement.time < self.statements[-1].time:
+            raise ValueError(f"its time {statement.time} is before that of the statement before it")
+        signers = self.signers or _first_signers(statement.kind, statement.content)
         if statement.signers_sha256 != signers.sha256:
             raise ValueError("it is of other signers than those in force; prepare and sign it anew")
         by = signatures.verify(statement.to_sign, statement.signature, statement.role, signers, statement.time)
@@ -89,7 +97,7 @@ class Ledger:
 def prepare(name: str, kind: str, content: dict[str, Any], published: Published | None = None) -> Statement:
     """The next statement, unsigned: `.to_sign` is for somebody with `.role` to sign. `published`: see `read`."""
     before = read(name, published)
-    signers = before.signers or Signers(content.get("allowed_signers", ""), content.get("revoked_keys", ""))
+    signers = before.signers or _first_signers(kind, content)
     return Statement(
         kind=kind,
         name=name,
@@ -108,15 +116,13 @@ def append(statement: Statement, published: Published | None = None) -> Statemen
 
     Raises ValueError if it does not fit, also when another one was written since it was prepared.
     """
+    statement.require_form()
     with exclusive.opened(project.state_folder() / "ledger.lock"):
         before = read(statement.name, published)
         if abs(datetime.now(UTC) - datetime.fromisoformat(statement.time)) > KEEPS:
             raise ValueError(f"it was prepared at {statement.time}, which is not now; prepare and sign it anew")
         statement = before.take(statement)
-        with replacing(file_of(statement.name, statement.number)) as temporary:
-            temporary.write_text(f"{statement.text}\n")
-        told = {"kind": statement.kind, "name": statement.name, "number": statement.number}
-        audit.append("statement", **told, sha256=statement.sha256)
+        _keep(before.statements)
     return statement
 
 
@@ -128,38 +134,63 @@ def read(name: str, published: Published | None = None) -> Ledger:
     ledger = Ledger(name)
     texts = _texts(name, published or {})
     for number in range(1, max(texts, default=0) + 1):
-        where = f"statement {number} of {name} ({file_of(name, number).relative_to(project.root())})"
         if number not in texts:
-            raise LedgerError(f"{where} is missing; bring it back from git or MLflow")
+            raise LedgerError(f"{_where(name, number)} is missing; bring it back from git or MLflow")
         try:
             statement = parse(texts[number])
             if ledger.take(statement) != statement:
                 raise ValueError(f"it is not signed by {statement.by!r}")
         except ValueError as error:
-            raise LedgerError(f"{where} does not hold: {error}") from None
+            raise LedgerError(f"{_where(name, number)} does not hold: {error}") from None
     return ledger
 
 
-def names() -> list[str]:
-    """Of the models that have a ledger here."""
-    return sorted(file.parent.name for file in (project.root() / LEDGERS).glob(f"*/{1:06d}.json"))
+def verify() -> VerifiedLedgers:
+    """Every statement and signature of every ledger here."""
+    counted: dict[str, int] = {}
+    broken = None
+    for folder in sorted(path for path in (project.root() / LEDGERS).glob("*") if path.is_dir()):
+        try:
+            counted[folder.name] = len(read(folder.name).statements)
+        except ValueError as error:
+            broken = broken or str(error)
+    return VerifiedLedgers(broken is None, counted, broken)
+
+
+def _keep(statements: list[Statement]) -> None:
+    """Write the files, and the audit log's lines, that are missing: the last one's, and what a kill kept from being
+    written, or another machine published."""
+    try:
+        told = {line.facts["sha256"] for line in audit.read(("statement",))}
+    except audit.BrokenLogError:  # `medseg audit verify` says where; a recall has to be possible all the same
+        told = {each.sha256 for each in statements[:-1]}
+    for each in statements:
+        if not (file := file_of(each.name, each.number)).is_file():
+            with replacing(file) as temporary:
+                temporary.write_text(f"{each.text}\n")
+        if each.sha256 not in told:
+            audit.append("statement", kind=each.kind, name=each.name, number=each.number, sha256=each.sha256)
 
 
 def _texts(name: str, published: Published) -> dict[int, str]:
     """Number -> text, of the files and of what is published."""
     found = dict(published)
-    for file in sorted(file_of(name, 1).parent.glob("*.json")):
-        told = file.relative_to(project.root())
+    for file in sorted(file_of(name, 1).parent.glob("[!.]*.json")):  # not what is being written
         if not re.fullmatch(r"[0-9]{6}", file.stem):
-            raise LedgerError(f"{told} is no file of a ledger; take it out")
-        text = file.read_bytes().decode("latin-1")
-        text = text[:-1] if text.endswith("\n") else f"{text} without its end"
-        if found.setdefault(int(file.stem), text) != text:
-            raise LedgerError(f"{told} is not what MLflow has of it; one of the two was altered")
+            raise LedgerError(f"{file.relative_to(project.root())} is no file of a ledger; take it out")
+        number, text = int(file.stem), file.read_bytes().decode("latin-1")
+        if not text.endswith("\n"):
+            raise LedgerError(f"{_where(name, number)} does not hold: it is cut short")
+        if found.setdefault(number, text[:-1]) != text[:-1]:
+            raise LedgerError(f"{_where(name, number)} is not what MLflow has of it; one of the two was altered")
     return found
 
 
-def _first_signers(statement: Statement) -> Signers:
-    if statement.kind != SIGNERS:
+def _first_signers(kind: str, content: Mapping[str, Any]) -> Signers:
+    if kind != SIGNERS:
         raise ValueError("no signers are signed yet; `medseg signers sign --key KEY` begins the ledger")
-    return Signers(statement.content["allowed_signers"], statement.content["revoked_keys"])
+    return Signers(content["allowed_signers"], content["revoked_keys"])
+
+
+def _where(name: str, number: int) -> str:
+    return f"statement {number} of {name} ({file_of(name, number).relative_to(project.root())})"

@@ -7,6 +7,7 @@ import base64
 import os
 import struct
 import subprocess
+import sys
 import tempfile
 import textwrap
 from datetime import UTC, datetime
@@ -23,12 +24,13 @@ def sign(text: str, key: Path, role: str) -> str:
 
     ssh-keygen itself asks on the terminal for a passphrase, or to touch a hardware key.
     """
-    done = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", NAMESPACES[role]], text)
-    if done.returncode:
-        raise ValueError(
-            f"{key} did not sign: {_last_line(done.stderr)}; name a private key, or one that an agent holds"
-        )
-    return done.stdout
+    with tempfile.TemporaryDirectory() as scratch:
+        (file := Path(scratch) / "statement").write_text(text)  # not by stdin: a passphrase is asked for at a terminal
+        done = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", NAMESPACES[role], str(file)], sys.stderr.isatty())
+        if done.returncode:
+            why = f": {_last_line(done.stderr)}" if done.stderr else ""
+            raise ValueError(f"{key} did not sign{why}; name a private key, or one that an agent holds")
+        return file.with_suffix(".sig").read_text()
 
 
 @lru_cache(maxsize=10_000)  # a ledger is read often, and all it holds is asked for each time
@@ -53,7 +55,7 @@ def verify(text: str, signature: str, role: str, signers: Signers, at: str | Non
         revoked.write_text(signers.revoked)
         who = ["-I", line.names[0], "-n", NAMESPACES[role], "-O", f"verify-time={_moment(at):%Y%m%d%H%M%S}"]
         files = ["-f", str(allowed), "-s", str(signed), "-r", str(revoked)]
-        done = _ssh_keygen(["-Y", "verify", *who, *files], text)
+        done = _ssh_keygen(["-Y", "verify", *who, *files], text=text)
     if done.returncode:
         raise ValueError(
             f"the signature by {name} as {role} is not of this text, or its key was not valid then "
@@ -88,10 +90,13 @@ def _moment(at: str | None) -> datetime:
     return datetime.fromisoformat(at).astimezone(UTC) if at else datetime.now(UTC)
 
 
-def _ssh_keygen(arguments: list[str], text: str) -> subprocess.CompletedProcess[str]:
+def _ssh_keygen(arguments: list[str], aloud: bool = False, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`aloud`: what it says goes to the terminal, such as that a hardware key waits to be touched."""
     environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}  # times are given in UTC; older ones know no suffix Z
+    told = None if aloud else subprocess.PIPE
+    command = ["ssh-keygen", *arguments]
     try:
-        return subprocess.run(["ssh-keygen", *arguments], input=text, capture_output=True, text=True, env=environment)
+        return subprocess.run(command, input=text, stdout=told, stderr=told, text=True, env=environment)
     except FileNotFoundError:
         raise ValueError("ssh-keygen is not installed; signatures need OpenSSH 8.9 or newer") from None
 

@@ -7,11 +7,14 @@ A person is a line's names; lines that share a name are of one person. The files
 approver has signed into the ledger (kind `signers`).
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipelines.release import canonical
 from pipelines.work import project
@@ -35,6 +38,12 @@ class Signer:
     names: tuple[str, ...]
     namespaces: tuple[str, ...]
     key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ssh-keygen -l` tells it."""
+        digest = hashlib.sha256(base64.b64decode(self.key.split()[1])).digest()
+        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -76,6 +85,20 @@ class Signers:
     def revoked_keys(self) -> frozenset[str]:
         return frozenset(" ".join(line.split()[:2]) for _, line in _meant(self.revoked))
 
+    def rows(self, in_force: "Signers | None") -> list[dict[str, Any]]:
+        """What `medseg signers ls` shows. `in_force`: what an approver has signed."""
+        signed = in_force.lines if in_force else ()
+        return [
+            {
+                "names": line.names,
+                "roles": line.roles,
+                "fingerprint": line.fingerprint,
+                "revoked": line.key in self.revoked_keys,
+                "in_force": line in signed and in_force is not None and line.key not in in_force.revoked_keys,
+            }
+            for line in self.lines
+        ]
+
     def of_key(self, key: str) -> tuple[Signer, ...]:
         """The lines with this key, one for each role."""
         return tuple(line for line in self.lines if line.key == key)
@@ -107,23 +130,27 @@ def read() -> Signers:
 
 def add(name: str, public_key: Path, role: str) -> Signers:
     """Write a person's key into the file. `name`: one or several with commas, the first an e-mail address."""
-    found = _KEY.match(public_key.read_text().strip())
     if role not in NAMESPACES:
         raise ValueError(f"role {role!r} is none of {', '.join(NAMESPACES)}")
-    if not found:
-        raise ValueError(f"{public_key} is no public key of OpenSSH's; `ssh-keygen -t ed25519` makes KEY and KEY.pub")
-    line = f'{name} namespaces="{NAMESPACES[role]}" {found["kind"]} {found["base64"]}\n'
+    line = f'{name} namespaces="{NAMESPACES[role]}" {_key_in(public_key)}\n'
     before = read() if (project.root() / ALLOWED).is_file() else Signers("")
     return _write(ALLOWED, Signers(_ended(before.text) + line, before.revoked))
 
 
-def revoke(public_key: Path) -> Signers:
-    """Write a key into the file of those that count no more."""
+def revoke(name: str, public_key: Path) -> Signers:
+    """Write a person's key into the file of those that count no more."""
+    key, before = _key_in(public_key), read()
+    if not any(before.same_person(name, line.names[0]) for line in before.of_key(key)):
+        raise ValueError(f"{public_key} is no key of {name} in {ALLOWED}; `medseg signers ls` shows whose is whose")
+    return _write(REVOKED, Signers(before.text, f"{_ended(before.revoked)}{key}\n"))
+
+
+def _key_in(public_key: Path) -> str:
+    """Kind and base64 of KEY.pub."""
     found = _KEY.match(public_key.read_text().strip())
     if not found:
-        raise ValueError(f"{public_key} is no public key of OpenSSH's")
-    before = read()
-    return _write(REVOKED, Signers(before.text, f"{_ended(before.revoked)}{found[1]} {found[2]}\n"))
+        raise ValueError(f"{public_key} is no public key of OpenSSH's; `ssh-keygen -t ed25519` makes KEY and KEY.pub")
+    return f"{found['kind']} {found['base64']}"
 
 
 def _write(file: Path, signers: Signers) -> Signers:

@@ -4,7 +4,7 @@
 here is said who may do what. Chain and signatures are the ledger's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,7 @@ from pipelines.release.statement import Statement
 CLINICAL_CANDIDATE, CHAMPION = "clinical-candidate", "champion"
 ALIASES = (CLINICAL_CANDIDATE, CHAMPION)  # in the order in which a version comes by them
 EXPIRES = timedelta(days=30)
+_ASKED = tuple(name for name in kinds.CONTENT[kinds.REQUEST] if name != "authors")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Standings:
         self.requests[statement.sha256] = statement
 
     def _approval(self, statement: Statement) -> None:
-        request = self._answered(statement)
+        request = self._answered(statement, _ASKED)
         self._require_second_person(statement, request)
         self._require_may_hold(statement)
         if is_expired(request, datetime.fromisoformat(statement.time)):
@@ -97,12 +98,12 @@ class Standings:
         del self.requests[request.sha256]
 
     def _refusal(self, statement: Statement) -> None:
-        request = self._answered(statement)
+        request = self._answered(statement, _ASKED)
         self._require_second_person(statement, request)
         del self.requests[request.sha256]
 
     def _withdrawal(self, statement: Statement) -> None:
-        request = self._open_request(statement)
+        request = self._answered(statement, ("record_sha256", "alias"))
         if not self._known_signers().same_person(statement.by, request.by):
             raise ValueError(f"request {request.number} is {request.by}'s, who alone may withdraw it")
         del self.requests[request.sha256]
@@ -131,21 +132,17 @@ class Standings:
         if statement.content["alias"] == CHAMPION:
             self.champions.append(statement.content["record_sha256"])
 
-    def _answered(self, statement: Statement) -> Statement:
-        """The open request that this answers; all it asked for has to stand in the answer."""
-        request = self._open_request(statement)
-        for key in set(kinds.CONTENT[kinds.REQUEST]) - {"authors"}:
+    def _answered(self, statement: Statement, same: Iterable[str]) -> Statement:
+        """The open request that this answers. `same`: what it asked for and the answer has to say again."""
+        sha256 = statement.content["request_sha256"]
+        if (request := self.requests.get(sha256)) is None:
+            raise ValueError(
+                f"no request {sha256[:12]}... is open: it was answered, withdrawn or recalled, or never was"
+            )
+        for key in same:
             if statement.content[key] != request.content[key]:
                 raise ValueError(f"its {key} is not that of request {request.number}")
         return request
-
-    def _open_request(self, statement: Statement) -> Statement:
-        sha256 = statement.content["request_sha256"]
-        if sha256 not in self.requests:
-            raise ValueError(
-                f"no request {sha256[:12]}... is open: it was answered, withdrawn, recalled, or never made"
-            )
-        return self.requests[sha256]
 
     def _require_second_person(self, statement: Statement, request: Statement) -> None:
         signers = self._known_signers()

@@ -18,6 +18,7 @@ from pipelines.release.signers import APPROVER, AUTHOR
 from pipelines.work import project
 
 LEDGERS = Path("release/ledger")
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
 SIGNERS, PLAN, REQUEST, APPROVAL, REFUSAL = "signers", "plan", "request", "approval", "refusal"
 WITHDRAWAL, ROLLBACK, RECALL = "withdrawal", "rollback", "recall"
@@ -76,9 +77,11 @@ class Statement:
         return canonical.digest(asdict(self))
 
     def require_form(self) -> None:
-        """Raises ValueError if the kind is none, its role another, or the content lacks something."""
+        """Raises ValueError for an unknown kind, another role, a time not in UTC, or what the content lacks."""
         if ROLES.get(self.kind) != self.role:
             raise ValueError(f"there is no statement {self.kind!r} by an {self.role!r}")
+        if not _UTC.fullmatch(self.time):
+            raise ValueError(f"its time {self.time!r} is not in UTC, as in 2026-11-26T14:00:00+00:00")
         for name, types in CONTENT[self.kind].items():
             if not isinstance(self.content.get(name, ...), types):
                 raise ValueError(f"its content lacks {name}, or has it as {type(self.content.get(name)).__name__}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -206,19 +207,23 @@ class TestRefused:
             with pytest.raises(ValueError, match="only a former champion"):
                 say("rollback", {**A.asks(alias), "reason": "?"}, "bob")
 
-    def test_a_withdrawal_by_another_author(self) -> None:
-        draft = ledger.prepare(MODEL, "withdrawal", answering(self.request))
-        with pytest.raises(ValueError, match="by a key that release/allowed_signers does not list"):
-            ledger.append(signed(draft, "dan"))
-
     def test_a_statement_prepared_long_ago(self) -> None:
         old = replace(self.approval(), time=(datetime.now(UTC) - LATER).isoformat(timespec="seconds"))
         with pytest.raises(ValueError, match=r"it was prepared at .*; prepare and sign it anew"):
             ledger.append(signed(old, "bob"))
 
+    def test_a_time_without_its_zone(self) -> None:
+        for time in ("2026-11-26T14:00:00", "2026-11-26T14:00:00+02:00", "now"):
+            with pytest.raises(ValueError, match="is not in UTC, as in"):
+                ledger.append(signed(replace(self.approval(), time=time), "bob"))
+
+    def test_a_withdrawal_of_another_version(self) -> None:
+        with pytest.raises(ValueError, match="its record_sha256 is not that of request 2"):
+            say("withdrawal", {**answering(self.request), "record_sha256": B.record_sha256}, "ann")
+
     def test_a_time_before_the_last_statement(self) -> None:
         early = replace(self.approval(), time=(datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds"))
-        with pytest.raises(ValueError, match="is not in UTC, or before that of the statement before it"):
+        with pytest.raises(ValueError, match="is before that of the statement before it"):
             ledger.append(signed(early, "bob"))
 
     def test_signers_that_leave_nobody_to_approve(self) -> None:
@@ -267,6 +272,12 @@ class TestSecondPerson:
         with pytest.raises(ValueError, match="have the same key"):
             self.begin_with(self.approver("ann", "ann.smith@hospital.org"))
 
+    def test_another_author_withdraws_nothing(self) -> None:
+        self.begin_with(f'dan@hospital.org namespaces="medseg-author" {public("dan")}\n')
+        request = A.request()
+        with pytest.raises(ValueError, match=r"request 3 is ann@hospital\.org's, who alone may withdraw it"):
+            say("withdrawal", answering(request), "dan")
+
     def test_another_approver_may(self) -> None:
         self.begin_with(self.approver("cho", "cho@hospital.org"))
         A.answer(Version(1, ("bob@hospital.org",)).request(), by="cho")
@@ -279,6 +290,56 @@ class TestAtOnce:
         A.request()
         with pytest.raises(ValueError, match="the ledger changed since it was prepared; prepare and sign it anew"):
             ledger.append(signed(draft, "ann"))
+
+    def test_of_two_signed_at_once_one_is_taken(self) -> None:
+        drafts = [
+            signed(ledger.prepare(MODEL, "request", {**each.asks(CANDIDATE), "authors": []}), "ann") for each in (A, B)
+        ]
+
+        def try_it(draft: Statement) -> str:
+            try:
+                return str(ledger.append(draft).number)
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(2) as pool:
+            taken, refused = sorted(pool.map(try_it, drafts))
+        assert taken == "2"
+        assert "changed since it was prepared" in refused
+        assert audit.verify().ok
+
+    def test_what_is_being_written_is_no_statement_yet(self) -> None:
+        (file_of(1).parent / ".1-00000000.partial.000002.json").write_text("{")
+        assert count() == 1
+        assert audit.verify().ok
+
+    def test_what_a_kill_kept_from_the_log_is_told_by_the_next_statement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as killed:
+            killed.setattr(audit, "append", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                A.request()
+        assert count() == 2
+        B.request()
+        assert [line.facts["number"] for line in audit.read(("statement",))] == [1, 2, 3]
+        assert audit.verify().ok
+
+    def test_what_another_machine_published_is_kept_here_with_the_next_statement(self) -> None:
+        A.promote(CANDIDATE)
+        asked = A.asks(CHAMPION)
+        published = {each.number: each.text for each in ledger.read(MODEL).statements}
+        for number in published:
+            file_of(number).unlink()
+        content = {**asked, "authors": []}
+        draft = ledger.prepare(MODEL, "request", content, published)
+        ledger.append(signed(draft, "ann"), published)
+        assert [number for number in range(1, 9) if file_of(number).is_file()] == [1, 2, 3, 4]
+        assert audit.verify().ok
+
+    def test_a_recall_is_possible_whatever_became_of_the_log(self) -> None:
+        A.promote()
+        audit.path().write_bytes(audit.path().read_bytes().replace(b'"number":2', b'"number":7', 1))
+        say("recall", {**A.asks(CHAMPION), "reason": "misses cysts"}, "bob")
+        assert word(A) == "recalled"
 
     def test_two_requests_for_one_alias(self) -> None:
         """The second is compared with who holds it by then, so it has to be asked anew."""
@@ -304,7 +365,7 @@ class TestSignersChange:
         A.promote(CANDIDATE)
         signers.add("cho@hospital.org", key("cho").with_suffix(".pub"), "approver")
         say("signers", signers.read().to_json(), "bob")
-        signers.revoke(key("bob").with_suffix(".pub"))
+        signers.revoke("bob@home.net", key("bob").with_suffix(".pub"))
         say("signers", signers.read().to_json(), "cho")
         assert word(A) == CANDIDATE
         with pytest.raises(ValueError, match=r"by bob@hospital\.org with a key that is revoked"):
@@ -316,9 +377,8 @@ class TestSignersChange:
             ledger.append(signed(replace(draft, signers_sha256="0" * 64), "ann"))
 
     def test_nothing_is_said_before_there_are_signers(self) -> None:
-        draft = ledger.prepare("livers", "recall", {**A.asks(CHAMPION, "livers"), "reason": "?"})
         with pytest.raises(ValueError, match="no signers are signed yet; `medseg signers sign --key KEY` begins"):
-            ledger.append(signed(draft, "bob"))
+            say("recall", {**A.asks(CHAMPION, "livers"), "reason": "?"}, "bob", "livers")
 
 
 class TestAltered:
@@ -398,5 +458,5 @@ class TestAltered:
 
     def test_a_file_that_differs_from_what_is_published_is_named(self) -> None:
         published = {4: ledger.read(MODEL).statements[3].text.replace('"version":1', '"version":2')}
-        with pytest.raises(LedgerError, match=r"000004\.json is not what MLflow has of it"):
+        with pytest.raises(LedgerError, match=r"000004\.json\) is not what MLflow has of it"):
             ledger.read(MODEL, published)

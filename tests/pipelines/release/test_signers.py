@@ -1,15 +1,42 @@
 """Who may sign: the two files, whose key is whose, and what ssh-keygen says of a signature."""
 
+import fcntl
+import os
+import pty
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from pipelines.release import signatures, signers
 from pipelines.release.signers import Signers
+from tests.conftest import REPOSITORY
 from tests.pipelines.release import people
 from tests.pipelines.release.people import key, public
 
 pytestmark = pytest.mark.usefixtures("release_project")
+
+
+def typed_at_a_terminal(program: str, answer: str) -> str:
+    """What a Python program says that has a terminal of its own, where the answer is typed once it asks."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=its, stdout=its, stderr=its, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    os.close(its)
+    told = ""
+    try:
+        while ":" not in told:
+            told += os.read(ours, 1024).decode()
+        os.write(ours, answer.encode())
+        assert process.wait(60) == 0, told + os.read(ours, 10_000).decode()
+    finally:
+        process.kill()
+        os.close(ours)
+    return told
 
 
 def allowed(*lines: str) -> str:
@@ -35,7 +62,9 @@ def test_keys_are_added_with_a_role_and_revoked() -> None:
         (("bob@hospital.org", "bob@home.net"), ("approver",)),
     ]
     assert [line.names[0] for line in found.with_role("approver")] == ["bob@hospital.org"]
-    signers.revoke(key("bob").with_suffix(".pub"))
+    with pytest.raises(ValueError, match=r"bob\.pub is no key of ann@hospital\.org"):
+        signers.revoke("ann@hospital.org", key("bob").with_suffix(".pub"))
+    signers.revoke("BOB@home.net", key("bob").with_suffix(".pub"))
     assert signers.read().with_role("approver") == ()
 
 
@@ -45,7 +74,7 @@ def test_a_private_key_or_anything_else_is_not_added() -> None:
         with pytest.raises(ValueError, match="is no public key"):
             signers.add("ann@hospital.org", file, "author")
         with pytest.raises(ValueError, match="is no public key"):
-            signers.revoke(file)
+            signers.revoke("ann@hospital.org", file)
     assert not Path("release").exists()
 
 
@@ -168,6 +197,18 @@ class TestSignatures:
     def test_a_key_that_is_none_does_not_sign(self) -> None:
         with pytest.raises(ValueError, match="nowhere did not sign"):
             signatures.sign("text", Path("nowhere"), "author")
+
+    def test_a_passphrase_is_asked_for_at_the_terminal(self, tmp_path: Path) -> None:
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "open sesame", "-f", tmp_path / "locked"]
+        subprocess.run(command, check=True)
+        told = typed_at_a_terminal(
+            "from pathlib import Path; from pipelines.release import signatures;"
+            "Path('signature').write_text(signatures.sign('text', Path('locked'), 'author'))",
+            "open sesame\n",
+        )
+        assert "Enter passphrase" in told
+        who = Signers(f'zoe namespaces="medseg-author" {(tmp_path / "locked.pub").read_text()}')
+        assert signatures.verify("text", (tmp_path / "signature").read_text(), "author", who) == "zoe"
 
     def test_a_key_in_an_agent_signs(self, agent: None) -> None:
         signature = signatures.sign("text", key("ann").with_suffix(".pub"), "author")

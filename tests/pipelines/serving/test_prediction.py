@@ -12,13 +12,14 @@ import torch
 from model import weights_file
 from pipelines import params
 from pipelines.cases.preparation import SourceRecord
-from pipelines.release import registry, store
+from pipelines.release import audit, record, registry, store
 from pipelines.scans.volume import Volume, VolumeError
 from pipelines.serving import footprint, prediction
 from pipelines.serving.as_trained import nearest_source
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.prediction import predict
 from pipelines.serving.segmenter import Segmented, Segmenter
+from pipelines.work.digests import sha256_of
 from tests.conftest import REPOSITORY, save
 from tests.pipelines.serving.networks import KNOWN, write_weights
 
@@ -86,6 +87,8 @@ def scans(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     bounds = params.load(REPOSITORY / "params.yaml").ingest.quality
     monkeypatch.setattr(prediction.examination, "bounds_here", lambda: bounds)
     monkeypatch.setenv("MEDSEG_WORKERS", "1")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)  # the audit log is its
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.nii.gz", body(), AFFINE)
     return tmp_path / "in"
@@ -220,6 +223,19 @@ def test_a_repeat_makes_what_is_missing_and_replaces_only_on_request(scans: Path
     os.utime(scans / "a.nii.gz", ns=(0, 0))
     with pytest.raises(ValueError, match=r"a.nii.gz exists, and is not of this scan, .*; --overwrite replaces it"):
         predict(scans, out, MODEL)
+
+
+def test_every_prediction_is_in_the_audit_log_by_content(scans: Path, tmp_path: Path) -> None:
+    """And by nothing else: a file may be called as its patient is."""
+    (scans / "b.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(ValueError, match="1 of 2 scans could not be segmented"):
+        list(predict(scans, tmp_path / "out", MODEL))
+    (line,) = audit.read(("predict",))
+    assert line.facts == {
+        "record_sha256": record.digest(registry.find(MODEL).record),
+        "inputs": [sha256_of(scans / "a.nii.gz")],
+        "outputs": [sha256_of(tmp_path / "out/a.nii.gz")],
+    }
 
 
 def test_a_file_of_somebody_else_is_never_replaced(scans: Path, tmp_path: Path) -> None:

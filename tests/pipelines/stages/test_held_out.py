@@ -20,7 +20,7 @@ from model.weights_file import Card
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
 from pipelines.evaluation import tables
 from pipelines.params import profiles
-from pipelines.release import registry
+from pipelines.release import audit, registry
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, File, Row
 from pipelines.serving import comparing
@@ -100,6 +100,9 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
     assert found["left_out"]["msd-1"] == "msd-1: its label file cannot be read (No such file or directory)"
     assert "was killed" in found["left_out"]["msd-3"]
     assert found["left_out"]["unseen-7"] == "the network was trained on no scan of its source, unseen"
+    (look,) = audit.read()
+    assert (look.event, look.facts["cases"], look.facts["weights_sha256"]) == ("evaluate", 3, found["weights_sha256"])
+    assert look.facts["test_set_sha256"] == manifest.test_set_sha256()
     page = (project.EVALUATION / "index.html").read_text()
     assert all(case in page and reason.split(" (")[0] in page for case, reason in found["left_out"].items())
     assert found["structures"]["hippocampus"]["dice"]["n"] == 3
@@ -184,6 +187,8 @@ def test_two_versions_segment_the_same_scans_and_their_differences_are_paired(
     assert "m 1" in page
     assert "m 2" in page
     assert len(list((tmp_path / ".medseg/compare").iterdir())) == 2
+    looks = {line.facts["weights_sha256"]: line.facts["cases"] for line in audit.read(("compare",))}
+    assert looks == {weights_file.digest(folder): 5 for folder in folders.values()}
     same = comparing.compare("models:/m/1", "models:/m/1", tmp_path / "same")
     assert {each["mean"] for each in same["differences"]} == {0}
 
