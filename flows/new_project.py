@@ -28,6 +28,7 @@ OTHERS = {
     ".dvc/config": "dvc-config",
     ".dvc/.gitignore": "dvc-gitignore",
     "structures.yaml": "structures.yaml",
+    "release/plan.yaml": "plan.yaml",
     "README.md": "README.md",
 }
 HEAD = (

@@ -17,6 +17,7 @@ import typer
 from flows.commands import audit as audit_commands
 from flows.commands import configuration, evaluation, lineage, long_run, projects, release
 from flows.commands import data as data_commands
+from flows.commands import gate as gate_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
@@ -28,6 +29,7 @@ app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
+app.add_typer(gate_commands.app, name="gate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
 

@@ -3,26 +3,28 @@
     decide(candidate, champion, plan, looks) -> Verdict
 
 Three verdicts: it passes; it fails; it cannot be told, because too few were measured or the two are not comparable.
-Only the first releases. Every check must pass: a version that is inferior in one structure gets through only by passing
-that very check, whatever the others do, so the chance of a false promotion is at most that of one check, and no level is
-adjusted for their number (an intersection-union test; Berger 1982). Reads and writes nothing.
+Only the first releases. Every check must pass: a version that is inferior in one structure gets through only by
+passing that very check, whatever the others do. So the chance of a false promotion is at most that of one check, and no
+level is adjusted for their number (an intersection-union test; Berger 1982). Reads and writes nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipelines.evaluation import statistics
 from pipelines.evaluation.definitions import BY_KEY
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.release.measurement import Measured as Measured
 from pipelines.release.measurement import measured as measured
-from pipelines.release.pairing import cells, fewest_for, lower_bound
+from pipelines.release.pairing import fewest_for, lower_bound, paired_cells
 from pipelines.release.plan import PerformanceEvaluation, ReleasePlan
 from pipelines.work.wording import counted
 
 Result = Literal["passes", "fails", "cannot tell"]
-PASSES, FAILS, CANNOT_TELL = "passes", "fails", "cannot tell"
+PASSES: Final = "passes"
+FAILS: Final = "fails"
+CANNOT_TELL: Final = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def _against(candidate: Measured, champion: Measured | None, bounds: Performance
     if candidate.test_set_sha256 != champion.test_set_sha256:
         yield Check(
             "same test set", CANNOT_TELL,
-            reason=f"the champion was measured on another test set ({champion.test_set_sha256[:12]}) than the "
-            f"candidate ({candidate.test_set_sha256[:12]}); evaluate and register the champion's weights on the candidate's",
+            reason=f"the champion was measured on test set {champion.test_set_sha256[:12]}, the candidate on another, "
+            f"{candidate.test_set_sha256[:12]}; ask where the candidate's scans lie, to have both measured on them",
         )  # fmt: skip
         return
     yield Check("same test set", PASSES)
@@ -155,7 +157,7 @@ def _floors(metric: str, scores: Sequence[Score], bounds: PerformanceEvaluation)
 def _non_inferior(
     candidate: Sequence[Score], champion: Sequence[Score], bounds: PerformanceEvaluation
 ) -> Iterator[Check]:
-    for cell in cells(candidate, champion, bounds):
+    for cell in paired_cells(candidate, champion, bounds):
         found = statistics.mean(cell.gains, cell.patients, cell.fewest)
         low = lower_bound(found)
         yield _bounded(

@@ -11,13 +11,7 @@ from typing import Any
 
 from pipelines.evaluation import evaluation_folder, tables
 from pipelines.evaluation.score import Score
-
-RECORD, EVALUATION, ORIGIN, MANIFEST = (
-    "record.json",
-    "evaluation",
-    "lineage/origin.json",
-    "lineage/manifest.parquet",
-)  # of a dossier
+from pipelines.release import dossier
 
 
 @dataclass(frozen=True)
@@ -37,17 +31,17 @@ class Measured:
 
 def measured(folder: Path) -> Measured:
     """Of a version whose dossier was found whole. Raises ValueError naming a file that is missing or unreadable."""
-    record = read_json(folder / RECORD)
-    metrics = read_json(folder / EVALUATION / evaluation_folder.METRICS)
-    details = read_json(folder / EVALUATION / evaluation_folder.DETAILS)
+    record = read_json(folder / dossier.RECORD)
+    metrics = read_json(folder / dossier.EVALUATION / evaluation_folder.METRICS)
+    details = read_json(folder / dossier.EVALUATION / evaluation_folder.DETAILS)
     try:
         return Measured(
-            tables.read(folder / EVALUATION / tables.PARQUET),
+            tables.read(folder / dossier.EVALUATION / tables.PARQUET),
             tuple(record["structures"]),
             record["test_set_sha256"],
             metrics["left_out"],
             (details["calibration"] or {}).get("expected_error"),
-            read_json(folder / ORIGIN),
+            read_json(folder / dossier.ORIGIN),
         )
     except KeyError as error:
         raise ValueError(f"{folder}: no {error} in it; evaluate and register the version again") from None

@@ -35,7 +35,9 @@ class Cell:
         return f"{self.structure}, {self.group}" if self.group else self.structure
 
 
-def cells(candidate: Sequence[Score], champion: Sequence[Score], bounds: PerformanceEvaluation) -> Iterator[Cell]:
+def paired_cells(
+    candidate: Sequence[Score], champion: Sequence[Score], bounds: PerformanceEvaluation
+) -> Iterator[Cell]:
     """Every structure that both were measured on, over all cases and in each group that the plan names."""
     theirs = {(score.case_id, score.structure): score for score in champion}
     pairs = [(ours, theirs[key]) for ours in candidate if (key := (ours.case_id, ours.structure)) in theirs]

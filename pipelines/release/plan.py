@@ -6,7 +6,6 @@
 Its sections have the names of the FDA's Predetermined Change Control Plans. pipelines/release/gate.py decides by it.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from pipelines.evaluation import statistics
 from pipelines.evaluation.definitions import BY_KEY
 from pipelines.params.block import Block, Fraction
 from pipelines.params.reading import parse_value
+from pipelines.release import canonical
 from pipelines.work import project
 from pipelines.work.wording import did_you_mean, short
 
@@ -146,8 +146,7 @@ def parse(text: str, told_as: str = str(FILE)) -> ReleasePlan:
 
 def digest(plan: ReleasePlan) -> str:
     """sha256 of its content."""
-    content = json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return canonical.digest(plan.model_dump(mode="json"))
 
 
 def _explain(told_as: str, detail: Any) -> str:

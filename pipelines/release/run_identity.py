@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipelines.release import canonical
+from pipelines.release import plan
 from pipelines.scans import manifest
 from pipelines.work import code, project
 
@@ -105,8 +105,7 @@ def people() -> dict[str, str]:
 
 def plan_sha256() -> str:
     """Of release/plan.yaml as parsed, by which a version will be judged; empty where there is none."""
-    file = project.root() / "release/plan.yaml"
-    return canonical.digest(_yaml(file)) if file.is_file() else ""
+    return plan.digest(plan.read()) if (project.root() / plan.FILE).is_file() else ""
 
 
 def program() -> str:

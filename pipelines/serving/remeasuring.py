@@ -4,9 +4,9 @@
 
 Every label map that evaluation left is held once more against the label in `data/`, whose sha256 must be the
 manifest's: the figures must be those of the dossier, to the last digits. So labels that were others while the stage
-ran, and tables that were edited, are found. That the label maps are the network's own shows a sample: the stored weights
-segment some scans again, from the files that were handed in. Which, the record's digest draws: whoever changes anything
-of a version changes the draw. They are timed, for the plan's bounds on runtime and memory.
+ran, and tables that were edited, are found. That the label maps are the network's own shows a sample: the stored
+weights segment some scans again, from the files that were handed in. Which, the digests of weights and evaluation draw:
+whoever changes anything of them changes the draw. They are timed, for the plan's bounds on runtime and memory.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ from pipelines.evaluation.score import Score
 from pipelines.evaluation.views import label_map
 from pipelines.intake import sufficiency
 from pipelines.release import plan, run_identity, store
-from pipelines.release.measurement import EVALUATION, MANIFEST, ORIGIN, RECORD, measured, read_json
+from pipelines.release.dossier import EVALUATION, MANIFEST, ORIGIN, RECORD
+from pipelines.release.measurement import measured, read_json
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.volume import Geometry, restore
@@ -42,7 +43,9 @@ from pipelines.work import faults, memory, project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
-SAME_ELSEWHERE = 0.999  # of a scan's voxels, where another processor rounds otherwise
+# Of the voxels that either label map gives a structure, where another processor rounds otherwise. Measured of a trained
+# network between float32 and bfloat16: 0.998 at worst, in 6 hippocampi.
+SAME_ELSEWHERE = 0.99
 SAME = 1e-9  # relative: figures are computed anew by the same code
 TOLD_BY_NETWORK = ("confidence", "flip_dice")  # no label map holds them
 
@@ -68,11 +71,13 @@ class LabelMapJob:
 
 def remeasure(folder: Path, again: int = 2) -> list[str]:
     """`folder`: a dossier that was found whole. `again`: scans that are segmented anew."""
-    return list(anew(folder, again).faults)
+    found = anew(folder, again)
+    return [*found.faults, *_above_plan(found)]
 
 
 def anew(folder: Path, again: int = 2) -> Remeasured:
-    """The same, with what segmenting cost. Raises ValueError if a file of the dossier cannot be read."""
+    """The same, and what segmenting cost, held against no bound. Raises ValueError if a file of the dossier
+    cannot be read."""
     rows = {row.case_id: row for row in manifest.read(folder / MANIFEST)}
     kept: dict[str, list[Score]] = {}
     for score in tables.read(folder / EVALUATION / tables.PARQUET):
@@ -80,6 +85,8 @@ def anew(folder: Path, again: int = 2) -> Remeasured:
     told = measured(folder)
     job = LabelMapJob(folder / EVALUATION / PREDICTIONS, kept, frozenset(sufficiency.never_drawn(list(rows.values()))))
     found = [*_of_the_set(rows, kept, told.left_out), *_scored_anew(rows, job)]
+    if manifest.test_set_sha256(folder / MANIFEST) != told.test_set_sha256:
+        found.append(f"the record is of test set {told.test_set_sha256[:12]}, the manifest holds out another one")
     drawn = _drawn(read_json(folder / RECORD), [case for case in kept if case in rows], again)
     try:
         segmented = _segmented_anew(folder, [rows[case] for case in drawn])
@@ -162,7 +169,10 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         return Remeasured(())
     conditions = Conditions.from_json(record["conditions"]).checked()
     segmenter = cached_segmenter(store.find(record["weights_sha256"], ""), conditions)
-    same_processor = read_json(folder / ORIGIN).get("processor") == run_identity.origin().get("processor")
+    if list(segmenter.card.classes) != list(record["structures"]):
+        told = ", ".join(record["structures"])
+        return Remeasured((f"the record names {told}; the weights tell {', '.join(segmenter.card.classes)} apart",))
+    same_processor = read_json(folder / ORIGIN).get("processor") == run_identity.processor()
     found, seconds = [], []
     _forget_peak()
     for row in rows:
@@ -170,11 +180,20 @@ def _segmented_anew(folder: Path, rows: Sequence[Row]) -> Remeasured:
         label = _segmented(row, segmenter)
         seconds.append(time.perf_counter() - began)
         before = restore(label_map(folder / EVALUATION / PREDICTIONS / f"{row.case_id}.nii.gz"), _whole(row))
-        share = float((before == label).mean()) if before.shape == label.shape else 0.0
+        share = _agreement(before, label)
         if share < (1.0 if same_processor else SAME_ELSEWHERE):
-            found.append(f"{row.case_id}: segmented anew, {share:.4%} of its voxels are as in the stored label map")
-    slowest, peak_bytes = max(seconds), _peak_bytes()
-    return Remeasured((*found, *_above_plan(slowest, peak_bytes)), slowest, peak_bytes)
+            found.append(
+                f"{row.case_id}: segmented anew, {share:.2%} of its segmented voxels are as in the stored label map"
+            )
+    return Remeasured(tuple(found), max(seconds), _peak_bytes())
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the voxels that either gives a structure; 1 if neither gives any."""
+    if one.shape != other.shape:
+        return 0.0
+    shown = (one != 0) | (other != 0)
+    return float((one == other)[shown].mean()) if shown.any() else 1.0
 
 
 def _segmented(row: Row, segmenter: Segmenter) -> np.ndarray:
@@ -192,11 +211,13 @@ def _whole(row: Row) -> Geometry:
     return Geometry.of(scan_files.read(row, row.images[0]))
 
 
-def _above_plan(seconds: float, peak_bytes: int) -> Iterator[str]:
+def _above_plan(costs: Remeasured) -> Iterator[str]:
+    if costs.seconds_per_case is None or costs.memory_bytes is None:
+        return
     bounds = plan.read().bounds
     for what, found, bound in (
-        ("seconds", seconds, bounds.seconds_per_case_at_most),
-        ("GiB of memory", peak_bytes / GIB, bounds.memory_gib_at_most),
+        ("seconds", costs.seconds_per_case, bounds.seconds_per_case_at_most),
+        ("GiB of memory", costs.memory_bytes / GIB, bounds.memory_gib_at_most),
     ):
         if bound is not None and found > bound:
             yield f"a scan took {found:.3g} {what} here, and the plan allows {bound:g}; take a smaller network"

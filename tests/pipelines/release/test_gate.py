@@ -177,7 +177,7 @@ def test_a_floor_is_held_by_the_lower_bound_not_by_the_mean() -> None:
 def test_another_test_set_cannot_be_compared() -> None:
     verdict = gate.decide(cohort(), replace(cohort(), test_set_sha256="b" * 64), PLAN, 2)
     assert verdict.verdict == "cannot tell"
-    assert "another test set (bbbbbbbbbbbb) than the candidate (aaaaaaaaaaaa)" in verdict.reasons[0]
+    assert "measured on test set bbbbbbbbbbbb, the candidate on another, aaaaaaaaaaaa" in verdict.reasons[0]
 
 
 def test_leaving_out_the_hard_cases_is_no_improvement() -> None:
