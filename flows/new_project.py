@@ -29,6 +29,7 @@ OTHERS = {
     ".dvc/.gitignore": "dvc-gitignore",
     "structures.yaml": "structures.yaml",
     "release/plan.yaml": "plan.yaml",
+    "release/card.yaml": "card.yaml",
     "README.md": "README.md",
 }
 HEAD = (

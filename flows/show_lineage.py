@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flows.show import terminal
+from flows.show import figure, terminal
 
 DIGESTS = ("record_sha256", "weights_sha256", "params_sha256", "manifest_sha256", "test_set_sha256")
 
@@ -32,14 +32,12 @@ def version(told: dict[str, Any]) -> None:
 
 
 def patient(told: dict[str, Any]) -> None:
-    table = Table("version", "record", "cases", "report and label maps", box=box.SIMPLE_HEAD)
+    """Line by line, so that no path is cut."""
     for each in told["versions"]:
         cases = ", ".join(f"{case} ({split})" for case, split in each["cases"].items())
-        shown = "\n".join([each["report"] or "", *each["predictions"]]).strip()
-        table.add_row("\n".join(each["versions"]) or "not registered", each["record_sha256"][:12], cases, shown)
-    console = terminal()
-    if told["versions"]:
-        console.print(table)
+        print(f"{', '.join(each['versions']) or 'not registered'}, record {each['record_sha256'][:12]}: {cases}")
+        for path in filter(None, (each["report"], *each["predictions"])):
+            print(f"  kept     {path}")
     for path in told["files"]:
         print(f"here       {path}")
     for each in told["predictions"]:
@@ -48,3 +46,12 @@ def patient(told: dict[str, Any]) -> None:
         print(f"not asked  {name}: {reason}")
     if not (told["versions"] or told["files"] or told["predictions"]):
         print("No version, file or prediction is known of this patient; an id is written as its layout has it.")
+
+
+def reproduced(told: dict[str, Any]) -> None:
+    for path, same in told["outputs"].items():
+        print(f"{'same' if same else 'other':<6} {path}")
+    for name, (before, now) in told["dice"].items():
+        print(f"Dice   {name}: {figure(before)} before, {figure(now)} now")
+    processor = "the same processor" if told["same_processor"] else "another processor, so bits may differ"
+    print(f"{told['verdict']}, on {processor}; it lies in {told['folder']}")

@@ -1,10 +1,12 @@
 """Where a version comes from, made again, and proved elsewhere."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.common import Json, enter_project, model_uri
+from flows.commands.common import Json, Version, enter_project, log_to_terminal, model_uri
 
 
 def trace_version(
@@ -26,3 +28,41 @@ def trace_version(
     else:
         assert version is not None
         (show.as_json if json else show_lineage.version)(lineage.trace(model_uri(version)))
+
+
+def bundle_version(
+    version: Version,
+    to: Annotated[Path | None, typer.Option(resolve_path=True, help="file; NAME-VERSION.zip here unless told")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, resolve_path=True, help="an author's private key: signs the whole"),
+    ] = None,
+) -> None:
+    """One zip that proves the version to anybody: `python3 verify_bundle.py BUNDLE.zip`, which lies inside."""
+    here = Path.cwd()
+    enter_project(needs_mlflow=True)
+    log_to_terminal()
+    from pipelines.release import bundle, card, dossier, issuing, ledger, record, registry
+
+    model = registry.find(model_uri(version))
+    issuing.issue(model)
+    record_sha256 = record.digest(model.record)
+    kept = dossier.find(record_sha256, model.run_id)
+    target = to or here / f"{model.name}-{model.version}.zip"
+    print(bundle.write(kept, ledger.read(model.record["name"]), card.place(record_sha256), target, key))
+
+
+def reproduce_version(
+    version: Version,
+    to: Annotated[Path, typer.Option(resolve_path=True, help="a new folder outside the project, which stays")],
+    json: Json = False,
+) -> None:
+    """Make a version again from its commit, parameters and scans, and compare; ends with 1 if it differs."""
+    enter_project()
+    log_to_terminal()
+    from flows import reproduction, show, show_lineage
+
+    found = reproduction.reproduce(model_uri(version), to, lambda line: print(line, file=sys.stderr))
+    (show.as_json if json else show_lineage.reproduced)(found)
+    if found["verdict"] == reproduction.DIFFERS:
+        raise typer.Exit(1)

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from flows.commands import audit as audit_commands
+from flows.commands import card as card_commands
 from flows.commands import configuration, evaluation, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
@@ -32,6 +33,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(gate_commands.app, name="gate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
+app.add_typer(card_commands.app, name="card")
 
 
 @app.command("run")
@@ -148,6 +150,8 @@ app.command("release")(release.show_release)
 app.command("evaluate")(evaluation.evaluate_folders)
 app.command("compare")(evaluation.compare_versions)
 app.command("trace")(lineage.trace_version)
+app.command("reproduce")(lineage.reproduce_version)
+app.command("bundle")(lineage.bundle_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)

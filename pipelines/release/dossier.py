@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.release import record, run_identity, store, tracking
+from pipelines.release import record, store, tracking
 from pipelines.scans import manifest
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
@@ -61,7 +61,7 @@ def keep(content: Mapping[str, Any], origin: Mapping[str, str] | None = None) ->
         with replacing(folder) as temporary:
             temporary.mkdir()
             (temporary / RECORD).write_text(record.text(content))
-            _gather(temporary, origin or run_identity.origin())
+            _gather(temporary, origin)
             write_json(temporary / CONTENTS, _digests(temporary))
             _refuse_others(temporary, content)
     return verified(folder, folder.name)
@@ -150,7 +150,10 @@ def _refuse_changed(folder: Path, told: Mapping[str, str], below: str) -> None:
             raise ValueError(f"{folder / name} is not what it was when the version was registered{_REMEDY}")
 
 
-def _gather(folder: Path, origin: Mapping[str, str]) -> None:
+def _gather(folder: Path, origin: Mapping[str, str] | None) -> None:
+    from pipelines.release import run_identity  # slow, and who only reads dossiers needs none
+
+    origin = origin or run_identity.origin()
     evaluation = project.root() / project.EVALUATION
     for file in sorted(path for path in evaluation.rglob("*") if path.is_file()):
         target = folder / EVALUATION / file.relative_to(evaluation)
@@ -160,7 +163,8 @@ def _gather(folder: Path, origin: Mapping[str, str]) -> None:
     for name, path in FILES.items():
         if (project.root() / path).is_file():
             shutil.copyfile(project.root() / path, folder / name)
-    write_json(folder / ORIGIN, {**origin, "authors": run_identity.authors(origin["git_commit"])})
+    people = run_identity.people(origin["git_commit"])
+    write_json(folder / ORIGIN, {**origin, "authors": sorted(set(people.values()) - {""})})
 
 
 def _refuse_others(folder: Path, content: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipelines.release import audit, dossier, record, registry, tracking
+from pipelines.release import audit, dossier, record, tracking
 from pipelines.scans import key, manifest
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.naming import Names, hashed
@@ -30,6 +30,8 @@ def locate(model: str, below: str = dossier.LINEAGE) -> Path:
     name, _, number = model.removeprefix("models:/").partition("/")
     if known := dossier.known(name, number):
         return dossier.find(known, "", below)
+    from pipelines.release import registry  # a second, which nobody waits for who needs no MLflow
+
     version = registry.find(model)
     record_sha256 = record.digest(version.record)
     folder = dossier.find(record_sha256, version.run_id, below)
@@ -54,7 +56,7 @@ def told(folder: Path) -> dict[str, Any]:
         **json.loads((folder / dossier.ORIGIN).read_text()),
         "params_sha256": sha256_of(folder / dossier.PARAMS),
         "manifest_sha256": manifest_sha256,
-        "lock": _lock(folder / dossier.LOCK),
+        "lock": locked(folder / dossier.LOCK),
         "scans": [_scan(each) for each in scans],
     }
 
@@ -67,7 +69,8 @@ def _scan(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lock(file: Path) -> dict[str, dict[str, str]]:
+def locked(file: Path) -> dict[str, dict[str, str]]:
+    """Of a dvc.lock: stage -> path of what it reads and writes -> hash. Empty if there is none."""
     stages = YAML(typ="safe", pure=True).load(file.read_text())["stages"] if file.is_file() else {}
     return {
         name: {each["path"]: each[each.get("hash", "md5")] for each in (*body.get("deps", ()), *body.get("outs", ()))}

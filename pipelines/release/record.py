@@ -54,12 +54,12 @@ def evaluation_files(folder: Path) -> dict[str, str]:
     return {**found, "predictions": canonical.digest(predictions)}
 
 
-def read() -> dict[str, Any]:
-    """The one that lies in the project. Raises ValueError if there is none."""
+def read(file: Path = FILE) -> dict[str, Any]:
+    """The one that lies in the project, or a file of it. Raises ValueError if there is none."""
     try:
-        return dict(json.loads((project.root() / FILE).read_text()))
+        return dict(json.loads((project.root() / file).read_text()))
     except FileNotFoundError:
-        raise ValueError(f"{FILE}: no such file; `medseg run` makes it") from None
+        raise ValueError(f"{file}: no such file; `medseg run` makes it") from None
 
 
 def text(record: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-from pipelines.release import audit, dossier, record, registry, run_identity, store, tracking
+from pipelines.release import audit, card, dossier, issuing, record, registry, run_identity, store, tracking
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -33,6 +33,7 @@ def make_version() -> str:
         log.info("register: %s version %s", content["name"], version.version)
         told = {"name": content["name"], "version": int(version.version), "weights_sha256": content["weights_sha256"]}
         audit.append("register", record_sha256=record.digest(content), **told)
+        _write_card(version.version, content)
     if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()
@@ -64,6 +65,16 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
             pip_requirements=[],  # this package is on no index: under its name there anybody's code could lie
         )
         return mlflow.register_model(logged.model_uri, content["name"], tags=tags)
+
+
+def _write_card(version: str, content: dict[str, Any]) -> None:
+    """It can be made at any time, so that what is wrong with it is no reason to stop here."""
+    record_sha256 = record.digest(content)
+    try:
+        standing = issuing.standing_of(version, content)
+        card.write(card.place(record_sha256), dossier.place(record_sha256), standing)
+    except ValueError as error:
+        log.warning("register: no model card (%s); `medseg card %s` makes it", error, version)
 
 
 def _figures(content: dict[str, Any]) -> dict[str, float]:

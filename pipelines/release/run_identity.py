@@ -9,7 +9,6 @@ import json
 import platform
 import subprocess
 from collections import Counter
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -62,18 +61,6 @@ def origin() -> dict[str, str]:
     return {"git_commit": _commit(project.root()), "program": program(), "processor": processor()}
 
 
-def authors(commit: str) -> list[str]:
-    """E-mail addresses of who wrote and who committed it, and of who works in this project; sorted."""
-    found = []
-    for arguments in (
-        ("log", "-1", "--format=%ae%n%ce", "--end-of-options", commit.removesuffix("-dirty")),
-        ("config", "user.email"),
-    ):
-        with suppress(OSError, subprocess.CalledProcessError):
-            found += _git(project.root(), *arguments).split()
-    return sorted(set(found))
-
-
 def processor() -> str:
     """The CPU's model, with its family and number, and those of its GPUs, as in `AMD EPYC (25 17); 8 NVIDIA H100 80GB
     HBM3`: only between equal ones are results equal to the bit."""
@@ -90,10 +77,12 @@ def _told(file: Path, name: str) -> str:
     return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
-def people() -> dict[str, str]:
-    """E-mail addresses, as git knows them: who runs this, who wrote and who committed the project's commit."""
+def people(commit: str = "HEAD") -> dict[str, str]:
+    """E-mail addresses, as git knows them: who runs this, who wrote and who committed this commit of the project."""
+    commit = commit.removesuffix("-dirty")
     try:
-        author, committer = _git(project.root(), "log", "-1", "--format=%ae%n%ce").split("\n")[:2]
+        told = _git(project.root(), "log", "-1", "--format=%ae%n%ce", "--end-of-options", commit)
+        author, committer = told.split("\n")[:2]
     except (OSError, subprocess.CalledProcessError):  # no git, no commit
         author = committer = ""
     try:

@@ -57,7 +57,7 @@ def test_the_base_states_every_setting() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_states_differences_only(name: str) -> None:
-    *below, (_, own) = profiles.lineage(name)
+    *below, (_, own) = profiles.descent(name)
     before = dict(fields.stated(profiles.merged(below)))
     assert [key for key, value in fields.stated(own) if key != "extends" and before[key] == value] == []
 

@@ -26,7 +26,8 @@ STRUCTURES = ("kidney", "spleen")
 
 def make(root: Path, dice: float = 0.9, patients: int = 4, more: Sequence[Row] = ()) -> dict[str, Any]:
     """The record; the working folder is `root`. Patients p0, p1, ...; the even ones are held out. `more`: rows."""
-    (root / "dvc.yaml").write_text("stages: {}\n")
+    if not (root / "dvc.yaml").exists() or not (root / "dvc.yaml").read_text():
+        (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "params.yaml").write_text(profiles.compose("smoke"))
     rows = [*(row(root, number) for number in range(patients)), *more]
     manifest.write(root / project.MANIFEST, rows)
@@ -59,7 +60,7 @@ def evaluate(root: Path, rows: list[Row], dice: float) -> None:
         "weights_sha256": weights_file.digest(root / project.TRAINED),
         "identity": weights_file.read_card(root / project.TRAINED).identity,
         "manifest_sha256": manifest.digest(root / project.MANIFEST),
-        "test_set_sha256": manifest.test_set_sha256(rows),
+        "test_set_sha256": manifest.test_set_sha256(root / project.MANIFEST),
         "conditions": {"overlap": 0.5, "precision": "float32", "code_sha256": "0" * 64, "flips": []},
         "left_out": {},
     }

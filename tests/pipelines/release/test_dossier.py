@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.release import dossier, record
+from pipelines.release import dossier, record, tracking
 from pipelines.scans import manifest
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
@@ -15,6 +15,7 @@ from tests.pipelines.release import evaluated
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(tracking.VARIABLE, raising=False)  # MLflow sets it
     monkeypatch.chdir(tmp_path)
     return dossier.keep(evaluated.make(tmp_path))
 
@@ -52,6 +53,7 @@ def test_every_file_of_it_that_is_changed_removed_or_added_is_named(kept: Path) 
 def test_an_evaluation_or_a_manifest_of_another_run_is_refused_and_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(tracking.VARIABLE, raising=False)  # MLflow sets it
     monkeypatch.chdir(tmp_path)
     content = evaluated.make(tmp_path)
     evaluated.make(tmp_path, dice=0.8)

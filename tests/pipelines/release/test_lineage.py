@@ -1,13 +1,15 @@
 """From a version back to every scan, and from a patient to everything that a scan of theirs went into."""
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.release import audit, dossier, lineage, registration, tracking
+from flows.commands import lineage as commands
+from pipelines.release import audit, dossier, lineage, registration, tracking, verify_bundle
 from pipelines.scans import key, manifest
 from pipelines.scans.naming import Names, hashed
 from tests.pipelines.release import evaluated
@@ -75,6 +77,24 @@ def test_a_patient_is_followed_into_versions_reports_files_and_predictions(root:
     assert lineage.trace_patient("p9")["versions"] == []
     (dossier.place(touched["record_sha256"]) / dossier.MANIFEST).unlink()
     assert "manifest.parquet is missing" in lineage.trace_patient("p0")["not_looked_at"][f"m {version}"]
+
+
+def test_the_commands_answer_in_json_and_write_a_bundle_that_proves_itself(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated.make(root)
+    registration.make_version()
+    capsys.readouterr()
+    commands.trace_version("models:/m/1", None, json=True)
+    assert json.loads(capsys.readouterr().out)["name"] == "m"
+    commands.trace_version("models:/m/1", None)
+    assert re.search(r"kits +2 +2", capsys.readouterr().out)
+    commands.trace_version(None, "p2")
+    assert "m 1, record" in capsys.readouterr().out
+    commands.bundle_version("models:/m/1", None, None)
+    told = "\n".join(verify_bundle.verify(root / "m-1.zip"))
+    assert "this version is not released" in told
+    assert {"card/card.xml", "card/sbom.cdx.json"} <= set(verify_bundle.opened(root / "m-1.zip"))
 
 
 def test_a_patients_own_id_finds_the_pseudonym_and_is_not_told(root: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.release import dossier, registration, registry, store, tracking
+from pipelines.release import dossier, issuing, registration, registry, store, tracking
 from pipelines.training import curves
 from pipelines.training.curves import Curves
 from tests.pipelines.release import evaluated
 from tests.pipelines.release.mlflow_server import Server
+from tests.pipelines.release.test_weights_signature import new_key
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
 
@@ -149,3 +150,15 @@ def test_a_server_that_is_away_or_says_nothing_is_told_in_one_line_without_secre
             tracking.require_answer()
         assert time.monotonic() - start < 10
         assert "secret" not in str(refused.value)
+
+
+def test_a_signature_of_weights_goes_from_one_machine_to_another(machine: Callable[[str], Path]) -> None:
+    key = new_key(machine("signing") / "key")
+    evaluated.make(Path.cwd(), dice=0.7)
+    model = registry.find(f"models:/m/{registration.make_version()}")
+    issuing.sign(model, key)
+    public = key.with_suffix(".pub")
+    evaluated.make(machine("verifying"))  # the same weights
+    assert issuing.verify(model, public) == str(public)
+    with pytest.raises(ValueError, match="is not by this key"):
+        issuing.verify(model, new_key(Path.cwd() / "other").with_suffix(".pub"))

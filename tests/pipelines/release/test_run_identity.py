@@ -30,8 +30,8 @@ def test_project_and_program_have_a_commit_each(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(run_identity, "HERE", tmp_path / "checkout")
     here = run_identity.processor()
     assert run_identity.origin() == {"git_commit": project, "program": checkout, "processor": here}
-    assert run_identity.authors(project) == run_identity.authors(f"{project}-dirty")
-    assert "t@t" in run_identity.authors(project)
+    people = run_identity.people(f"{project}-dirty")
+    assert (people["author"], people["committer"]) == ("t@t", "t@t")
     (tmp_path / "checkout/pipelines/a.py").write_text("2\n")
     (tmp_path / "project/params.yaml").write_text("2\n")  # hashed by itself
     assert run_identity.origin() == {"git_commit": project, "program": f"{checkout}-dirty", "processor": here}
