@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.commands.medseg import app
-from pipelines.release import audit, card, record, registration, store
+from pipelines.release import audit, card, record, registration, store, tracking
 from tests.pipelines.release import evaluated
 from tests.pipelines.release.test_weights_signature import new_key
 
@@ -16,12 +16,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns o
 
 
 @pytest.fixture
-def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The record of version 1 of `m`, in a project of its own."""
+def evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The record of a model `m`, not registered yet, in a project of its own."""
+    monkeypatch.delenv(tracking.VARIABLE, raising=False)  # MLflow sets it to what it was used with before
     monkeypatch.chdir(tmp_path)
-    found = evaluated.make(tmp_path)
+    return evaluated.make(tmp_path)
+
+
+@pytest.fixture
+def content(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The same, registered as version 1."""
     assert registration.make_version() == "1"
-    return found
+    return evaluation
 
 
 def medseg(*arguments: str) -> Any:
@@ -43,11 +49,10 @@ def test_registering_writes_a_card_and_the_command_makes_it_anew(content: dict[s
     assert told["page"] == str(folder / card.PAGE)
 
 
+@pytest.mark.usefixtures("evaluation")
 def test_a_statement_that_is_wrong_does_not_stop_a_registration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    evaluated.make(tmp_path)
     (tmp_path / "release").mkdir()
     (tmp_path / "release/card.yaml").write_text("developper: Clinic\n")
     told: list[str] = []
