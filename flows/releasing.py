@@ -23,8 +23,6 @@ from pipelines.release.statement import APPROVAL, REFUSAL, WITHDRAWAL, Statement
 
 log = logging.getLogger(__name__)
 
-AGAIN = 2  # held-out scans that are segmented anew before a request
-
 
 @dataclass(frozen=True)
 class Recalled:
@@ -60,7 +58,7 @@ def request(version: int, alias: str, key: Path | None) -> Statement:
     if key is None:
         raise ValueError(f"version {version} has no open request as {alias}; --key KEY, its author's, signs one")
     decisions.request(found, alias, {})
-    gathered = _gathered(found, alias, told, AGAIN)
+    gathered = _gathered(found, alias, told)
     if reasons := evidence.refusals(gathered):
         raise ValueError(f"version {version} is refused as {alias}: {'; '.join(reasons)}")
     evidence.keep(gathered)
@@ -89,6 +87,7 @@ def answer(asked: Statement, signed: Statement) -> str:
     said = f"version {asked.content['version']}", f"as {asked.content['alias']}"
     if signed.kind not in (APPROVAL, REFUSAL, WITHDRAWAL) or signed.content["request_sha256"] != asked.sha256:
         raise ValueError(f"what was signed is no answer to request {asked.number}; `medseg approve` prepares one")
+    check(signed)
     if signed.kind == APPROVAL and (reasons := _objections(asked)):
         raise ValueError(f"{said[0]} is not released {said[1]}: {'; '.join(reasons)}; ask for it again")
     done = decisions.append(signed)
@@ -153,22 +152,20 @@ def _settled_after(done: Statement) -> list[str]:
 
 def _objections(asked: Statement) -> list[str]:
     """What speaks against moving now, everything having been gathered anew."""
+    before = evidence.read(asked.content["evidence_sha256"])
     found, told = _version(asked.content["version"])
-    now = _gathered(found, asked.content["alias"], told, again=0)
-    return evidence.changed(evidence.read(asked.content["evidence_sha256"]), now)
+    return evidence.changed(before, _gathered(found, asked.content["alias"], told))
 
 
-def _gathered(found: RegisteredModel, alias: str, told: Ledger, again: int) -> dict[str, Any]:
-    from pipelines.serving import remeasuring  # seconds, for torch
+def _gathered(found: RegisteredModel, alias: str, told: Ledger) -> dict[str, Any]:
+    from pipelines.serving import gate_check  # seconds, for torch
 
-    remeasured = remeasuring.remeasure(evidence.found(found), again)
-    gathered = evidence.gather(found, alias, told, remeasured)
-    verdict = gathered["gate"]
-    audit.append(
-        "gate", record_sha256=found.record_sha256, alias=alias, verdict=verdict["verdict"], reasons=verdict["reasons"],
-        remeasured=remeasured, plan_sha256=gathered["plan_sha256"], looks=gathered["looks"],
-    )  # fmt: skip
-    return gathered
+    said = gate_check.check(f"models:/{found.name}/{found.version}", alias, _published())
+    return evidence.gather(found, alias, told, said.verdict, said.champion and said.champion.record_sha256)
+
+
+def _published() -> dict[int, str]:
+    return registry.published_of(tracking.configure().MlflowClient(), name())
 
 
 def _version(version: int) -> tuple[RegisteredModel, Ledger]:

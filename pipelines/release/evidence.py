@@ -2,20 +2,20 @@
 
     release/evidence/SHA256.json        canonical JSON; its sha256 stands in the author's request and in the approval
 
-`gather` reads every byte of weights and dossier again and asks the gate anew: done for the request, and once more at
-the moment of moving, when `changed` compares the two.
+`gather` reads every byte of weights and dossier again; with the gate asked anew it is done for the request, and once more
+at the moment of moving, when `changed` compares the two.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model import weights_file
-from pipelines.release import audit, canonical, dossier, gate_question, looks, plan, record, registry, run_identity
+from pipelines.release import audit, canonical, dossier, looks, plan, record, run_identity
+from pipelines.release.gate import PASSES, Verdict
 from pipelines.release.ledger import Ledger
 from pipelines.release.registry import RegisteredModel
-from pipelines.release.standings import CHAMPION, CLINICAL_CANDIDATE
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
@@ -34,13 +34,15 @@ BOUND = {
 }
 
 
-def gather(version: RegisteredModel, alias: str, told: Ledger, remeasured: Sequence[str]) -> dict[str, Any]:
+def gather(
+    version: RegisteredModel, alias: str, told: Ledger, verdict: Verdict, champion: str | None
+) -> dict[str, Any]:
     """Everything that speaks for or against `version` as `alias`, each by its digest.
 
-    `remeasured`: what did not hold when its predictions were scored anew (pipelines/serving/remeasuring.py); empty if
-    all did. Raises ValueError if weights or dossier are not what the record says.
+    `verdict`: the gate's, with every label map scored anew; `champion`: the record that it was compared with. Raises
+    ValueError if weights or dossier are not what the record says.
     """
-    folder, champion = found(version), compared_with(version.record["name"], told)
+    folder = found(version)
     return {
         "model": version.record["name"],
         "version": version.version,
@@ -51,9 +53,8 @@ def gather(version: RegisteredModel, alias: str, told: Ledger, remeasured: Seque
         "dossier_sha256": dossier.digest(folder),
         "test_set_sha256": version.record["test_set_sha256"],
         "looks": looks.count(version.record["test_set_sha256"]),
-        "gate": gate_question.ask(folder, found(champion) if champion else None, told.plan_sha256).to_json(),
-        "champion": champion.record_sha256 if champion else None,
-        "remeasured": list(remeasured),
+        "gate": verdict.to_json(),
+        "champion": champion,
         "holder": told.holder(alias),
         "plan_sha256": plan.digest(plan.read()),
         "signers_sha256": told.signers.sha256 if told.signers else None,
@@ -72,17 +73,10 @@ def found(version: RegisteredModel) -> Path:
     return folder
 
 
-def compared_with(name: str, told: Ledger) -> RegisteredModel | None:
-    """The champion; as long as there is none, the clinical candidate."""
-    holder = told.holder(CHAMPION) or told.holder(CLINICAL_CANDIDATE)
-    return registry.find_by_record(name, holder) if holder else None
-
-
 def refusals(evidence: Mapping[str, Any]) -> list[str]:
     """Why a request may not be made on it; none if it may."""
     verdict = evidence["gate"]
-    reasons = [] if verdict["verdict"] == "passes" else [f"the gate: {reason}" for reason in verdict["reasons"]]
-    return [*reasons, *(f"measured anew: {each}" for each in evidence["remeasured"])]
+    return [] if verdict["verdict"] == PASSES else list(verdict["reasons"]) or [f"the gate: {verdict['verdict']}"]
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -72,8 +72,8 @@ def _version_with(client: Any, name: str, target: str, record_sha256: str) -> st
     candidate = registry.newest_of_record(client, name, record_sha256)
     if candidate is None:
         raise ValueError(
-            f"{name} has no version with record {record_sha256[:12]}..., which the ledger names; `medseg register` makes"
-            " one in the project that it was trained in"
+            f"{name} has no version with record {record_sha256[:12]}..., which the ledger names; `medseg register`"
+            " makes one in the project that it was trained in"
         )
     with redirect_stderr(io.StringIO()):  # it prints what it does
         copied = client.copy_model_version(f"models:/{name}/{registry.verified(candidate).version}", target)

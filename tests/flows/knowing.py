@@ -34,7 +34,7 @@ def make(root: Path, **environment: str) -> Project:
     project = Project(copy_checkout(root), {"PYTHONPATH": str(root), "MEDSEG_RANKS": "1", **environment})
     set_params(project)
     (root / ".medseg").mkdir(mode=0o700)
-    project.write(".medseg/key", hashlib.sha256(b"names of scans, and so the split, are the same in every run").hexdigest())
+    project.write(".medseg/key", hashlib.sha256(b"one split in every run").hexdigest())
     (root / ".medseg/key").chmod(0o600)
     for command in (
         ("git", "init", "-q"),
@@ -150,7 +150,7 @@ def train(which: str) -> None:
     plan, ids = preparation.load(project.PLAN), {each.name: each.id for each in vocabulary.default().values()}
     card = weights.Card(
         "nano", asdict(PRESETS["nano"]), STRUCTURES, {name: ids[name] for name in STRUCTURES},
-        {source: (SIZE,) * 3 for source in plan.sources}, plan.to_json(),
+        dict.fromkeys(plan.sources, (SIZE,) * 3), plan.to_json(),
         {"inputs_sha256": which, "manifest_sha256": manifest.digest(), "params_sha256": ""},
     )  # fmt: skip
     with replacing(project.TRAINED) as folder:
