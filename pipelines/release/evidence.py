@@ -2,8 +2,8 @@
 
     release/evidence/SHA256.json        canonical JSON; its sha256 stands in the author's request and in the approval
 
-`gather` reads every byte of weights and dossier again; with the gate asked anew it is done for the request, and once more
-at the moment of moving, when `changed` compares the two.
+`gather` reads every byte of weights and dossier again; with the gate asked anew it is done for the request, and once
+more at the moment of moving, when `changed` compares the two.
 """
 
 import json

@@ -62,6 +62,14 @@ def register(project: Project, network: str) -> int:
     return int(made["version"])
 
 
+def begin_ledger(project: Project) -> None:
+    """AUTHOR and APPROVER may sign; the plan is in force."""
+    for name, role in ((AUTHOR, "author"), (APPROVER, "approver")):
+        succeed(project, "medseg", "signers", "add", name, f"keys/{name}.pub", "--role", role)
+    succeed(project, "medseg", "signers", "sign", "--key", f"keys/{APPROVER}")
+    succeed(project, "medseg", "gate", "plan", "--sign", f"keys/{APPROVER}")
+
+
 def make_key(project: Project, name: str) -> Path:
     """A private key in the project's folder `keys`, which git ignores."""
     path = project.root / "keys" / name
