@@ -4,7 +4,7 @@ files in test_ledger.py beside it."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def put_in_force(*lines: tuple[str, str], revoked: str = "") -> None:
         who, role = names.rsplit(":", 1)
         signers.add(who, key(f"{owner}.pub"), role)
     if revoked:
-        signers.revoke(key(f"{revoked}.pub"))
+        signers.revoke(f"{revoked}@example.org", key(f"{revoked}.pub"))
     draft = ledger.prepare(NAME, SIGNERS, signers.read().to_json(), registry.published_of(client(), NAME))
     decisions.append(decisions.signed(draft, key(APPROVER)))
 
@@ -225,7 +225,7 @@ def test_forged_tags_and_aliases_change_nothing_of_what_the_gate_compares(enter:
     client().set_model_version_tag(NAME, "1", "dice", "")
     client().delete_registered_model_alias(NAME, CHAMPION)
     with pytest.raises(
-        ValueError, match="version 2 is refused .*hippocampus_posterior: gain in Dice over the champion"
+        ValueError, match=r"version 2 is refused .*hippocampus_posterior: gain in Dice over the champion"
     ):
         releasing.request(2, CANDIDATE, key(AUTHOR))
     assert holders() == {CANDIDATE: "1", CHAMPION: "1"}  # and the alias is back where people signed for it
