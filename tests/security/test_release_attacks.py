@@ -4,6 +4,7 @@ files in test_ledger.py beside it."""
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,19 +237,19 @@ def test_labels_that_were_the_models_own_during_evaluation_are_found(enter: Ente
     root = enter(versions)
     project = Project(root, {"PYTHONPATH": str(root), "MEDSEG_RANKS": "1"})
     kept = {path: path.read_bytes() for path in (root / knowing.TASK / "labelsTr").iterdir()}
-    cases = (root / "data/manifest.parquet").read_bytes()
     knowing.inside(project, "train", BAD)
     knowing.stages(project, "evaluate")
     knowing.inside(project, "label_as_segmented")
-    (root / "data/manifest.parquet").write_bytes(cases)
-    knowing.stages(project, "evaluate")
+    refused = project.call(sys.executable, "-m", "pipelines", "evaluate")
+    assert refused.returncode == 1
+    assert "its label file changed since it was listed" in refused.stderr
+    knowing.stages(project, *knowing.MADE_OF_SCANS)  # so the manifest lies as well
+    knowing.stages(project, "evaluate", "register")
+    forged = int(json.loads(knowing.succeed(project, "medseg", "register", "--json"))["version"])
     for path, content in kept.items():
         path.write_bytes(content)
-    knowing.stages(project, "register")
-    forged = json.loads(knowing.succeed(project, "medseg", "register", "--json"))
-    assert forged["mean_dice"] > 0.9
-    with pytest.raises(ValueError, match=r"is refused .*: dice was .*, measured anew it is"):
-        releasing.request(int(forged["version"]), CANDIDATE, key(AUTHOR))
+    with pytest.raises(ValueError, match=r"is refused .*its label file changed since it was listed"):
+        releasing.request(forged, CANDIDATE, key(AUTHOR))
 
 
 def test_champion_comes_after_clinical_candidate(enter: Enter, versions: Path) -> None:

@@ -29,15 +29,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
     found = Server(tmp_path_factory.mktemp("mlflow"), accounts=True)
     found.start()
-    for name in (NAME, RELEASED):
-        _as_admin(found, "registered-models/create", name=name)
-    for user, password in (PIPELINE, RELEASE):
-        _as_admin(found, "users/create", username=user, password=password)
-    for name, (user, _) in ((NAME, PIPELINE), (RELEASED, RELEASE)):
-        _as_admin(found, "registered-models/permissions/create", name=name, username=user, permission="EDIT")
-    yield found
-    with suppress(ProcessLookupError):
-        found.kill()
+    try:
+        for name in (NAME, RELEASED):
+            _as_admin(found, "registered-models/create", name=name)
+        for user, password in (PIPELINE, RELEASE):
+            _as_admin(found, "users/create", username=user, password=password)
+        for name, (user, _) in ((NAME, PIPELINE), (RELEASED, RELEASE)):
+            right = {"resource_type": "registered_model", "resource_id": name, "permission": "EDIT"}
+            _as_admin(found, "users/permissions/grant", version="3.0", username=user, **right)
+        yield found
+    finally:
+        with suppress(ProcessLookupError):
+            found.kill()
 
 
 @pytest.fixture
@@ -57,10 +60,12 @@ def login(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lo
     return enter
 
 
-def _as_admin(server: Server, what: str, **content: str) -> None:
+def _as_admin(server: Server, what: str, version: str = "2.0", **content: str) -> None:
     login = base64.b64encode(":".join(ADMIN).encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
-    request = urllib.request.Request(f"{server.address}/api/2.0/mlflow/{what}", json.dumps(content).encode(), headers)
+    request = urllib.request.Request(
+        f"{server.address}/api/{version}/mlflow/{what}", json.dumps(content).encode(), headers
+    )
     with urllib.request.urlopen(request, timeout=30):
         pass
 
