@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr
 from typing import Any
 
-from pipelines.release import audit, published, registry, tracking
+from pipelines.release import audit, publication, registry, tracking
 from pipelines.release.ledger import Ledger
 from pipelines.release.standings import ALIASES
 
@@ -24,7 +24,7 @@ def settle(name: str) -> list[str]:
     target = registry.released_name(name)
     if not told.statements and not _aliases(client, target):
         return []
-    published.write(client, _made(client, target), {each.number: each.text for each in told.statements})
+    publication.write(client, _made(client, target), {each.number: each.text for each in told.statements})
     sentences = [_set_right(client, name, target, alias, told) for alias, _, _ in _differences(client, target, told)]
     if sentences:
         tracking.keep_copy()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params
-from pipelines.release import ledger, published, record, store, tracking
+from pipelines.release import ledger, publication, record, store, tracking
 from pipelines.release.ledger import Ledger, LedgerError
 from pipelines.release.standings import ALIASES, State
 from pipelines.work import project
@@ -147,7 +147,7 @@ def ledger_of(client: Any, name: str) -> Ledger:
 
 def published_of(client: Any, name: str) -> dict[int, str]:
     """Number -> text of the statements that MLflow has of that ledger; not checked."""
-    return published.read(client, released_name(name))
+    return publication.read(client, released_name(name))
 
 
 def _released_as(client: Any, version: Any, alias: str) -> RegisteredModel:
