@@ -48,7 +48,7 @@ ATTACKS = {
         ["tests/model/test_weights.py", "tests/model/engine/test_checkpoints.py"],
     ),
     "release": (
-        "who may not release: own approval, strangers, lost keys, replays, forged tags, aliases, figures, kills between",
+        "who may not release: own approval, strangers, lost keys, replays, forged tags and figures, kills between",
         ["tests/security/test_release_attacks.py", "tests/pipelines/release"],
     ),
     "outages": (
