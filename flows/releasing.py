@@ -161,7 +161,7 @@ def _gathered(found: RegisteredModel, alias: str, told: Ledger) -> dict[str, Any
     from pipelines.serving import gate_check  # seconds, for torch
 
     said = gate_check.check(f"models:/{found.name}/{found.version}", alias, _published())
-    return evidence.gather(found, alias, told, said.verdict, said.champion and said.champion.record_sha256)
+    return evidence.gather(found, alias, told, said.verdict, said.champion.record_sha256 if said.champion else None)
 
 
 def _published() -> dict[int, str]:

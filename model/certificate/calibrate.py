@@ -5,8 +5,9 @@ gather and a reduce - and, of the network that is planned, one block of each sta
 module and the loss: forward and backward, at the plan's shapes and precision, checkpointed and compiled as training
 does it.
 
-From the probes follow the rates. What the network's parts then take longer (or shorter) than the model says becomes
-one factor on all of them: at the rates that a calibration hands on, the parts together take what was measured.
+From the probes follow the rates. What the network's parts then take longer (or shorter) than the model says is shared
+between what starting a kernel costs the CPU, which is several times that of an empty kernel's under autograd and
+checkpointing, and one factor on all rates: at what a calibration hands on, the parts together take what was measured.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from math import inf
+from math import inf, log
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,12 +29,15 @@ import torch.distributed as dist
 from model.certificate.calibration import Calibration, PartTiming, Versions
 from model.certificate.launch_plan import LaunchPlan
 from model.certificate.timed_pieces import COPY, DEPTHWISE, PRODUCT, Piece, ProbeSizes, network_pieces, probe_pieces
-from model.certificate.timing import PLANNED
+from model.certificate.timing import PLANNED, Rates
 from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 Announce = Callable[[str], None]
 LIMIT_S = 60.0
 WARM_UP, REPEATS = 2, 5
+# Starts of a kernel that are tried: from an empty one's to 64 times that; factors: from 1 / SLOWEST to SLOWEST.
+SLOWEST, HALVINGS = 1024.0, 16
+STARTS = ((2.0, range(7)), (2**0.25, range(-3, 4)), (2 ** (1 / 32), range(-4, 5)))  # ratios, finer and finer
 RATE_OF = {PRODUCT: "products", DEPTHWISE: "depthwise", COPY: "memory"}
 NO_TIME = "not measured: the time was up"
 NO_ROOM = "not measured: it does not fit in this GPU's memory"
@@ -92,17 +97,23 @@ def calibrate(
     announce("counting the network's parts")
     parts = sorted(network_pieces(plan, compiled), key=lambda part: -part.times * part.modelled_s(gpu, PLANNED))
     measured |= {part.name: _timed_or_told(part, bench, announce) for part in parts}
-    made = date.today().isoformat()
-    probed = Calibration(gpu.key, card, versions_here(), plan.precision, made, rates, 1.0, (), (note,))
+    seconds = {part.name: took_s for part in parts if (took_s := measured[part.name][0])}
+    known = [(part, seconds[part.name]) for part in parts if part.name in seconds]
+    factor, rates["launch_s"] = explained(known, gpu, _assumed_but(rates))
+    rates = {name: rate / factor if name in RATE_OF.values() else rate for name, rate in rates.items()}
+    found = _assumed_but(rates)
     timings = tuple(
         PartTiming(
-            piece.name, piece.times, piece.modelled_s(gpu, PLANNED), piece.modelled_s(gpu, probed.applied()),
-            *measured[piece.name],
+            piece.name, piece.times, piece.modelled_s(gpu, PLANNED), piece.modelled_s(gpu, found), *measured[piece.name]
         )
         for piece in (*probes, *parts)
-    )  # fmt: skip
-    factor = unexplained(timings)
-    return replace(probed, parts=timings, unexplained=factor, rates=_slowed(rates, factor))
+    )
+    made = date.today().isoformat()
+    return Calibration(gpu.key, card, versions_here(), plan.precision, made, rates, factor, timings, (note,))
+
+
+def _assumed_but(measured: Mapping[str, Any]) -> Rates:
+    return replace(PLANNED, **measured)
 
 
 def probed_rates(probes: Sequence[Piece], seconds: Mapping[str, float | None], gpu: Gpu) -> dict[str, float]:
@@ -122,11 +133,55 @@ def probed_rates(probes: Sequence[Piece], seconds: Mapping[str, float | None], g
     return rates
 
 
-def unexplained(timings: Sequence[PartTiming]) -> float:
-    """How many times as long the network's parts took as the model says at the rates of the probes."""
-    known = [(each.times * each.measured_s, each.times * each.calibrated_s) for each in timings if each.measured_s]
-    measured_s, modelled_s = (sum(column) for column in zip(*known, strict=True)) if known else (0.0, 0.0)
-    return measured_s / modelled_s if modelled_s else 1.0
+def explained(parts: Sequence[tuple[Piece, float]], gpu: Gpu, probed: Rates) -> tuple[float, float]:
+    """What makes the model take as long as was measured: a factor on the GPU's time, and seconds to start a kernel.
+
+    `parts`: with the seconds measured. Of all pairs that give the right sum, the one under which the single parts are
+    off the least; the cheapest start of equally good ones, and never less than an empty kernel's.
+    """
+    best = (inf, 1.0, probed.launch_s)
+    for ratio, steps in STARTS:
+        middle_s = best[2]
+        for step in steps:
+            start_s = max(probed.launch_s, middle_s * ratio**step)
+            best = min(best, _tried(parts, gpu, replace(probed, launch_s=start_s)), key=_as_good)
+    return best[1:]
+
+
+def _as_good(tried: tuple[float, float, float]) -> tuple[float, float]:
+    """To one part in a thousand, then by the start."""
+    off_s, _, start_s = tried
+    return (round(log(off_s), 3) if 0 < off_s < inf else off_s, start_s)
+
+
+def _tried(parts: Sequence[tuple[Piece, float]], gpu: Gpu, rates: Rates) -> tuple[float, float, float]:
+    """Seconds by which the parts are off, the factor that makes the sum right, and what a start costs."""
+    factor = _factor(parts, gpu, rates, sum(part.times * took_s for part, took_s in parts))
+    if factor is None:
+        return inf, 1.0, rates.launch_s
+    slowed = _slowed(rates, factor)
+    off_s = sum(part.times * abs(part.modelled_s(gpu, slowed) - took_s) for part, took_s in parts)
+    return off_s, factor, rates.launch_s
+
+
+def _factor(parts: Sequence[tuple[Piece, float]], gpu: Gpu, rates: Rates, measured_s: float) -> float | None:
+    """By halving. None if starting the kernels alone takes longer."""
+
+    def modelled_s(factor: float) -> float:
+        return sum(part.times * part.modelled_s(gpu, _slowed(rates, factor)) for part, _ in parts)
+
+    least, most = SLOWEST**-1, SLOWEST
+    if not parts or modelled_s(least) > measured_s:
+        return None
+    for _ in range(HALVINGS):
+        middle = (least * most) ** 0.5
+        least, most = (middle, most) if modelled_s(middle) < measured_s else (least, middle)
+    return (least * most) ** 0.5
+
+
+def _slowed(rates: Rates, factor: float) -> Rates:
+    """So that every kernel takes `factor` times as long."""
+    return replace(rates, **{name: getattr(rates, name) / factor for name in RATE_OF.values()})
 
 
 def message_rates(gpu: Gpu, bench: Bench) -> tuple[dict[str, float], str]:
@@ -208,9 +263,3 @@ def _timed_or_told(piece: Piece, bench: Bench, announce: Announce) -> tuple[floa
         return bench.seconds(piece), ""
     except torch.OutOfMemoryError:
         return None, NO_ROOM
-
-
-def _slowed(rates: Mapping[str, float], factor: float) -> dict[str, float]:
-    """So that every kernel takes `factor` times as long."""
-    slower = {name: rate / factor for name, rate in rates.items() if name in RATE_OF.values()}
-    return {**rates, **slower, "launch_s": factor * rates["launch_s"]}

@@ -33,7 +33,7 @@ class Versions:
 class PartTiming:
     """A part of the network, forward and backward; `times` of it are in a micro-step (0: a probe of a rate).
 
-    `guessed_s`: by the model at PLANNED; `calibrated_s`: at the rates of the probes. `measured_s` is None where it
+    `guessed_s`: by the model at PLANNED; `calibrated_s`: at those found. `measured_s` is None where it
     was not, and `note` says why.
     """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import inf, prod
 from typing import Any
 
@@ -25,14 +25,15 @@ from model.certificate.estimate import BLOCK
 from model.certificate.fusion import joined
 from model.certificate.gpu import as_gpu
 from model.certificate.launch_plan import LaunchPlan
-from model.certificate.operations import StepRecord
+from model.certificate.operations import Operation, StepRecord
 from model.certificate.record import Recorder
 from model.certificate.simulate import CPU, build_network, made_up_batch, made_up_task
-from model.certificate.timing import Rates, kernel_seconds
+from model.certificate.timing import Rates, kernel_seconds, start_of_a_kernel_s
 from model.engine.dtensors import plain_name
 from model.engine.hardware import Gpu
 from model.engine.parallelize import PRECISIONS, ParallelConfig, autocast, wrap_and_shard
 from model.engine.ranks import Ranks
+from model.network import depthwise
 from model.network.config import pooled_grid, sizes_after, spacings_after
 from model.network.layers import BlockNetwork
 
@@ -63,11 +64,18 @@ class Piece:
     times: int = 0
     module: nn.Module | None = None
     record: StepRecord = field(default_factory=StepRecord)
+    plan: LaunchPlan | None = None  # of a network's part
 
     def modelled_s(self, gpu: Gpu, rates: Rates) -> float:
-        """As a certificate has it."""
-        kernels = joined(self.record.operations, self.record.compiled)
-        return sum(each.times * kernel_seconds(each, gpu, rates) for each in kernels)
+        """As a certificate has it: of the GPU, or of the CPU that starts the kernels of a network's part."""
+        gpu_s = sum(each.times * kernel_seconds(each, gpu, rates) for each in self.kernels)
+        if self.plan is None:
+            return gpu_s
+        return max(gpu_s, sum(each.times for each in self.kernels) * start_of_a_kernel_s(self.name, self.plan, rates))
+
+    @cached_property
+    def kernels(self) -> Sequence[Operation]:
+        return joined(self.record.operations, self.record.compiled)
 
     def ready(self, device: torch.device) -> Callable[[], None]:
         """A step with real tensors on `device`."""
@@ -95,14 +103,15 @@ def network_pieces(plan: LaunchPlan, compiled: bool = False) -> list[Piece]:
             block = BLOCK.match(f"{name}.")
             times = plan.network.depths[int(block[1])] if block else 1
             counted = _counted(units[name], arguments, plan.precision, compiled)
-            pieces.append(Piece(name, real[name], arguments, plan.precision, times, real[name], counted))
+            pieces.append(Piece(name, real[name], arguments, plan.precision, times, real[name], counted, plan))
         batch = made_up_batch(shallow)
         ends = tree_map(_shape, (outputs, batch.image, batch.modality, batch.target))
 
         def loss(found: Any, image: Tensor, modality: Tensor, target: Tensor) -> Tensor:
             return task.loss(found, replace(batch, image=image, modality=modality, target=target))
 
-        return [*pieces, Piece("loss", loss, ends, times=1, record=_counted(loss, ends, compiled=compiled))]
+        counted = _counted(loss, ends, compiled=compiled)
+        return [*pieces, Piece("loss", loss, ends, times=1, record=counted, plan=plan)]
 
 
 def probe_pieces(plan: LaunchPlan, sizes: ProbeSizes) -> list[Piece]:
@@ -122,13 +131,20 @@ def probe_pieces(plan: LaunchPlan, sizes: ProbeSizes) -> list[Piece]:
     volume, kernel = meta(batch, *shape, hidden).permute(0, 4, 1, 2, 3), meta(hidden, 1, 3, 3, 3)
     wanted: list[tuple[str, Callable[..., Any], tuple[Tensor, ...]]] = [
         (PRODUCT, torch.mm, (meta(sizes.product_edge, sizes.product_edge),) * 2),
-        (DEPTHWISE, partial(F.conv3d, padding=1, groups=hidden), (volume.requires_grad_(), kernel.requires_grad_())),
+        (DEPTHWISE, _mixed, (volume.requires_grad_(), kernel.requires_grad_())),
         ("attention, forward", F.scaled_dot_product_attention, attended(False)),
         ("attention, forward and backward", F.scaled_dot_product_attention, attended(True)),
         (COPY, torch.clone, (meta(sizes.copied_bytes // dtype.itemsize),)),
     ]
     with as_gpu(inf), FakeTensorMode():
         return [Piece(name, call, arguments, record=_counted(call, arguments)) for name, call, arguments in wanted]
+
+
+def _mixed(volume_BCDHW: Tensor, kernel: Tensor) -> Tensor:
+    """As `Conv3d` does it."""
+    if depthwise.is_needed(volume_BCDHW):
+        return depthwise.convolve(volume_BCDHW, kernel, None)
+    return F.conv3d(volume_BCDHW, kernel, padding=1, groups=len(kernel))
 
 
 def _step(call: Callable[..., Any], arguments: Sequence[Any], device: torch.device, precision: str) -> None:

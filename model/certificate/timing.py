@@ -37,7 +37,7 @@ class Rates:
     occupancy: bool = True  # whether products that do not fill all multiprocessors count as slower
 
 
-# Assumptions, not measurements: no GPU was at hand. Planned is meant to be beaten by any careful run: large products
+# Assumptions, not measurements: no A100 was at hand. Planned is meant to be beaten by any careful run: large products
 # and dense convolutions a little above half of the tensor cores' peak, depth-wise 3^3 kernels, a weak point of every
 # GPU, a tenth of the vector units'. Fast is what good kernels could reach.
 PLANNED = Rates(products=0.55, depthwise=0.10, memory=0.75, links=0.7, hidden=0.8)
@@ -138,8 +138,6 @@ class Stretch:
 def stretch_of(operations: Sequence[Operation], plan: LaunchPlan, gpu: Gpu, rates: Rates) -> Stretch:
     """A part of the network waits for the CPU as a whole: a GPU's queue of kernels is much shorter than a step."""
     stretch = Stretch()
-    dispatched = plan.checkpointing == "selective" and not plan.compile
-    launch_s = rates.launch_s * (SELECTIVE_LAUNCHES if dispatched else 1)
     gpu_s: defaultdict[str, float] = defaultdict(float)
     cpu_s: defaultdict[str, float] = defaultdict(float)
     for operation in operations:
@@ -153,9 +151,15 @@ def stretch_of(operations: Sequence[Operation], plan: LaunchPlan, gpu: Gpu, rate
         stretch.kernels[kernel_kind(operation)] += seconds
         stretch.flops[part] += operation.times * operation.flops
         gpu_s[part] += seconds
-        cpu_s[part] += operation.times * launch_s
+        cpu_s[part] += operation.times * start_of_a_kernel_s(operation.module, plan, rates)
     stretch.launches_s = sum(max(0.0, cpu_s[part] - gpu_s[part]) for part in gpu_s)
     return stretch
+
+
+def start_of_a_kernel_s(module: str, plan: LaunchPlan, rates: Rates) -> float:
+    """Of the CPU. Of the network, blocks alone are checkpointed selectively."""
+    dispatched = plan.checkpointing == "selective" and not plan.compile and ".blocks." in module
+    return rates.launch_s * (SELECTIVE_LAUNCHES if dispatched else 1)
 
 
 def stretches(record: StepRecord, plan: LaunchPlan) -> Iterator[tuple[str, Sequence[Operation], int]]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network import cpu_convolution
+from model.network import cpu_convolution, depthwise
 from model.network.norms import HeadNorm, TokenNorm
 from model.network.pooling import pool
 
@@ -35,6 +35,8 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, volume_BCDHW: Tensor, stride: Sequence[int] = (1, 1, 1)) -> Tensor:
         stride = tuple(stride)
+        if self.groups > 1 and depthwise.is_needed(volume_BCDHW):
+            return depthwise.convolve(volume_BCDHW, self.weight, self.bias)
         if cpu_convolution.is_needed(volume_BCDHW):
             return cpu_convolution.convolve_in_16_bit(volume_BCDHW, self.weight, self.bias, stride, self.groups)
         return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp.autocast_mode import is_autocast_available
+
+EPSILON = 1e-5
+AUTOCASTING = ("cpu", "cuda")
 
 
 class TokenNorm(nn.LayerNorm):
@@ -69,10 +71,49 @@ class VolumeNorm(nn.Module):
 def _group_norm(volume_BCDHW: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
     with in_own_precision(volume_BCDHW):
         weight, bias = weight.to(volume_BCDHW.dtype), bias.to(volume_BCDHW.dtype)
-        return torch.group_norm(volume_BCDHW, groups, weight, bias, 1e-5)
+        if volume_BCDHW.is_cuda and not torch.compiler.is_compiling():
+            found: Tensor = GroupNormOfFew.apply(volume_BCDHW, groups, weight, bias)
+            return found
+        return torch.group_norm(volume_BCDHW, groups, weight, bias, EPSILON)
+
+
+class GroupNormOfFew(torch.autograd.Function):
+    """Group norm with the sums of few large groups shared by the whole GPU.
+
+    PyTorch's own gives each group to one block of threads: 8 groups of 128^3 x 4 voxels took 7.7 ms on an H100, where
+    the passes over memory take 0.1. Generated code (`torch.compile`) shares by itself. The variance is the mean square
+    less the squared mean, in float32: relative to it the error is some 1e-6 times 1 + mean^2 / variance.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, volume_BCDHW: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+        volume_BCN = volume_BCDHW.contiguous().flatten(2)
+        batch, channels, _ = volume_BCN.shape
+        rows = volume_BCN.reshape(batch * groups, -1)
+        mean = rows.sum(1, dtype=torch.float32) / rows.shape[1]
+        square = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).square() / rows.shape[1]
+        deviation_inverse = ((square - mean.square()).clamp(min=0) + EPSILON).rsqrt()
+        mean_BG, inverse_BG = mean.view(batch, groups), deviation_inverse.view(batch, groups)
+        kept = (each.to(volume_BCN.dtype) for each in (mean_BG, inverse_BG))  # as its backward pass wants them
+        ctx.save_for_backward(volume_BCN, *kept, weight)
+        mean_BC, inverse_BC = (each.repeat_interleave(channels // groups, dim=1) for each in (mean_BG, inverse_BG))
+        scale_BC = inverse_BC * weight
+        shift_BC = bias - mean_BC * scale_BC
+        scale, shift = (each.to(volume_BCN.dtype).unsqueeze(2) for each in (scale_BC, shift_BC))
+        return torch.addcmul(shift, volume_BCN, scale).view_as(volume_BCDHW)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BCDHW: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        volume_BCN, mean_BG, inverse_BG, weight = ctx.saved_tensors
+        batch, channels, voxels = volume_BCN.shape
+        of_volume, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
+            gradient_BCDHW.contiguous().flatten(2), volume_BCN, mean_BG, inverse_BG, weight,
+            batch, channels, voxels, mean_BG.shape[1], (True, True, True),
+        )  # fmt: skip
+        return of_volume.view_as(gradient_BCDHW), None, of_weight, of_bias
 
 
 def in_own_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     """A norm within it reads and writes what it is given, and sums in float32; autocast has GPUs write float32."""
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if kind in AUTOCASTING else nullcontext()

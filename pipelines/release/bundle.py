@@ -76,7 +76,7 @@ def _members(kept: Path, card: Path, told: Ledger) -> Iterator[tuple[str, bytes]
         if statement.kind == REQUEST and statement.content["record_sha256"] == kept.name:
             sha256 = statement.content["evidence_sha256"]
             yield f"{verify_bundle.EVIDENCE}{sha256}.json", _evidence(sha256)
-    yield verify_bundle.AUDIT, "".join(_slice(kept, told.name)).encode()
+    yield verify_bundle.AUDIT, "".join(_slice(kept, told)).encode()
     for file in sorted(card.iterdir()) if card.is_dir() else ():
         yield f"card/{file.name}", file.read_bytes()
 
@@ -89,14 +89,16 @@ def _evidence(sha256: str) -> bytes:
         raise ValueError(f"{file}: no such file; bring it from where the request was made") from None
 
 
-def _slice(kept: Path, name: str) -> list[str]:
+def _slice(kept: Path, told: Ledger) -> list[str]:
     """The log's first line, by which it is known, and a stretch without a gap, since each proves the one before."""
     content = json.loads((kept / dossier.RECORD).read_text())
     marks = {kept.name, content["weights_sha256"], content["manifest_sha256"], *content["identity"].values()}
+    own = [each for each in told.statements if each.content.get("record_sha256") == kept.name]
+    heads = {each.audit_head["lines"] for each in own}
     found: list[str] = []
     end = 0
     for line in audit.read():
-        concerns = _concerns(line, name, marks)
+        concerns = line.number in heads or _concerns(line, told.name, marks)
         if concerns or len(found) > 1 or line.number == 1:
             found.append(f"{_text(line)}\n")
         end = len(found) if concerns else end

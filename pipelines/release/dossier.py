@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECORD, CONTENTS, ORIGIN = "record.json", "contents.json", "lineage/origin.json"
 EVALUATION, LINEAGE = "evaluation", "lineage"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "; bring it back from a copy of the project"
 MANIFEST, PARAMS, LOCK = f"{LINEAGE}/manifest.parquet", f"{LINEAGE}/params.yaml", f"{LINEAGE}/dvc.lock"
 INVENTORY, RELEASE_PLAN = f"{LINEAGE}/inventory.parquet", f"{LINEAGE}/release-plan.yaml"
@@ -72,6 +73,8 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
 
     `run_id`: the MLflow run that has it, on a server. Raises ValueError, naming the file, if it is not what it was.
     """
+    if not _SHA256.fullmatch(record_sha256):
+        raise ValueError(f"{record_sha256[:20]!r} is no sha256 of a version's record; `medseg status` shows versions")
     folder = place(record_sha256)
     if not folder.is_dir():
         if tracking.is_embedded():
@@ -85,7 +88,7 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
 
 def kept() -> list[Path]:
     """The folders of all that lie here, unchecked."""
-    return sorted(path for path in place("").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name))
+    return sorted(path for path in place("").glob("*") if _SHA256.fullmatch(path.name))
 
 
 def note(name: str, version: int | str, record_sha256: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.certificate.launch_plan import LaunchPlan
@@ -18,13 +19,14 @@ from model.certificate.memory import memory
 from model.certificate.simulate import build_network, fit_config, made_up_batch, made_up_run, simulate
 from model.data.dataset import RawStream, SampleStream, finish
 from model.engine.checkpoint import Checkpoints
-from model.engine.dtensors import local_part
+from model.engine.dtensors import fill_shard, local_part
 from model.engine.numerics import set_numerics
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, parallelize, wrap_and_shard
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
 from model.engine.trainer import FitConfig, Run, accumulate, fit, new_state, update
 from model.engine.watch import Watch
+from model.network import depthwise
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM, TASK
@@ -40,6 +42,7 @@ ON_GPU = replace(ALONE, device=GPU)
 VOXELS = FIT.global_batch * 16**3  # of a step
 LABELS_THAT_DIFFER = 1e-4  # where two structures are equally near, rounding decides
 MEMORY_TOLERANCE = 0.10
+ROUNDINGS_OF_A_SUM = 4  # of the operands' sum in float32, and of the result
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,13 @@ def numerics() -> Iterator[None]:
 def on_meta() -> MedSegFormer:
     with torch.device("meta"):
         return MedSegFormer(PRESETS["nano"], num_classes=4)
+
+
+def as_on_a_cpu(parameter: Tensor, std: float) -> None:
+    """A GPU draws other numbers from the same seed."""
+    whole = torch.empty(parameter.shape)
+    fill_shard(whole, std)
+    local_part(parameter.data).copy_(whole)  # one rank has all of it
 
 
 def run_of(
@@ -85,6 +95,27 @@ def gradient(folder: Path, config: FitConfig, parallel: ParallelNetwork, ranks: 
     return torch.cat(parts).float().cpu() / state.scale.value
 
 
+@pytest.mark.parametrize("size", [(2, 5, 7, 9, 40), (1, 8, 16, 16, 512), (1, 3, 1, 2, 96), (1, 1, 1, 1, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_depthwise_kernels_are_the_convolution(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    batch, depth, height, width, channels = size
+    volume = torch.randn(batch, channels, depth, height, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(channels, 1, 3, 3, 3, dtype=dtype, requires_grad=True)
+    bias = torch.randn(channels, dtype=dtype, requires_grad=True)
+    given, upstream = (volume, weight, bias), torch.randn_like(volume)
+    exact = [each.detach().double().requires_grad_() for each in given]
+    expected = F.conv3d(*exact, 1, 1, 1, channels)
+    on_gpu = [each.detach().to(GPU).requires_grad_() for each in given]
+    assert depthwise.is_needed(on_gpu[0])
+    found = depthwise.convolve(*on_gpu)
+    gradients = torch.autograd.grad(found, on_gpu, upstream.to(GPU))
+    exact_gradients = torch.autograd.grad(expected, exact, upstream.double())
+    for mine, other in zip((found, *gradients), (expected, *exact_gradients), strict=True):
+        error = (mine.detach().cpu().double() - other.detach()).norm() / other.detach().norm()
+        within(error, ROUNDINGS_OF_A_SUM * torch.finfo(dtype).eps, f"{dtype} {size}")
+
+
 def test_a_patch_is_augmented_as_on_a_cpu() -> None:
     config = replace(STREAM, patch_size={"acdc": (24, 32, 24)})
     raw = RawStream(SampleStream(CASES[:4], config))[0]
@@ -99,7 +130,9 @@ def test_a_float16_step_on_shards_has_the_gradient_of_float32_on_a_cpu(tmp_path:
     try:
         network = on_meta()
         parallel = wrap_and_shard(network, "fsdp", ParallelConfig("fsdp", "selective"), ON_GPU, "float16")
-        materialise(network, GPU, seed=0)
+        network.to_empty(device=GPU)
+        torch.manual_seed(0)
+        network.init_weights(as_on_a_cpu)
         found = gradient(tmp_path, replace(FIT, precision="float16"), parallel, ON_GPU)
     finally:
         dist.destroy_process_group()

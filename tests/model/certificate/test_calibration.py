@@ -55,19 +55,19 @@ def exact() -> Calibration:
 
 def test_the_rates_of_a_gpu_that_keeps_to_the_model_are_found(exact: Calibration) -> None:
     found = exact.applied()
-    for name in ("products", "depthwise", "memory"):  # to 1 %: a probe's backward pass begins by filling a gradient
-        assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=0.01)
+    for name in ("products", "depthwise", "memory"):  # what starts cost is searched for in steps
+        assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=0.03)
     assert (found.links, found.hidden) == (PLANNED.links, PLANNED.hidden)
     assert exact.notes == (ONE_GPU,)
-    assert exact.rates["launch_s"] == pytest.approx(0.004 / ProbeSizes().launches, rel=0.01)
-    assert exact.unexplained == pytest.approx(1.0, rel=0.01)
+    assert exact.rates["launch_s"] == pytest.approx(TRUE.launch_s, rel=0.05)  # the network's, not an empty kernel's
+    assert exact.unexplained == pytest.approx(1.0, rel=0.03)
 
 
 def test_parts_that_take_longer_than_the_probes_say_slow_every_rate() -> None:
     found = calibrate(LARGE, A100, "card", False, PretendedBench(slower=1.5))
-    assert found.unexplained == pytest.approx(1.5, rel=0.01)
-    assert found.applied().products == pytest.approx(TRUE.products / 1.5, rel=0.01)
-    assert found.applied().memory == pytest.approx(TRUE.memory / 1.5, rel=0.01)
+    assert found.unexplained == pytest.approx(1.5, rel=0.03)
+    assert found.applied().products == pytest.approx(TRUE.products / 1.5, rel=0.03)
+    assert found.applied().memory == pytest.approx(TRUE.memory / 1.5, rel=0.03)
 
 
 def test_every_block_and_full_resolution_module_is_a_part_as_often_as_a_step_has_it(exact: Calibration) -> None:

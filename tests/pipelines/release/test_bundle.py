@@ -23,6 +23,8 @@ MODEL = "m"
 def made(release_project: Path) -> Path:
     """The bundle of a version that ann asked for and bob approved; ann signed the whole."""
     content = evaluated.make(release_project)
+    audit.append("predict", record_sha256="0" * 64, inputs=[], outputs=[])
+    audit.append("predict", record_sha256="0" * 64, inputs=[], outputs=[])
     audit.append("train", weights_sha256=content["weights_sha256"])
     folder = dossier.keep(content)
     audit.append("register", record_sha256=folder.name, name=MODEL, version=1)
@@ -67,7 +69,7 @@ def test_a_bare_python_proves_it(made: Path, tmp_path: Path) -> None:
     assert "ann@hospital.org signed that" in done.stdout
     assert "this version is clinical-candidate" in done.stdout
     assert re.search(r"approval by bob@hospital.org: clinical-candidate I looked at all worst cases", done.stdout)
-    assert "5 lines of the audit log, to line 5, follow on each other" in done.stdout
+    assert "6 lines of the audit log, to line 7, follow on each other" in done.stdout
     assert subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode  # it is bare
     trusted.write_text("mallory@home.net ssh-ed25519 AAAA\n")
     refused = subprocess.run(command, capture_output=True, text=True)

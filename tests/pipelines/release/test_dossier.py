@@ -70,3 +70,5 @@ def test_an_evaluation_or_a_manifest_of_another_run_is_refused_and_nothing_is_ke
 def test_a_lost_dossier_is_told_with_what_brings_it_back(kept: Path) -> None:
     with pytest.raises(ValueError, match="is missing; bring it back from a copy of the project"):
         dossier.find("0" * 64, "")
+    with pytest.raises(ValueError, match=r"'\.\./elsewhere' is no sha256"):  # as a tag in MLflow may say
+        dossier.find("../elsewhere", "")
