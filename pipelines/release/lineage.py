@@ -63,7 +63,9 @@ def told(folder: Path) -> dict[str, Any]:
 
 def _scan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: row[name] for name in ("case_id", "patient", "source")},
+        "case_id": row["case_id"],
+        "patient": row["patient"],
+        "source": row["source"],
         "split": QUARANTINED if row["quarantined"] else row["split"],
         "files": [{"role": file["role"], "sha256": file["sha256"]} for file in row["files"]],
     }

@@ -157,7 +157,10 @@ def digest(path: Path = project.MANIFEST) -> str:
 def with_digest(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows as plain records, faster than `read` makes them, and that."""
     table = pq.ParquetFile(path).read()  # read_table would import pandas
-    rows = [{name: row.get(name) for name in SCHEMA.names} for row in table.to_pylist()]  # an older one has fewer
+    for column in SCHEMA:
+        if column.name not in table.schema.names:  # an older one has fewer
+            table = table.append_column(column, pa.nulls(len(table), column.type))
+    rows = table.select(SCHEMA.names).to_pylist()
     return rows, hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
