@@ -48,7 +48,7 @@ def login(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lo
     """In a project that releases into a model of its own: MLflow's client, as somebody."""
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     text = (REPOSITORY / "params.yaml").read_text().replace("name: medsegformer", f"name: {NAME}")
-    (tmp_path / "params.yaml").write_text(text.replace("released: null", f"released: {RELEASED}"))
+    (tmp_path / "params.yaml").write_text(text.replace("released:", f"released: {RELEASED}"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(tracking.VARIABLE, server.address)
 
