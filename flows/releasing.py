@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params
-from pipelines.release import audit, decisions, evidence, moving, registry, tracking
+from pipelines.release import audit, decisions, evidence, moving, registry
 from pipelines.release.ledger import Ledger
 from pipelines.release.registry import RegisteredModel
 from pipelines.release.standings import ALIASES, CHAMPION
@@ -160,12 +160,8 @@ def _objections(asked: Statement) -> list[str]:
 def _gathered(found: RegisteredModel, alias: str, told: Ledger) -> dict[str, Any]:
     from pipelines.serving import gate_check  # seconds, for torch
 
-    said = gate_check.check(f"models:/{found.name}/{found.version}", alias, _published())
+    said = gate_check.check(f"models:/{found.name}/{found.version}", alias)
     return evidence.gather(found, alias, told, said.verdict, said.champion.record_sha256 if said.champion else None)
-
-
-def _published() -> dict[int, str]:
-    return registry.published_of(tracking.configure().MlflowClient(), name())
 
 
 def _version(version: int) -> tuple[RegisteredModel, Ledger]:
@@ -173,7 +169,7 @@ def _version(version: int) -> tuple[RegisteredModel, Ledger]:
 
 
 def _ledger() -> Ledger:
-    return registry.ledger_of(tracking.configure().MlflowClient(), name())
+    return registry.ledger_here(name())
 
 
 def _former(told: Ledger) -> RegisteredModel:

@@ -28,7 +28,7 @@ def request(version: RegisteredModel, alias: str, evidence: Mapping[str, Any]) -
     """Of the author. `evidence`: of pipelines/release/evidence.py; empty to learn, before it is gathered, whether the
     version may ask at all. Raises ValueError if the rules forbid it."""
     name = version.record["name"]
-    told = registry.ledger_of(tracking.configure().MlflowClient(), name)
+    told = registry.ledger_here(name)
     if told.signers is None:
         raise ValueError(f"nobody may sign for {name} yet; `medseg signers sign --key KEY` begins its ledger")
     content = {
@@ -39,7 +39,7 @@ def request(version: RegisteredModel, alias: str, evidence: Mapping[str, Any]) -
         "holder": told.holder(alias),
         "authors": evidence.get("authors", []),
     }
-    draft = _prepared(name, REQUEST, content)
+    draft = prepared(name, REQUEST, content)
     told.standings.take(draft)  # of a ledger read for this alone
     return draft
 
@@ -50,17 +50,17 @@ def answer(asked: Statement, kind: str, meaning: str) -> Statement:
         content = {key: asked.content[key] for key in ("version", "record_sha256", "alias")}
     else:
         content = {key: asked.content[key] for key in _ASKED} | {"meaning": _worded(meaning, "meaning")}
-    return _prepared(asked.name, kind, content | {"request_sha256": asked.sha256})
+    return prepared(asked.name, kind, content | {"request_sha256": asked.sha256})
 
 
 def rollback(version: RegisteredModel, reason: str) -> Statement:
     content = {"alias": CHAMPION, "record_sha256": version.record_sha256, "version": version.version}
-    return _prepared(version.record["name"], ROLLBACK, content | {"reason": _worded(reason, "reason")})
+    return prepared(version.record["name"], ROLLBACK, content | {"reason": _worded(reason, "reason")})
 
 
 def recall(version: RegisteredModel, reason: str) -> Statement:
     content = {"record_sha256": version.record_sha256, "version": version.version}
-    return _prepared(version.record["name"], RECALL, content | {"reason": _worded(reason, "reason")})
+    return prepared(version.record["name"], RECALL, content | {"reason": _worded(reason, "reason")})
 
 
 def signed(statement: Statement, key: Path) -> Statement:
@@ -83,7 +83,8 @@ def open_request(told: Ledger, record_sha256: str, alias: str) -> Statement | No
     return own[-1] if own else None
 
 
-def _prepared(name: str, kind: str, content: dict[str, Any]) -> Statement:
+def prepared(name: str, kind: str, content: dict[str, Any]) -> Statement:
+    """Any statement, by its kind: `.to_sign` is what a person signs."""
     return ledger.prepare(name, kind, content, _published(name))
 
 

@@ -111,8 +111,6 @@ def path(sha256: str) -> Path:
 def authors(version: RegisteredModel, folder: Path) -> list[str]:
     """E-mail addresses of who wrote and committed the code and who ran training, as far as project and log tell."""
     found = set(json.loads((folder / dossier.ORIGIN).read_text())["authors"])
-    identity = version.record["identity"]
-    for line in audit.read(("train.start",)):
-        if line.facts.get("identity") == identity:
-            found.update(line.facts.get("authors", ()))
-    return sorted(found)
+    for facts in audit.beginnings(version.record["weights_sha256"]):
+        found.update(facts.get(role, "") for role in ("trainer", "author", "committer"))
+    return sorted(found - {""})

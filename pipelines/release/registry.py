@@ -145,6 +145,10 @@ def ledger_of(client: Any, name: str) -> Ledger:
     return told
 
 
+def ledger_here(name: str) -> Ledger:
+    return ledger_of(tracking.configure().MlflowClient(), name)
+
+
 def published_of(client: Any, name: str) -> dict[int, str]:
     """Number -> text of the statements that MLflow has of that ledger; not checked."""
     return publication.read(client, released_name(name))

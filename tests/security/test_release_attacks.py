@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows import releasing
-from pipelines.release import audit, decisions, ledger, moving, registry, signers, tracking
+from pipelines.release import audit, decisions, ledger, moving, plan, registry, signers, tracking
 from pipelines.release.statement import APPROVAL, SIGNERS, Statement
 from tests.flows import knowing
 from tests.flows.conftest import Project
@@ -130,6 +130,18 @@ def test_who_committed_the_code_cannot_approve_what_another_asked_for(enter: Ent
     assert AUTHOR in asked.content["authors"]
     with pytest.raises(ValueError, match=f"{AUTHOR} is an author of it"):
         approve(asked, AUTHOR)
+    nothing_happened(asked)
+
+
+def test_who_ran_training_cannot_approve_what_another_committed(enter: Enter, versions: Path) -> None:
+    enter(versions)
+    weights_sha256 = registry.find(f"models:/{NAME}/1").record["weights_sha256"]
+    noted = {"run": "by-the-approver", "plan_sha256": plan.digest(plan.read())}
+    audit.append("train.start", **noted, trainer=APPROVER, author=AUTHOR, committer=AUTHOR)
+    audit.append("train", run=noted["run"], weights_sha256=weights_sha256)
+    asked = releasing.request(1, CANDIDATE, key(AUTHOR))
+    with pytest.raises(ValueError, match=f"{APPROVER} is an author of it"):
+        approve(asked)
     nothing_happened(asked)
 
 
