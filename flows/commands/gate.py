@@ -84,16 +84,16 @@ def tell_power(
 @app.command("plan")
 def show_plan(key: KeyFile = None, json: Json = False) -> None:
     """The release plan and its digest; with --sign, an approver's statement that puts it in force."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     from flows import show, show_gate
     from pipelines import params
-    from pipelines.release import ledger, plan
+    from pipelines.release import plan, registry
 
     name, text = params.load().register_.name, plan.text()
     sha256 = plan.digest(plan.read())
     if key is not None:
         _sign(name, {"plan_sha256": sha256, "text": text}, key)
-    content = {"plan_sha256": sha256, "signed": ledger.read(name).plan_sha256, "text": text}
+    content = {"plan_sha256": sha256, "signed": registry.ledger_here(name).plan_sha256, "text": text}
     (show.as_json if json else show_gate.plan_text)(content)
 
 
@@ -111,10 +111,9 @@ def _cases_of(version: str | None) -> Path:
 
 
 def _sign(name: str, content: dict[str, str], key: Path) -> None:
-    from pipelines.release import ledger, signatures
+    from pipelines.release import decisions, registry
     from pipelines.release.statement import PLAN
 
-    if ledger.read(name).plan_sha256 == content["plan_sha256"]:
+    if registry.ledger_here(name).plan_sha256 == content["plan_sha256"]:
         raise ValueError(f"this plan is in force for {name} already; nothing was signed")
-    draft = ledger.prepare(name, PLAN, content)
-    ledger.append(draft.signed(signatures.sign(draft.to_sign, key, draft.role)))
+    decisions.append(decisions.signed(decisions.prepared(name, PLAN, content), key))

@@ -42,14 +42,14 @@ def bundle_version(
     here = Path.cwd()
     enter_project(needs_mlflow=True)
     log_to_terminal()
-    from pipelines.release import bundle, card, dossier, issuing, ledger, record, registry
+    from pipelines.release import bundle, card, dossier, issuing, record, registry
 
     model = registry.find(model_uri(version))
     issuing.issue(model)
     record_sha256 = record.digest(model.record)
     kept = dossier.find(record_sha256, model.run_id)
     target = to or here / f"{model.name}-{model.version}.zip"
-    print(bundle.write(kept, ledger.read(model.record["name"]), card.place(record_sha256), target, key))
+    print(bundle.write(kept, registry.ledger_here(model.record["name"]), card.place(record_sha256), target, key))
 
 
 def reproduce_version(

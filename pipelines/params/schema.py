@@ -192,6 +192,11 @@ class Evaluate(Block):
 
 class Register(Block):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{1,62}$", description="registered model name in MLflow")
+    released: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9_-]{1,62}$",
+        description="registered model, with grants of its own, that released versions are copied into; null: no other",
+    )
 
 
 class Params(Block):

@@ -48,7 +48,4 @@ def in_force(plan_sha256: str, noted: Sequence[str], signed_plan_sha256: str | N
 
 def noted_plans(weights_sha256: str) -> list[str]:
     """Plans noted by the training that made these weights, whenever it began or went on; empty words for none."""
-    lines = list(audit.read(("train.start", "train")))
-    runs = {line.facts["run"] for line in lines if line.facts.get("weights_sha256") == weights_sha256}
-    started = (line for line in lines if line.event == "train.start" and line.facts["run"] in runs)
-    return [line.facts["plan_sha256"] for line in started]
+    return [facts["plan_sha256"] for facts in audit.beginnings(weights_sha256)]

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.release import audit, card, dossier, ledger, looks, record, tracking, weights_signature
+from pipelines.release import audit, card, dossier, ledger, looks, record, registry, tracking, weights_signature
 from pipelines.release.registry import RegisteredModel
 from pipelines.release.signers import Signer, Signers
 from pipelines.work.digests import sha256_of
-
-UNVERIFIED = "unverified"  # the ledger does not hold, so nothing is known
 
 
 def issue(model: RegisteredModel) -> dict[str, Any]:
@@ -32,9 +30,9 @@ def standing_of(version: int | str, content: Mapping[str, Any]) -> dict[str, Any
         if line.facts.get("record_sha256") == record_sha256:
             told |= {"verdict": line.facts["verdict"], "reasons": line.facts.get("reasons", [])}
     try:
-        state = ledger.read(content["name"]).state(record_sha256)
+        state = registry.ledger_here(content["name"]).state(record_sha256)
     except ledger.LedgerError as error:
-        return {**told, "word": UNVERIFIED, "problem": str(error)}
+        return {**told, "word": registry.UNVERIFIED.word, "problem": str(error)}
     return {**told, "word": state.word, "since": state.statement.time if state.statement else ""}
 
 
@@ -91,7 +89,7 @@ def _artifact(record_sha256: str) -> str:
 
 
 def _signer(name: str, signature: str) -> Signer:
-    signers = ledger.read(name).signers or Signers("")
+    signers = registry.ledger_here(name).signers or Signers("")
     for line in signers.lines:
         if weights_signature.is_by(signature, line.key) and line.key not in signers.revoked_keys:
             return line

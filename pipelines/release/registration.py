@@ -10,7 +10,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from pipelines.release import audit, card, dossier, issuing, record, registry, run_identity, store, tracking
@@ -56,7 +56,7 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     for name, value in _figures(content).items():
         client.log_metric(run_id, name, value)
     tags = {**_tags(run_id, content, origin), "dossier_sha256": dossier.digest(folder)}
-    with mlflow.start_run(run_id=run_id), _quiet():
+    with _quiet(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module=LOADER,
@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # of a server's run it prints the address
             yield
     finally:
         logger.setLevel(before)

@@ -4,13 +4,13 @@ check("models:/NAME/3", "champion") -> GateAnswer
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipelines.release import audit, dossier, gate, gate_question, ledger, plan, record, registry
+from pipelines.release import audit, dossier, gate, gate_question, plan, record, registry
 from pipelines.release.gate import Check, Measured, Verdict
 from pipelines.release.registry import RegisteredModel
 from pipelines.scans import manifest
@@ -44,13 +44,13 @@ class GateAnswer:
         }
 
 
-def check(model: str, alias: str, published: Mapping[int, str] | None = None) -> GateAnswer:
-    """`model`: `models:/NAME/VERSION` or `models:/NAME@ALIAS`. `published`: as `ledger.read` takes it.
+def check(model: str, alias: str) -> GateAnswer:
+    """`model`: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
 
     Raises ValueError if the version, its weights or its dossier are not what its record says.
     """
     version = registry.find(model)
-    told, record_sha256 = ledger.read(version.name, published), record.digest(version.record)
+    told, record_sha256 = registry.ledger_here(version.record["name"]), version.record_sha256
     other = gate_question.opponent(told, alias, record_sha256)
     champion = None if other is None else registry.find_by_record(version.name, other)
     version.weights()

@@ -73,7 +73,7 @@ def test_types_and_bounds_are_told_in_words(key: str, kind: str, bound: str) -> 
 
 def test_a_block_is_explained_whole_and_no_more() -> None:
     profiles.use("smoke")
-    assert [row["key"] for row in explanation.explain("register")] == ["register.name"]
+    assert [row["key"] for row in explanation.explain("register")] == ["register.name", "register.released"]
     assert {row["key"].rpartition(".")[0] for row in explanation.explain("train.augment")} == {"train.augment"}
 
 

@@ -170,7 +170,12 @@ def test_use_writes_the_profile_and_keeps_what_was_ones_own(project: Path) -> No
 
 def test_in_use_is_told_by_values_not_by_how_they_are_written(project: Path) -> None:
     profiles.use("smoke")
-    rewritten = repr(content((project / "params.yaml").read_text())).replace("True", "true").replace("False", "false")
+    rewritten = (
+        repr(content((project / "params.yaml").read_text()))
+        .replace("True", "true")
+        .replace("False", "false")
+        .replace("None", "null")
+    )
     (project / "params.yaml").write_text("# my remark\n" + rewritten)
     assert profiles.in_use() == "smoke"
     assert profiles.use("smoke") is None  # nothing to do: the remark stays
