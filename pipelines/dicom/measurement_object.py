@@ -1,6 +1,7 @@
 """A finding and its SEG -> a structured report (SR TID 1500): every segment's volume with its interval, and confidence.
 
-The interval is the conformal one of the version's record; DICOM's words for it are the bounds of the uncertainty.
+The interval is the conformal one of the version's record. DICOM's own words for an uncertainty are two ranges without a
+unit, so its bounds are volumes of their own, told apart by their derivation.
 """
 
 from highdicom import sr
@@ -10,7 +11,9 @@ from pydicom.sr.codedict import codes
 from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, Measured, concept, modifiers
 from pipelines.scans.structure import PRIVATE, Code, Structure
 
+MILLILITRE = Code("mL", "UCUM", "mL")
 CONFIDENCE = Code("soft_dice_confidence", PRIVATE, "Soft Dice Confidence")
+_PROCEDURES = {"CT": codes.LN.CTUnspecifiedBodyRegion, "PET": codes.LN.PETUnspecifiedBodyRegion}
 
 
 def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensive3DSR:
@@ -24,7 +27,7 @@ def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensiv
     groups = [_group(finding, drawn, n, each) for n, each in enumerate(finding.structures, 1)]
     report = sr.MeasurementReport(
         sr.ObservationContext(observer_device_context=observer),
-        codes.LN.CTUnspecifiedBodyRegion if _is_ct(finding) else codes.LN.MRUnspecifiedBodyRegion,
+        _PROCEDURES.get(finding.series.role, codes.LN.MRIUnspecifiedBodyRegion),
         groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -41,14 +44,10 @@ def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensiv
     )
 
 
-def _is_ct(finding: DicomFinding) -> bool:
-    return finding.series.role == "CT"
-
-
 def _group(
     finding: DicomFinding, drawn: Dataset, number: int, structure: Structure
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    told = [f"{name} {value}"[:64] for name, value in finding.maker.digests.items()]
+    told = [f"{name} {value}" for name, value in finding.maker.digests.items()]
     maker = sr.AlgorithmIdentification(finding.maker.name, finding.maker.version, [*told, finding.maker.standing])
     series = sr.SourceSeriesForSegmentation(str(finding.series.headers()[0].SeriesInstanceUID))
     segment = sr.ReferencedSegment(drawn.SOPClassUID, drawn.SOPInstanceUID, number, source_series=series)
@@ -74,14 +73,16 @@ def _sites(structure: Structure) -> list[sr.FindingSite] | None:
 
 
 def _measurements(measured: Measured) -> list[sr.Measurement]:
-    low, high = measured.interval_ml or (None, None)
-    bounds = sr.MeasurementProperties(upper_measurement_uncertainty=high, lower_measurement_uncertainty=low)
-    volume = sr.Measurement(
-        codes.SCT.Volume,
-        measured.volume_ml,
-        codes.UCUM.Milliliter,
-        properties=bounds if measured.interval_ml else None,
-    )
-    if measured.confidence is None:
-        return [volume]
-    return [volume, sr.Measurement(concept(CONFIDENCE), measured.confidence, codes.UCUM.NoUnits)]
+    found = [_volume(measured.volume_ml)]
+    if measured.interval_ml:
+        words = f"bound of the {measured.level:.0%} interval"
+        for side, value in zip(("Lower", "Upper"), measured.interval_ml, strict=True):
+            found.append(_volume(value, Code(f"interval_{side.lower()}", PRIVATE, f"{side} {words}")))
+    if measured.confidence is not None:
+        found.append(sr.Measurement(concept(CONFIDENCE), measured.confidence, codes.UCUM.NoUnits))
+    return found
+
+
+def _volume(value_ml: float, derivation: Code | None = None) -> sr.Measurement:
+    derived = concept(derivation) if derivation else None
+    return sr.Measurement(codes.SCT.Volume, value_ml, concept(MILLILITRE), derivation=derived)

@@ -9,8 +9,10 @@ from typing import Literal
 import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.valuerep import DSfloat
 
 from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, DicomFinding, algorithm, concept, modifiers
+from pipelines.dicom.source import SourceSeries
 from pipelines.scans.structure import Structure
 
 Kind = Literal["dicom-seg", "dicom-labelmap"]
@@ -20,11 +22,9 @@ def segmentation(finding: DicomFinding, kind: Kind) -> hd.seg.Segmentation:
     """Raises ValueError if nothing was found: an object without a segment is none."""
     if not finding.structures:
         raise ValueError("nothing was found, and a SEG without a segment does not exist")
-    first = finding.series.stack.frames[0]
-    step_mm = finding.series.stack.step_mm
     labelmap = kind == "dicom-labelmap"
     written = hd.seg.Segmentation(
-        source_images=finding.series.headers(),
+        source_images=_as_measured(finding.series),
         pixel_array=finding.numbered,
         segmentation_type="LABELMAP" if labelmap else "BINARY",
         segment_descriptions=[_segment(finding, n, each) for n, each in enumerate(finding.structures, 1)],
@@ -40,13 +40,33 @@ def segmentation(finding: DicomFinding, kind: Kind) -> hd.seg.Segmentation:
         content_description=finding.description,
         series_description=finding.description,
         transfer_syntax_uid=RLELossless if labelmap else ExplicitVRLittleEndian,
-        pixel_measures=hd.PixelMeasuresSequence(first.spacing_mm, step_mm, step_mm),
-        plane_orientation=hd.PlaneOrientationSequence("PATIENT", [*first.row.tolist(), *first.column.tolist()]),
+        pixel_measures=_measures(finding.series),
+        plane_orientation=_orientation(finding.series),
         plane_positions=[hd.PlanePositionSequence("PATIENT", place.tolist()) for place in finding.series.places_mm],
     )
     for structure, item in zip(finding.structures, written.SegmentSequence[-len(finding.structures) :], strict=True):
         _tell_apart(item, structure)
     return written
+
+
+def _as_measured(series: SourceSeries) -> list[Dataset]:
+    """The source's headers, with what was measured where it is stated: highdicom prefers them to what it is told."""
+    headers = series.headers()
+    for header in headers:
+        for group in header.get("SharedFunctionalGroupsSequence", ()):
+            group.PixelMeasuresSequence, group.PlaneOrientationSequence = _measures(series), _orientation(series)
+        header.SliceThickness = header.SpacingBetweenSlices = DSfloat(series.stack.step_mm, auto_format=True)
+    return headers
+
+
+def _measures(series: SourceSeries) -> hd.PixelMeasuresSequence:
+    step_mm = series.stack.step_mm
+    return hd.PixelMeasuresSequence(series.stack.frames[0].spacing_mm, step_mm, step_mm)
+
+
+def _orientation(series: SourceSeries) -> hd.PlaneOrientationSequence:
+    first = series.stack.frames[0]
+    return hd.PlaneOrientationSequence("PATIENT", [*first.row.tolist(), *first.column.tolist()])
 
 
 def _segment(finding: DicomFinding, number: int, structure: Structure) -> hd.seg.SegmentDescription:
