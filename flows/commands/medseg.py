@@ -89,7 +89,9 @@ def register_version(json: Json = False) -> None:
 
 @app.command()
 def predict(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", resolve_path=True, help="a NIfTI file or a folder")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", resolve_path=True, help="NIfTI, DICOM, zip or a folder of them")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", resolve_path=True, help="a NIfTI file or a folder")],
     model: Annotated[
         str | None, typer.Option(help="a registered version; models:/NAME@candidate of register.name unless told")
@@ -102,14 +104,21 @@ def predict(
     other_code: Annotated[
         bool, typer.Option("--other-code", help="accept other code than the version was evaluated with")
     ] = False,
+    to: Annotated[
+        str, typer.Option(help="comma list of nifti, dicom-seg, dicom-labelmap, rtstruct, sr, json, png")
+    ] = "nifti",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the first GPU if there is one")] = None,
     json: Json = False,
 ) -> None:
     """Segment scans with a registered version, on their own grid. What is there already is left as it is.
 
-    --json: a line a label map, with the version and whether it is released.
+    INPUT also: a DICOM series, study or zip. --json: a line a result, with the version and whether it is released.
     """
     enter_project(needs_mlflow=True)
     log_to_terminal()
+    from pipelines.work import devices
+
+    devices.choose(device)
     from flows import show
     from pipelines import params
     from pipelines.release import registry
@@ -117,7 +126,7 @@ def predict(
 
     version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
-    for path in segment(source, target, this, labels_of, modality, overwrite, other_code):
+    for path in segment(source, target, this, labels_of, modality, overwrite, other_code, to.split(",")):
         print(show.json_line({"path": str(path), **version.to_json()}) if json else path, flush=True)
 
 

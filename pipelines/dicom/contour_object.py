@@ -61,6 +61,7 @@ def _empty(finding: DicomFinding, source: Dataset) -> FileDataset:
     written.SeriesNumber, written.InstanceNumber, written.OperatorsName = SERIES_NUMBERS["rtstruct"], 1, ""
     written.SeriesDescription, written.SoftwareVersions = finding.description, finding.maker.software
     written.Manufacturer, written.ManufacturerModelName = MANUFACTURER, MODEL
+    written.DeviceSerialNumber = finding.serial
     written.StructureSetLabel, written.StructureSetDescription = "MEDSEG", finding.description
     written.StructureSetDate, written.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     written.FrameOfReferenceUID = text(source, "FrameOfReferenceUID")
@@ -98,9 +99,10 @@ def _images(finding: DicomFinding, headers: list[Dataset]) -> list[Dataset | Non
         return [None] * len(stack.frames)
     of_file = dict(zip(dict.fromkeys(frame.file for frame in stack.frames), headers, strict=True))
     several = len({frame.file for frame in stack.frames}) < len(stack.frames)
-    images = []
+    images: list[Dataset | None] = []
     for frame in stack.frames:
-        images.append(image := _image(of_file[frame.file]))
+        image = _image(of_file[frame.file])
+        images.append(image)
         if several:
             image.ReferencedFrameNumber = frame.index + 1
     return images

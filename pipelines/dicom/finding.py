@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence, UID
+from highdicom import UID, AlgorithmIdentificationSequence
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
@@ -26,7 +26,7 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a structure: volume of its voxels, the interval that a reference's lies in at `level`, confidence in [0, 1]."""
+    """Of a structure: volume of its voxels, the interval a reference's lies in at `level`, confidence in [0, 1]."""
 
     volume_ml: float
     interval_ml: tuple[float, float] | None = None
@@ -65,6 +65,11 @@ class DicomFinding:
 
     def uid(self, *parts: str) -> UID:
         return UID(generate_uid(entropy_srcs=[self.mark, *parts]))
+
+    @property
+    def serial(self) -> str:
+        """Of the mark the digest: what the writer says of itself as a device."""
+        return self.mark.partition(";")[0].rpartition(" ")[2]
 
     @property
     def numbered(self) -> np.ndarray:

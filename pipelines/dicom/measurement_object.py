@@ -31,7 +31,7 @@ def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensiv
         groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    return sr.Comprehensive3DSR(
+    written = sr.Comprehensive3DSR(
         evidence=[drawn, *finding.series.headers()],
         content=report,
         series_instance_uid=finding.uid("sr", "series"),
@@ -42,6 +42,8 @@ def measurement_report(finding: DicomFinding, drawn: Dataset) -> sr.Comprehensiv
         series_description=finding.description,
         is_complete=True,
     )
+    written.DeviceSerialNumber, written.SoftwareVersions = finding.serial, finding.maker.software
+    return written
 
 
 def _group(

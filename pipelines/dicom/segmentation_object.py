@@ -4,8 +4,6 @@ The geometry is that of the slices as they were sorted and measured: nothing is 
 SpacingBetweenSlices some scanners fill with something else (readers then lose or move slices without a word).
 """
 
-from typing import Literal
-
 import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
@@ -15,14 +13,14 @@ from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, DicomFi
 from pipelines.dicom.source import SourceSeries
 from pipelines.scans.structure import Structure
 
-Kind = Literal["dicom-seg", "dicom-labelmap"]
+LABELMAP = "dicom-labelmap"
 
 
-def segmentation(finding: DicomFinding, kind: Kind) -> hd.seg.Segmentation:
-    """Raises ValueError if nothing was found: an object without a segment is none."""
+def segmentation(finding: DicomFinding, kind: str) -> hd.seg.Segmentation:
+    """`kind`: dicom-seg or dicom-labelmap. Raises ValueError if nothing was found: an object without a segment is none."""
     if not finding.structures:
         raise ValueError("nothing was found, and a SEG without a segment does not exist")
-    labelmap = kind == "dicom-labelmap"
+    labelmap = kind == LABELMAP
     written = hd.seg.Segmentation(
         source_images=_as_measured(finding.series),
         pixel_array=finding.numbered,
@@ -35,7 +33,7 @@ def segmentation(finding: DicomFinding, kind: Kind) -> hd.seg.Segmentation:
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL,
         software_versions=finding.maker.software,
-        device_serial_number=finding.mark.rpartition(" ")[2],
+        device_serial_number=finding.serial,
         content_label="MEDSEG",
         content_description=finding.description,
         series_description=finding.description,

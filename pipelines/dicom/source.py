@@ -1,4 +1,4 @@
-"""A DICOM series to be segmented -> a NIfTI volume of it, and where its slices lie, so that results can be laid on them.
+"""A DICOM series to be segmented -> a NIfTI volume of it, and where its slices lie, for results to be laid on.
 
     found = series_in(files, pseudonyms)        name -> files of one series; reasons of what cannot be read
     read_series(Wanted(files, nifti))           runs in a child of pipelines/dicom/sandbox.py
@@ -52,8 +52,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class SourceSeries:
-    """`files` and `stack`: as read; a frame names its file by number. `role`: what it shows. `notes`: what was corrected.
-    `sha256`: of every file, sorted."""
+    """`files` and `stack`: as read; a frame names its file by number. `role`: what it shows. `notes`: what was
+    corrected. `sha256`: of every file, sorted."""
 
     files: tuple[Path, ...]
     stack: Stack
@@ -68,7 +68,7 @@ class SourceSeries:
 
     @property
     def places_mm(self) -> np.ndarray:
-        """(n, 3): where the first voxel of each slice of the corrected grid lies, LPS; its own place if that is exact."""
+        """(n, 3): where the first voxel of each slice of the corrected grid lies, LPS; its own place where exact."""
         if not self.stack.uneven and not self.stack.drift_mm.any():
             return np.array([frame.position_mm for frame in self.stack.frames])
         affine = LPS_TO_RAS @ self.stack.affine  # either way

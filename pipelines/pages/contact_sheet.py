@@ -93,29 +93,30 @@ def draw(captioned: tuple[Row, list[str]]) -> Image.Image | None:
         return None
     picture = Image.new("RGB", (3 * PLANE_PX, PLANE_PX + CAPTION_PX))
     for axis in range(3):
-        plane = _plane(volume.array, label, volume.spacing_mm, axis, in_hu(row.images[0].role))
+        plane = section_of(volume.array, label, volume.spacing_mm, axis, in_hu(row.images[0].role), PLANE_PX)
         picture.paste(plane, (axis * PLANE_PX, 0))
     _caption(picture, row, findings)
     return picture
 
 
-def _plane(
-    array: np.ndarray, label: np.ndarray | None, spacing_mm: tuple[float, ...], axis: int, is_ct: bool
+def section_of(
+    array: np.ndarray, label: np.ndarray | None, spacing_mm: tuple[float, ...], axis: int, is_ct: bool, edge_px: int
 ) -> Image.Image:
+    """Through the label's largest section along `axis`, else the middle; outlined, on a square of `edge_px`."""
     others = tuple(other for other in range(3) if other != axis)
     at = array.shape[axis] // 2
     if label is not None and label.any():
         at = int(np.count_nonzero(label, axis=others).argmax())
     section, spacing = np.take(array, at, axis), [spacing_mm[other] for other in others]
     picture = scaled(
-        grey(section, CT_WINDOW_HU if is_ct else window_of(section)), spacing, PLANE_PX, Image.Resampling.BILINEAR
+        grey(section, CT_WINDOW_HU if is_ct else window_of(section)), spacing, edge_px, Image.Resampling.BILINEAR
     )
     if label is not None:
-        ids = scaled(np.take(label, at, axis), spacing, PLANE_PX, Image.Resampling.NEAREST)
+        ids = scaled(np.take(label, at, axis), spacing, edge_px, Image.Resampling.NEAREST)
         picture = outlined(picture, np.asarray(ids))
-    plane = on_square(picture, PLANE_PX)
+    plane = on_square(picture, edge_px)
     if axis < 2:
-        write_line(plane, (PLANE_PX - 9, PLANE_PX // 2 - 6), "R", PLAIN)
+        write_line(plane, (edge_px - 9, edge_px // 2 - 6), "R", PLAIN)
     return plane
 
 

@@ -104,10 +104,11 @@ def read(path: Path) -> Volume:
     if not np.isfinite(file.data).all():
         bad = int(file.data.size - np.isfinite(file.data).sum())
         raise VolumeError(f"{bad} voxels are NaN or infinite; re-export the scan")
-    return replace(_reoriented(file.data, file.affine), remarks=file.remarks)
+    return replace(reoriented(file.data, file.affine), remarks=file.remarks)
 
 
-def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
+def reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
+    """Voxels (i, j, k) of a file as they are held here."""
     orientation = io_orientation(affine)
     canonical = apply_orientation(data, orientation)
     turned = affine @ inv_ornt_aff(orientation, data.shape)

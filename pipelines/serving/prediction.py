@@ -1,4 +1,4 @@
-"""Segment scans with a registered version: a NIfTI file, or a folder of them.
+"""Segment scans with a registered version: a NIfTI file, a DICOM series, a zip, or a folder of them.
 
 A folder may have any layout that training reads; else names tell the modality where several files make one scan
 (`NAME_flair.nii.gz` and `NAME_t1ce.nii.gz`). Where they do not, a file is of the model's own modality, or of the one
@@ -7,69 +7,47 @@ given. A scan passes the examination that training scans pass
 predicted to suffice; whatever happens to one, the others go on.
 """
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from model import weights_file
 from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resampled_shape
-from pipelines.intake import examination
-from pipelines.params.quality_bounds import Quality
-from pipelines.release import audit, registry
-from pipelines.release.registry import RegisteredModel
-from pipelines.scans import channels, vocabulary
+from pipelines.release import registry
 from pipelines.scans.contracts import contract_of
-from pipelines.scans.volume import VolumeError, outline, write_label
+from pipelines.scans.volume import VolumeError, outline
 from pipelines.serving import footprint
+from pipelines.serving.answering import STANDING, Job, answer, checked, known_mark, mark_of
 from pipelines.serving.as_trained import meet
-from pipelines.serving.conditions import Conditions
-from pipelines.serving.from_files import segment_files
-from pipelines.serving.requests import Request, requests
-from pipelines.serving.scan_search import MADE_HERE, description_of
-from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
+from pipelines.serving.asked import NIFTI, Request
+from pipelines.serving.requests import requests
+from pipelines.serving.segmenter import Segmenter, scans_at_a_time
 from pipelines.work import environment, within_memory
-from pipelines.work.digests import sha256_of
 from pipelines.work.progress import track
 from pipelines.work.within_memory import CHUNK_S, Load, LocalExecutor, Lost
 from pipelines.work.wording import listed
-from pipelines.work.writing import replacing
 
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
-STANDING = "; "  # what follows it in a label map's free text is the version's standing when it was made
 VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only the time left is told by it
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all scans of one prediction share. `record_sha256`: of the version, for the audit log. `mark`: how their
-    label maps' free text begins."""
-
-    weights: Path
-    conditions: Conditions
-    labels_of: str | None
-    modality: str | None
-    bounds: Quality | None
-    record_sha256: str
-    mark: str = MADE_HERE
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """Of one request: what was noted, and why it failed, if it did."""
+    """Of one request: what was noted, why it failed, if it did, and what was written, if not."""
 
     notes: list[str] = field(default_factory=list)
     failure: str = ""
+    written: list[Path] = field(default_factory=list)
 
 
 def predict(
@@ -80,67 +58,68 @@ def predict(
     modality: str | None = None,
     overwrite: bool = False,
     other_code: bool = False,
+    to: Sequence[str] = (NIFTI,),
 ) -> Iterator[Path]:
-    """Segment `source` (file or folder) into `target` (a file, or a folder); each path once it is written.
+    """Segment `source` (file, folder or zip) into `target` (a file, or a folder); each path once it is written.
 
     `model`: `models:/NAME@ALIAS` or `models:/NAME/VERSION`. `labels_of`: write a source's own label values instead of
-    the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`.
-    Raises ValueError, before anything is written, if nothing may be; and at the end, if any scan failed.
+    the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`. `to`:
+    kinds of results. Raises ValueError, before anything is written, if nothing may be; and at the end, if any scan
+    failed.
     """
     if labels_of is not None:
         contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
-    asked = requests(source, target)
-    version = registry.find(model)
-    folder, conditions = version.weights(), Conditions.from_json(version.record["conditions"]).checked(other_code)
-    job = Job(folder, conditions, labels_of, modality, examination.bounds_here(), version.record_sha256)
-    marks = {request.target: _mark(request, job, version) for request in asked}
-    due = asked if overwrite else [request for request in asked if not _is_there(request, marks[request.target])]
+    checked(to)
+    scratch = TemporaryDirectory(prefix="medseg-")  # of what is read from DICOM; gone with the generator below
+    try:
+        asked = requests(source, target, Path(scratch.name), modality)
+        to = checked(to, asked)
+        version = registry.find(model)
+        job = Job.of(version, labels_of, modality, other_code)
+        due = [request for request in asked if overwrite or request.refused or not _is_there(request, job, to)]
+    except BaseException:
+        scratch.cleanup()
+        raise
     log.info("predict: %d scans, %d of them done before, with %s", len(asked), len(asked) - len(due), version.told)
-    return _written(due, job, marks)
+    return _written(due, job, to, scratch)
 
 
-def _is_there(request: Request, mark: str) -> bool:
+def _is_there(request: Request, job: Job, to: Sequence[str]) -> bool:
     """Made before from the same, in the same way. Raises ValueError if something else lies there."""
-    if not request.target.exists():
-        return False
-    if description_of(request.target).partition(STANDING)[0] != mark.partition(STANDING)[0]:
-        raise ValueError(
-            f"{request.target} exists, and is not of this scan, these weights and these settings; --overwrite replaces "
-            "it, or name another OUTPUT"
-        )
-    return True
+    there = [file for file in map(request.output, to) if file.exists()]
+    for file in there:
+        if known_mark(file) != mark_of(request, job).partition(STANDING)[0]:
+            raise ValueError(
+                f"{file} exists, and is not of this scan, these weights and these settings; --overwrite replaces it, "
+                "or name another OUTPUT"
+            )
+    return len(there) == len(to)
 
 
-def _mark(request: Request, job: Job, version: RegisteredModel) -> str:
-    """By which a repeat knows its own: of weights, settings, and the scan's files by size and time; and what the
-    version's standing was, in the 80 bytes that a NIfTI header has for it."""
-    looked_at = [(role, channels.file_of(file).stat()) for role, file in sorted(request.files.items())]
-    files = [(role, status.st_size, status.st_mtime_ns) for role, status in looked_at]
-    told = repr((version.record["weights_sha256"], job.conditions, job.labels_of, job.modality, files))
-    return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}{STANDING}{version.mark}"
-
-
-def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[Path]:
+def _written(due: list[Request], job: Job, to: Sequence[str], scratch: TemporaryDirectory[str]) -> Iterator[Path]:
     failed: list[tuple[str, str]] = []
-    for request, outcome in _outcomes(due, job, marks):
-        for note in outcome.notes:
-            log.warning("predict: %s: %s", request.told_as, note)
-        if outcome.failure:
-            failed.append((request.told_as, outcome.failure))
-            log.warning("predict: left out %s: %s", *failed[-1])
-        else:
-            yield request.target
+    with scratch:
+        for request, outcome in _outcomes(due, job, to):
+            for note in outcome.notes:
+                log.warning("predict: %s: %s", request.told_as, note)
+            if outcome.failure:
+                failed.append((request.told_as, outcome.failure))
+                log.warning("predict: left out %s: %s", *failed[-1])
+            yield from outcome.written
     if failed:
         raise ValueError(f"{len(failed)} of {len(due)} scans could not be segmented: {listed(failed)}")
 
 
-def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[tuple[Request, Outcome]]:
+def _outcomes(due: list[Request], job: Job, to: Sequence[str]) -> Iterator[tuple[Request, Outcome]]:
     """Those that cannot fit at once, the others as they come."""
     card = weights_file.read_card(job.weights)
     own = sum(file.stat().st_size for file in weights_file.files(job.weights))
     free, free_on_gpu = footprint.free_here(), footprint.free_on_gpu()
-    loads: list[Load[tuple[Request, str]]] = []
+    loads: list[Load[Request]] = []
     for request in due:
+        if request.refused:
+            yield request, Outcome(failure=request.refused)
+            continue
         try:
             need, on_gpu, seconds = _need(request, job, card)
         except VolumeError as error:
@@ -151,15 +130,15 @@ def _outcomes(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterat
         elif own + on_gpu > free_on_gpu:
             yield request, Outcome(failure=_too_large(own + on_gpu, free_on_gpu, " on the GPU"))
         else:
-            loads.append(Load((request, marks[request.target]), own + need, seconds))
-    work = partial(segment_one, job=job)
+            loads.append(Load(request, own + need, seconds))
+    work = partial(segment_one, job=job, to=to)
     if scans_at_a_time() == 1 or len(loads) == 1:
         segmenter = Segmenter.load(job.weights, job.conditions) if loads else None
         items = track((load.item for load in loads), len(loads), "predict")
-        yield from ((item[0], work(item, segmenter=segmenter)) for item in items)
+        yield from ((item, work(item, segmenter=segmenter)) for item in items)
         return
     for item, outcome in within_memory.each(work, loads, LocalExecutor(free), "predict"):
-        yield item[0], Outcome(failure=outcome.reason) if isinstance(outcome, Lost) else outcome
+        yield item, Outcome(failure=outcome.reason) if isinstance(outcome, Lost) else outcome
 
 
 def _too_large(need: int, free: int, where: str = "") -> str:
@@ -181,22 +160,13 @@ def _need(request: Request, job: Job, card: Card) -> tuple[int, int, float]:
     return here, on_gpu, CHUNK_S + VOXEL_S * prod(grid)
 
 
-def segment_one(item: tuple[Request, str], job: Job, segmenter: Segmenter | None = None) -> Outcome:
+def segment_one(
+    request: Request, job: Job, to: Sequence[str] = (NIFTI,), segmenter: Segmenter | None = None
+) -> Outcome:
     """Read, segment and write one scan, or say why not: one bad scan must not stop the others."""
-    request, mark = item
     try:
-        inputs = [sha256_of(file) for file in dict.fromkeys(map(channels.file_of, request.files.values()))]
-        segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
-        segmented, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
-        label = segmented.label
-        if job.labels_of is not None:
-            words = vocabulary.of_records(segmenter.card.vocabulary)
-            label = contract_of(job.labels_of).from_structures(label, words)
-        with replacing(request.target) as temporary:
-            write_label(temporary, label, np.asarray(geometry.affine), mark)
-            told = {"inputs": inputs, "outputs": [sha256_of(temporary)]}
-            audit.append("predict", record_sha256=job.record_sha256, **told)  # before anybody can use it
-        return Outcome(notes)
+        written, report = answer(request, job, to, segmenter)
+        return Outcome(report["warnings"], written=written)
     except Exception as error:  # of any kind: it is told, counted, and the command ends with 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # a GPU that was too small for this scan may do for the next one

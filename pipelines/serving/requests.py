@@ -1,37 +1,28 @@
-"""What a prediction is asked for: which scans lie in a file or folder, and where the label map of each goes.
+"""What a prediction is asked for: which scans lie in a file or folder, and where the results of each go.
 
 A label map never replaces what it was made from, nor lies where the next prediction would take it for a scan.
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.scans import channels
+from pipelines.serving import dicom_inputs
+from pipelines.serving.asked import Request
 from pipelines.serving.scan_search import ENDINGS, find_scans, is_nifti
 
 
-@dataclass(frozen=True)
-class Request:
-    """One scan. `files`: by modality, "" or the number of a channel where the name does not say; a channel of a file as
-    pipelines/scans/channels.py names it. `target`: of its label map."""
+def requests(source: Path, target: Path, scratch: Path | None = None, modality: str | None = None) -> list[Request]:
+    """The scans of `source` (file, folder or zip) and their targets; nothing is written but below `scratch`.
 
-    files: dict[str, Path]
-    target: Path
-
-    @property
-    def told_as(self) -> str:
-        return ", ".join(str(file) for file in self.files.values())
-
-
-def requests(source: Path, target: Path) -> list[Request]:
-    """The scans of `source` (file or folder) and their targets; nothing is written.
-
-    `target`: a folder, or for a single scan a file. Raises ValueError if there is no scan, or if a label map would
-    replace a scan or lie among them.
+    `target`: a folder, or for a single scan a file. `scratch`: where DICOM series go as volumes; without it only NIfTI
+    is looked for. `modality`: of what a series shows, instead of what its header says. Raises ValueError
+    if there is no scan, or if a label map would replace a scan or lie among them.
     """
-    scans = find_scans(source)
     _check_target(source, target)
+    root = dicom_inputs.unpacked(source, scratch) if scratch else source
+    series = dicom_inputs.requests_in(root, target, scratch, modality) if scratch else []
+    scans = {} if series and not dicom_inputs.has_nifti(root) else find_scans(root)
     found = [
         Request(files, target if source.is_file() and is_nifti(target) else target / f"{name}{ENDINGS[0]}")
         for name, files in scans.items()
@@ -40,7 +31,7 @@ def requests(source: Path, target: Path) -> list[Request]:
     for request in found:
         if request.target.exists() and (scan := inputs.get(_identity(request.target))):
             raise ValueError(f"{request.target} is the scan {scan} itself; name another OUTPUT")
-    return found
+    return [*found, *series]
 
 
 def _check_target(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from pipelines import params
 from pipelines.cases.preparation import SourceRecord
 from pipelines.release import audit, record, registry, store
 from pipelines.scans.volume import Volume, VolumeError
-from pipelines.serving import footprint, prediction
+from pipelines.serving import answering, footprint
 from pipelines.serving.as_trained import nearest_source
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.prediction import predict
@@ -85,7 +85,7 @@ def scans(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(store, "find", lambda sha256, run_id: network)
     monkeypatch.setattr(registry, "find", lambda _: registry.RegisteredModel("m", 1, content, "run"))
     bounds = params.load(REPOSITORY / "params.yaml").ingest.quality
-    monkeypatch.setattr(prediction.examination, "bounds_here", lambda: bounds)
+    monkeypatch.setattr(answering.examination, "bounds_here", lambda: bounds)
     monkeypatch.setenv("MEDSEG_WORKERS", "1")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.chdir(tmp_path)  # the audit log is its
@@ -193,8 +193,8 @@ def test_whatever_happens_to_a_scan_the_others_go_on(
             raise error
         return segment(segmenter, files, *arguments)
 
-    segment = prediction.segment_files
-    monkeypatch.setattr(prediction, "segment_files", fail)
+    segment = answering.segment_files
+    monkeypatch.setattr(answering, "segment_files", fail)
     paths = predict(scans, tmp_path / "out", MODEL)
     assert next(paths).name == "b.nii.gz"
     with pytest.raises(ValueError, match=f"1 of 2 scans could not be segmented: .*a.nii.gz: {told}") as failed:

@@ -1,0 +1,237 @@
+"""One scan to its answer: label map, DICOM objects, report and picture, whichever are asked for.
+
+    written, report = answer(request, Job.of(version), ["dicom-seg", "sr", "json"])
+
+What the command, the service and the watch folder share. All files of an answer are complete, and in the audit log by
+content, before any of them has its name.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.dicom.contour_object import contour_set
+from pipelines.dicom.finding import DicomFinding, Maker, Measured
+from pipelines.dicom.measurement_object import measurement_report
+from pipelines.dicom.reading import header, text
+from pipelines.dicom.segmentation_object import segmentation
+from pipelines.evaluation.confidence import VolumeInterval
+from pipelines.intake import examination
+from pipelines.pages import preview
+from pipelines.params.quality_bounds import Quality
+from pipelines.release import audit
+from pipelines.release.registry import RegisteredModel
+from pipelines.scans import channels, vocabulary
+from pipelines.scans.contracts import contract_of
+from pipelines.scans.structure import IGNORED, Structure
+from pipelines.scans.volume import Geometry, read, reoriented, write_label
+from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, Request
+from pipelines.serving.conditions import Conditions
+from pipelines.serving.from_files import segment_files
+from pipelines.serving.scan_search import MADE_HERE, description_of
+from pipelines.serving.segmenter import Segmented, Segmenter, cached_segmenter
+from pipelines.work.digests import sha256_of
+from pipelines.work.wording import did_you_mean
+from pipelines.work.writing import replacing
+
+STANDING = "; "  # what follows it in a mark is the version's standing when the answer was made
+KINDS = (NIFTI, *DICOM, JSON, PNG)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all scans of one prediction share."""
+
+    weights: Path
+    conditions: Conditions
+    labels_of: str | None
+    modality: str | None
+    bounds: Quality | None
+    version: RegisteredModel
+
+    @staticmethod
+    def of(
+        version: RegisteredModel, labels_of: str | None = None, modality: str | None = None, other_code: bool = False
+    ) -> "Job":
+        """Raises ValueError if its weights are not to be had, or the code is another than its evaluation's."""
+        conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
+        return Job(version.weights(), conditions, labels_of, modality, examination.bounds_here(), version)
+
+
+def checked(to: Sequence[str], requests: Sequence[Request] = ()) -> tuple[str, ...]:
+    """Kinds of results, each once. Raises ValueError if one is unknown, or cannot be had of the scans asked for."""
+    for kind in to:
+        if kind not in KINDS:
+            raise ValueError(f"--to {kind}: no kind of result{did_you_mean(kind, KINDS)}")
+    if not to:
+        raise ValueError(f"--to names no kind of result; known: {', '.join(KINDS)}")
+    if SR in to and not {SEG, LABELMAP} & set(to):
+        raise ValueError(f"--to {SR} measures the segments of a SEG; ask for --to {SEG},{SR}")
+    plain = next((request for request in requests if not request.series and not request.refused), None)
+    if plain and (wanted := [kind for kind in to if kind in DICOM]):
+        raise ValueError(f"--to {','.join(wanted)} needs a DICOM series, and {plain.told_as} is none; ask for {NIFTI}")
+    return tuple(dict.fromkeys(to))
+
+
+def mark_of(request: Request, job: Job) -> str:
+    """By which a repeat knows its own: of weights, settings, and the scan's files; and what the version's standing
+    was, in the 80 bytes that a NIfTI header has for it."""
+    files: list[Any] = [each.sha256 for each in request.series]  # the very series, wherever it lies
+    if not request.series:
+        looked_at = [(role, channels.file_of(file).stat()) for role, file in sorted(request.files.items())]
+        files = [(role, status.st_size, status.st_mtime_ns) for role, status in looked_at]
+    told = repr((job.version.record["weights_sha256"], job.conditions, job.labels_of, job.modality, files))
+    return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}{STANDING}{job.version.mark}"
+
+
+def known_mark(file: Path) -> str:
+    """Of the answer that a file belongs to, without the standing; empty if it is of none."""
+    try:
+        if file.suffix == ".json":
+            mark = str(json.loads(file.read_text())["mark"])
+        elif file.suffix == ".png":
+            mark = preview.mark_of_picture(file)
+        elif file.suffix == ".dcm":
+            mark = f"{MADE_HERE} {text(header(file), 'DeviceSerialNumber')}"
+        else:
+            mark = description_of(file)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return mark.partition(STANDING)[0]
+
+
+def answer(
+    request: Request, job: Job, to: Sequence[str] = (NIFTI,), segmenter: Segmenter | None = None
+) -> tuple[list[Path], dict[str, Any]]:
+    """The files written, and the report, which is what `json` writes. `to`: as `checked`.
+
+    Raises ValueError with what is refused of the scan, or OSError; then no file is written.
+    """
+    inputs = _inputs(request)
+    segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
+    segmented, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
+    made = _Answer(request, job, segmenter, segmented, geometry)
+    notes = [*(note for each in request.series for note in each.notes), *notes]
+    if not made.structures and (kept := [kind for kind in to if kind in DICOM]):
+        notes.append(f"nothing was found: no {', '.join(kept)}, as an object without a segment does not exist")
+        to = [kind for kind in to if kind not in DICOM]
+    report: dict[str, Any] = {
+        "mark": made.mark,
+        "made_by": _made_by(job),
+        "structures": made.measures(),
+        "warnings": notes,
+    }
+    with ExitStack() as whole:
+        order = sorted(to, key=[*KINDS[:-2], PNG, JSON].index)  # the report tells of the others
+        files = {kind: whole.enter_context(replacing(request.output(kind))) for kind in order}
+        report |= {"inputs": inputs, "outputs": {}}
+        for kind, file in files.items():
+            made.write(kind, file, report)
+            report["outputs"][kind] = sha256_of(file)
+        audit.append(
+            "predict", record_sha256=job.version.record_sha256, inputs=inputs, outputs=[*report["outputs"].values()]
+        )
+    return [request.output(kind) for kind in order], report
+
+
+def _inputs(request: Request) -> list[str]:
+    if request.series:
+        return [sha256 for each in request.series for sha256 in each.sha256]
+    return [sha256_of(file) for file in dict.fromkeys(map(channels.file_of, request.files.values()))]
+
+
+def _made_by(job: Job) -> dict[str, Any]:
+    record = job.version.record
+    told = {name: record.get(name) for name in ("weights_sha256", "manifest_sha256", "identity")}
+    statement = job.version.standing.statement
+    return {**job.version.to_json(), **told, "release_sha256": statement.sha256 if statement else None}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    request: Request
+    job: Job
+    segmenter: Segmenter
+    segmented: Segmented
+    geometry: Geometry
+
+    @property
+    def mark(self) -> str:
+        return mark_of(self.request, self.job)
+
+    @cached_property
+    def structures(self) -> list[Structure]:
+        """Those with a voxel, by id."""
+        words = {each.id: each for each in vocabulary.of_records(self.segmenter.card.vocabulary).values()}
+        return [words[value] for value in np.unique(self.segmented.label).tolist() if value not in (0, IGNORED)]
+
+    def measured(self, name: str) -> Measured:
+        """Of a structure or union: zero where it has no voxel."""
+        words = vocabulary.of_records(self.segmenter.card.vocabulary)
+        voxel_ml = abs(float(np.linalg.det(np.asarray(self.geometry.affine)[:3, :3]))) / 1000
+        volume_ml = int(np.isin(self.segmented.label, words.covered_ids(name)).sum()) * voxel_ml
+        told = self.job.version.record.get("volume", {}).get(name)
+        interval = VolumeInterval(**told) if told else None
+        bounds = interval.of(volume_ml) if interval else None
+        confidence = self.segmented.confidence.get(name, float("nan"))
+        sure = round(confidence, 4) if np.isfinite(confidence) else None
+        return Measured(volume_ml, bounds, interval.level if interval and bounds else None, sure)
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """Of all that the network looks for here, found or not."""
+        names = dict.fromkeys([*self.segmented.confidence, *(each.name for each in self.structures)])
+        return {name: asdict(self.measured(name)) for name in names}
+
+    @cached_property
+    def finding(self) -> DicomFinding:
+        made_by = _made_by(self.job)
+        digests = {name: value for name, value in made_by.items() if name.endswith("_sha256") and value}
+        maker = Maker(self.job.version.name, str(self.job.version.version), self.job.version.mark, digests)
+        slices = self.segmented.label.transpose(2, 1, 0)
+        measured = {each.name: self.measured(each.name) for each in self.structures}
+        return DicomFinding(self.request.series[0], slices, self.structures, measured, maker, self.mark)
+
+    @cached_property
+    def seg(self) -> Any:
+        return segmentation(self.finding, SEG)
+
+    @cached_property
+    def labelmap(self) -> Any:
+        return segmentation(self.finding, LABELMAP)
+
+    def write(self, kind: str, file: Path, report: dict[str, Any]) -> None:
+        objects: dict[str, Callable[[], Any]] = {
+            SEG: lambda: self.seg,
+            LABELMAP: lambda: self.labelmap,
+            RTSTRUCT: lambda: contour_set(self.finding),
+            SR: lambda: measurement_report(self.finding, self.seg if SEG in report["outputs"] else self.labelmap),
+        }
+        if kind in objects:
+            objects[kind]().save_as(file, enforce_file_format=True)
+        elif kind == NIFTI:
+            write_label(file, self._own_values(), np.asarray(self.geometry.affine), self.mark)
+        elif kind == JSON:
+            file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        else:
+            self._picture(file)
+
+    def _own_values(self) -> np.ndarray:
+        if self.job.labels_of is None:
+            return self.segmented.label
+        words = vocabulary.of_records(self.segmenter.card.vocabulary)
+        return contract_of(self.job.labels_of).from_structures(self.segmented.label, words)
+
+    def _picture(self, file: Path) -> None:
+        name, scan = next(iter(self.request.files.items()))
+        volume = read(scan)
+        label = reoriented(self.segmented.label, volume.affine).array
+        preview.draw(
+            file, volume, label, name or self.job.modality or "CT", self.structures, self.job.version.told, self.mark
+        )
