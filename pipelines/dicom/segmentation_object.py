@@ -17,7 +17,7 @@ LABELMAP = "dicom-labelmap"
 
 
 def segmentation(finding: DicomFinding, kind: str) -> hd.seg.Segmentation:
-    """`kind`: dicom-seg or dicom-labelmap. Raises ValueError if nothing was found: an object without a segment is none."""
+    """`kind`: dicom-seg or dicom-labelmap. Raises ValueError if nothing was found: none is without a segment."""
     if not finding.structures:
         raise ValueError("nothing was found, and a SEG without a segment does not exist")
     labelmap = kind == LABELMAP

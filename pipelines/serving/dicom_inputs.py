@@ -76,7 +76,7 @@ def _requests(
     studies: dict[str, dict[str, SourceSeries]] = defaultdict(dict)
     for name, each in series.items():
         if isinstance(each, sandbox.Refused):
-            yield Request({}, _target(target, name, alone), refused=f"the series {each.reason}")
+            yield Request({}, _target(target, name, alone), refused=f"the series: {each.reason}")
         else:
             studies[found.study[name]][name] = each
     for study in studies.values():
