@@ -25,7 +25,7 @@ SIDES = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredVolume:
     """Of a structure: volume of its voxels, the interval a reference's lies in at `level`, confidence in [0, 1]."""
 
     volume_ml: float
@@ -59,7 +59,7 @@ class DicomFinding:
     series: SourceSeries
     slices: np.ndarray
     structures: Sequence[Structure]
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, MeasuredVolume]
     maker: Maker
     mark: str
 

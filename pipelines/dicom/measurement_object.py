@@ -8,7 +8,7 @@ from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, Measured, concept, modifiers
+from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, MeasuredVolume, concept, modifiers
 from pipelines.scans.structure import PRIVATE, Code, Structure
 
 MILLILITRE = Code("mL", "UCUM", "mL")
@@ -74,7 +74,7 @@ def _sites(structure: Structure) -> list[sr.FindingSite] | None:
     return [sr.FindingSite(concept(structure.region or structure.type), side, others[0] if others else None)]
 
 
-def _measurements(measured: Measured) -> list[sr.Measurement]:
+def _measurements(measured: MeasuredVolume) -> list[sr.Measurement]:
     found = [_volume(measured.volume_ml)]
     if measured.interval_ml:
         words = f"bound of the {measured.level:.0%} interval"

@@ -16,7 +16,7 @@ from pipelines.scans.structure import Structure
 LABELMAP = "dicom-labelmap"
 
 
-def segmentation(finding: DicomFinding, kind: str) -> hd.seg.Segmentation:
+def segments_of(finding: DicomFinding, kind: str) -> hd.seg.Segmentation:
     """`kind`: dicom-seg or dicom-labelmap. Raises ValueError if nothing was found: none is without a segment."""
     if not finding.structures:
         raise ValueError("nothing was found, and a SEG without a segment does not exist")

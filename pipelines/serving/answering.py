@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.dicom.contour_object import contour_set
-from pipelines.dicom.finding import DicomFinding, Maker, Measured
+from pipelines.dicom.finding import DicomFinding, Maker, MeasuredVolume
 from pipelines.dicom.measurement_object import measurement_report
 from pipelines.dicom.reading import header, text
-from pipelines.dicom.segmentation_object import segmentation
+from pipelines.dicom.segmentation_object import segments_of
 from pipelines.evaluation.confidence import VolumeInterval
 from pipelines.intake import examination
 from pipelines.pages import preview
@@ -172,7 +172,7 @@ class _Answer:
         words = {each.id: each for each in vocabulary.of_records(self.segmenter.card.vocabulary).values()}
         return [words[value] for value in np.unique(self.segmented.label).tolist() if value not in (0, IGNORED)]
 
-    def measured(self, name: str) -> Measured:
+    def measured(self, name: str) -> MeasuredVolume:
         """Of a structure or union: zero where it has no voxel."""
         words = vocabulary.of_records(self.segmenter.card.vocabulary)
         voxel_ml = abs(float(np.linalg.det(np.asarray(self.geometry.affine)[:3, :3]))) / 1000
@@ -182,7 +182,7 @@ class _Answer:
         bounds = interval.of(volume_ml) if interval else None
         confidence = self.segmented.confidence.get(name, float("nan"))
         sure = round(confidence, 4) if np.isfinite(confidence) else None
-        return Measured(volume_ml, bounds, interval.level if interval and bounds else None, sure)
+        return MeasuredVolume(volume_ml, bounds, interval.level if interval and bounds else None, sure)
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Of all that the network looks for here, found or not."""
@@ -200,11 +200,11 @@ class _Answer:
 
     @cached_property
     def seg(self) -> Any:
-        return segmentation(self.finding, SEG)
+        return segments_of(self.finding, SEG)
 
     @cached_property
     def labelmap(self) -> Any:
-        return segmentation(self.finding, LABELMAP)
+        return segments_of(self.finding, LABELMAP)
 
     def write(self, kind: str, file: Path, report: dict[str, Any]) -> None:
         objects: dict[str, Callable[[], Any]] = {

