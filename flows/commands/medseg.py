@@ -126,7 +126,9 @@ def predict(
 
     version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
-    for path in segment(source, target, this, labels_of, modality, overwrite, other_code, to.split(",")):
+    for path in segment(
+        source, target, this, labels_of, modality, overwrite, other_code, [kind.strip() for kind in to.split(",")]
+    ):
         print(show.json_line({"path": str(path), **version.to_json()}) if json else path, flush=True)
 
 

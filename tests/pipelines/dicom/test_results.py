@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom import dcmread
+from pydicom.uid import RLELossless
 
 from pipelines.dicom import contours, sandbox
 from pipelines.dicom.contour_object import contour_set
@@ -237,3 +238,21 @@ def test_what_contradicts_itself_is_refused_by_name(tmp_path: Path) -> None:
         refused = read_series(Wanted(tuple(files), tmp_path / "x.nii.gz"))
         assert isinstance(refused, sandbox.Refused)
         assert re.search(told, refused.reason)
+
+
+def test_compressed_signed_and_rescaled_series_are_read_exactly(tmp_path: Path) -> None:
+    def compress(dataset: Any, path: Path) -> None:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dicom_files.write(dataset, path)
+
+    def rescaled(dataset: Any, k: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -500
+
+    stored = dicom_files.voxels()
+    for name, how, slope, intercept in (
+        ("rle", {"save": compress}, 1, -1000),
+        ("scaled", {"change": rescaled}, 2, -500),
+    ):
+        series = source(tmp_path / name, stored=stored, **how)
+        values = np.asarray(nib.load(series.nifti).dataobj).transpose(2, 1, 0)
+        np.testing.assert_array_equal(values, stored.astype(float) * slope + intercept)
