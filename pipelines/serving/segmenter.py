@@ -19,7 +19,8 @@ from model.data.targets import meaning
 from model.network.config import rows_of
 from model.network.medsegformer import MedSegFormer
 from model.tasks.inference import Tally, blocks, largest
-from model.tasks.windows import Blended, Layout
+from model.tasks.layout import Layout
+from model.tasks.windows import Blended
 from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.scans import vocabulary
