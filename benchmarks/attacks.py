@@ -12,7 +12,10 @@ import sys
 RUN, CLI, SERVING = "tests/flows/test_run.py", "tests/flows/test_cli.py", "tests/pipelines/serving"
 INTAKE, STAGES, WORK = "tests/pipelines/intake", "tests/pipelines/stages", "tests/pipelines/work"
 ATTACKS = {
-    "servers": ("another local user, another origin, a run with a command of its own", ["tests/security"]),
+    "servers": (
+        "another local user, another origin, a run with a command of its own",
+        ["tests/security/test_servers.py"],
+    ),
     "predict": (
         "a prediction onto or among its scans, over a foreign file, of what is no scan",
         [f"{SERVING}/test_requests.py", f"{SERVING}/test_prediction.py", f"{SERVING}/test_conditions.py"],
@@ -44,11 +47,16 @@ ATTACKS = {
         "weights, cards and checkpoints that others wrote",
         ["tests/model/test_weights.py", "tests/model/engine/test_checkpoints.py"],
     ),
+    "release": (
+        "who may not release: own approval, strangers, lost keys, replays, forged tags and figures, kills between",
+        ["tests/security/test_release_attacks.py", "tests/pipelines/release"],
+    ),
     "outages": (
         "a Prefect server that dies, a preempted training, a promotion that nobody takes, too little shared memory",
         [f"{RUN}::test_run_outlives_its_server_and_is_not_running_for_ever_in_the_next_ones_pages",
          f"{RUN}::test_a_preempted_training_ends_in_75_and_the_same_command_goes_on",
-         "tests/flows/test_promotion.py", "tests/model/data/test_shared_memory.py"],
+         "tests/flows/test_promotion.py::test_promotion_that_no_worker_takes_is_cancelled",
+         "tests/model/data/test_shared_memory.py"],
     ),
 }  # fmt: skip
 

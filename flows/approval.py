@@ -1,18 +1,25 @@
-"""`medseg promote` and `medseg approve`: start a promotion, sign it, wait for its end, through the Prefect API.
+"""What `medseg promote`, `approve`, `refuse` and `withdraw` do with Prefect: start a promotion, answer it, wait for it.
 
 A promotion is a deployment run, for only such a run can suspend. Where no worker serves this project yet, one is
-started for the time of the command, on the queue `promotion` only.
+started for the time of the command, on the queue `promotion` only. Whoever answers signs here, on the own terminal; the
+run gets the signed statement and believes nothing else.
 """
 
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows import server, work_pool
+from flows import releasing, server, work_pool
+from pipelines.release import decisions, statement
+from pipelines.release.signers import NAMESPACES
+from pipelines.release.statement import Statement
+from pipelines.work import project
+from pipelines.work.writing import replacing
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -23,43 +30,67 @@ PICKUP_TIMEOUT_S = 120  # a worker polls every 2-10 s and needs 3 s to start a f
 
 
 @dataclass(frozen=True)
-class Signature:
-    """What becomes the flow's Approval."""
-
-    reviewer: str
-    reason: str
-    approve: bool = True
-
-
-@dataclass(frozen=True)
 class Standing:
-    """Where a promotion stands: `waiting` for a signature, or ended, with the flow's own `message`."""
+    """Where a promotion stands: `waiting` for an answer, or ended, with the flow's own `message`."""
 
     run: UUID
     waiting: bool
     message: str
 
 
-def promote(version: int, alias: str, signature: Signature | None = None) -> Standing:
-    """Start a promotion and wait until it suspends; with a `signature`, sign it and wait for its end.
+@dataclass(frozen=True)
+class Promotion:
+    """The run that waits, and the request in the ledger that it waits for an answer to."""
 
-    Raises ValueError with the reasons when it is refused by the gate or the signature is not valid.
+    run: UUID
+    request: Statement
+
+
+def promote(version: int, alias: str, key: Path | None) -> Promotion:
+    """Ask for an alias, signed with the author's `key`, and start the run that waits for an answer.
+
+    Raises ValueError with the reasons when the gate or the ledger's rules refuse it.
     """
+    asked = releasing.request(version, alias, key)
     with _served() as client:
-        if signature:
-            _validate(signature)
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": version, "alias": alias})
-        standing = _wait(client, run.id)
-        if signature and standing.waiting:
-            standing = _sign(client, run.id, signature)
-        return standing
+        _wait(client, run.id)
+    return Promotion(run.id, asked)
 
 
-def approve(run: UUID, signature: Signature) -> Standing:
-    """Sign a suspended promotion and wait for its end. Raises ValueError as `promote` does."""
+def answer(run: UUID, kind: str, meaning: str, key: Path) -> Standing:
+    """Sign an answer with `key`, hand it to the run that waits, wait for its end. Raises ValueError as `promote`."""
     with _served() as client:
-        return _sign(client, run, signature)
+        draft = decisions.answer(_asked(client, run), kind, meaning)
+        return _hand_over(client, run, decisions.signed(draft, key))
+
+
+def answer_signed_elsewhere(run: UUID, signature: Path) -> Standing:
+    """The same with the signature of what `to_sign` wrote."""
+    with _served() as client:
+        try:
+            draft = statement.parse(_draft_of(run).read_text())
+        except FileNotFoundError:
+            raise ValueError(
+                f'nothing was prepared for {run}; `medseg approve {run} --meaning "..."` writes what to sign'
+            ) from None
+        return _hand_over(client, run, draft.signed(signature.read_text()))
+
+
+def to_sign(run: UUID, kind: str, meaning: str) -> tuple[Path, str]:
+    """A file for `ssh-keygen -Y sign` where the key is not on this machine, and the namespace."""
+    with _served() as client:
+        draft = decisions.answer(_asked(client, run), kind, meaning)
+    file = _draft_of(run).with_suffix(".txt")
+    for path, text in ((_draft_of(run), draft.text), (file, draft.to_sign)):
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+    return file, NAMESPACES[draft.role]
+
+
+def _draft_of(run: UUID) -> Path:
+    return project.state_folder() / "to_sign" / f"{run}.json"
 
 
 @contextmanager
@@ -78,20 +109,20 @@ def _served() -> Iterator["SyncPrefectClient"]:
                     yield client
 
 
-def _sign(client: "SyncPrefectClient", run_id: UUID, signature: Signature) -> Standing:
-    _validate(signature)
+def _asked(client: "SyncPrefectClient", run_id: UUID) -> Statement:
+    """The request that the run waits for an answer to."""
+    parameters = _suspended(client, run_id).parameters
+    return releasing.open_request(parameters["version"], parameters["alias"])
+
+
+def _hand_over(client: "SyncPrefectClient", run_id: UUID, signed: Statement) -> Standing:
+    """Checked before it is sent: the flow ends on an answer that does not hold."""
     run = _suspended(client, run_id)
-    answer = client.resume_flow_run(run.id, run_input=asdict(signature))
-    if answer.status.value != "ACCEPT":
-        raise ValueError(f"the signature is not accepted: {getattr(answer.details, 'reason', answer.status.value)}")
+    releasing.check(signed)
+    answered = client.resume_flow_run(run.id, run_input={"signed": signed.text})
+    if answered.status.value != "ACCEPT":
+        raise ValueError(f"the answer is not accepted: {getattr(answered.details, 'reason', answered.status.value)}")
     return _wait(client, run.id)
-
-
-def _validate(signature: Signature) -> None:
-    """Before it is sent: the flow ends on a signature that is not valid."""
-    from flows.promotion import Approval, validate
-
-    validate(Approval.model_construct(**asdict(signature)))
 
 
 def _suspended(client: "SyncPrefectClient", run_id: UUID) -> "FlowRun":

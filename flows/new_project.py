@@ -28,6 +28,8 @@ OTHERS = {
     ".dvc/config": "dvc-config",
     ".dvc/.gitignore": "dvc-gitignore",
     "structures.yaml": "structures.yaml",
+    "release/plan.yaml": "plan.yaml",
+    "release/card.yaml": "card.yaml",
     "README.md": "README.md",
 }
 HEAD = (

@@ -1,14 +1,14 @@
-"""Release a registered version: gate, a named person's signature, alias (Prefect flow).
+"""Release a registered version: the author's request waits here for an approver's signature (Prefect flow).
 
-Reads   the version's tags and the present alias holder's in MLflow, params.yaml: promote
-Writes  the decision as tags on the version; on approval, and only then, the alias
-Run     medseg promote 7 --to clinical-candidate     # or the deployment `promotion` in the UI, then its Resume button
+Reads   the author's request and the signers in release/ledger, the evidence in release/evidence
+Writes  on a valid signature, and only then: the approval into the ledger, the alias in MLflow
+Run     medseg promote 7 --to clinical-candidate --key KEY; then an approver: medseg approve RUN --key KEY --meaning ...
 
 The flow suspends while it waits, and Prefect runs it again from the top once resumed: so everything above the
-suspension only reads, and the gate is asked again with the holder and the floors as they are then.
+suspension only reads. What resumes it is a statement that somebody signed with a key of their own: Prefect knows no
+persons, so a name in its form would prove nothing.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -16,71 +16,38 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pipelines import params
-from pipelines.release.registry import Registry
-from pipelines.work import project
+from flows import releasing
+from pipelines.release import statement
+from pipelines.release.standings import EXPIRES
 
 Alias = Literal["clinical-candidate", "champion"]
-APPROVAL_DAYS = 30
 
 
-class Approval(RunInput):
-    """What the person who signs fills in.
+class SignedAnswer(RunInput):
+    """Used as the plain class: `with_initial_data` would drop the constraints."""
 
-    Used as the plain class: `with_initial_data` would drop the constraints. Prefect checks the form, and the flow
-    checks it once more, spaces not counting, because a promotion must not rest on one check in another program.
-    """
-
-    approve: bool = Field(description="yes: move the alias; no: refuse, and keep the reason on the version")
-    reviewer: str = Field(min_length=2, max_length=200, description="your name, at least 2 letters")
-    reason: str = Field(min_length=10, max_length=2000, description="what you looked at, at least 10 characters")
+    signed: str = Field(max_length=20_000, description="the signed statement; `medseg approve` makes and sends it")
 
 
 @flow(name="promotion", flow_run_name="version {version} to {alias}", persist_result=False)
-def promotion(
-    version: Annotated[int, Field(ge=1)], alias: Alias = "clinical-candidate", name: str | None = None
-) -> State[Any]:
-    """Gate, signature, alias.
+def promotion(version: Annotated[int, Field(ge=1)], alias: Alias = "clinical-candidate") -> State[Any]:
+    """An approver's signature, then the alias.
 
     Args:
-        version: registered version
-        alias: alias to move onto it
-        name: registered model; empty: register.name in params.yaml
+        version: registered version, of register.name in params.yaml, whose author asked for the alias
+        alias: the alias asked for
     """
     try:
-        settings = params.load(project.root() / "params.yaml")
-        registry = Registry(name or settings.register_.name)
-        decision = registry.ask_gate(version, alias, settings.promote)
+        asked = releasing.open_request(version, alias)
     except ValueError as error:
         return Failed(message=str(error))
-    if not decision.accepted:
-        registry.record(version, alias, "refused", by="gate", reasons=list(decision.reasons))
-        return Failed(message=f"version {version} is refused: {'; '.join(decision.reasons)}")
-    get_run_logger().info("The gate accepts version %d; waiting for a signature.", version)
+    get_run_logger().info("Request %d by %s waits for an approver: %s", asked.number, asked.by, asked.content)
 
-    approval = suspend_flow_run(wait_for_input=Approval, timeout=APPROVAL_DAYS * 86400)
+    given = suspend_flow_run(wait_for_input=SignedAnswer, timeout=int(EXPIRES.total_seconds()))
 
     try:
-        validate(approval)
+        return Completed(message=releasing.answer(asked, statement.parse(given.signed)))
     except ValueError as error:
-        return Failed(message=f"the signature is not valid, nothing was moved: {error}")
-    verdict = "approved" if approval.approve else "refused"
-    registry.record(version, alias, verdict, by=approval.reviewer, reasons=[approval.reason])
-    if not approval.approve:
-        return Completed(message=f"version {version} is refused by {approval.reviewer}: {approval.reason}")
-    registry.move(alias, version)
-    return Completed(message=f"{registry.name}@{alias} is now version {version}, approved by {approval.reviewer}")
-
-
-def validate(approval: Approval) -> Approval:
-    """The constraints once more, without surrounding spaces. Raises ValueError naming each field that fails."""
-    stripped = {"approve": approval.approve, "reviewer": approval.reviewer.strip(), "reason": approval.reason.strip()}
-    try:
-        checked = Approval.model_validate(stripped)
-    except ValidationError as error:
-        raise ValueError("; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())) from None
-    if len(re.findall(r"[^\W\d_]", checked.reviewer)) < 2:
-        raise ValueError(f"reviewer {checked.reviewer!r}: a name has at least 2 letters")
-    return checked
+        return Failed(message=str(error))

@@ -20,6 +20,10 @@ def as_json(content: Any) -> None:
     print(json.dumps(content, indent=2, default=str))
 
 
+def json_line(content: Any) -> str:
+    return json.dumps(content)
+
+
 def run_summary(result: dict[str, Any]) -> None:
     """Dice by source and structure, the registered version, where to look next."""
     from flows.results import headline
@@ -38,7 +42,7 @@ def run_summary(result: dict[str, Any]) -> None:
         ("report", "reports/evaluate/index.html (figures with intervals, every scan to look at)"),
         *_pretraining(),
         ("segment", f"medseg predict SCAN.nii.gz OUT.nii.gz --model models:/{result['name']}/{version}"),
-        ("release", f"medseg promote {version} --to clinical-candidate"),
+        ("release", f"medseg promote {version} --to clinical-candidate --key KEY"),
         ("curves, runs", "medseg ui"),
     ):
         console.print(f"  {what:<13} {where}", soft_wrap=True)
@@ -78,16 +82,22 @@ def stages(status: dict[str, Any]) -> None:
 
 
 def _registered(status: dict[str, Any]) -> list[str]:
+    from pipelines.release.registry import NOT_RELEASED
+    from pipelines.release.standings import ALIASES
+
     lines = [f"Parameters: {'profile ' + status['profile'] if status['profile'] else 'params.yaml of your own'}"]
     version = status["registered"]
     if version is None:
         return [*lines, "Registered: nothing yet"]
     aliases = f" ({', '.join(version['aliases'])})" if version["aliases"] else ""
+    released = "" if version["standing"] in ALIASES else f", {NOT_RELEASED}"
     belongs = "belongs to" if status["identity_consistent"] else "does NOT belong to"
     return [
         *lines,
         f"Registered: {version['name']} version {version['version']}{aliases}, "
         f"mean Dice {figure(version['mean_dice'])}; it {belongs} what lies here now",
+        f"By the signed ledger: {version['standing']}{released}",
+        *(f"Not settled: {sentence}" for sentence in version["unsettled"]),
     ]
 
 

@@ -39,11 +39,16 @@ def next_step(status: dict[str, Any]) -> str:
     version = status["registered"]
     if version is None:
         return "`medseg register` makes a version of what lies here"
-    if "clinical-candidate" not in version["aliases"]:
-        if version["refused"]:
-            return f"the gate refuses version {version['version']}: {version['refused'][0]}"
-        return f"`medseg promote {version['version']} --to clinical-candidate`"
-    return "nothing; all is fresh, registered and released"
+    if version["unsettled"]:
+        return f"`medseg release --settle`: {version['unsettled'][0]}"
+    number, standing = version["version"], version["standing"]
+    return {
+        "champion": "nothing; all is fresh, registered and released",
+        "clinical-candidate": f"`medseg promote {number} --to champion --key KEY`, once it has proved itself",
+        "requested": "an approver signs: `medseg release` shows what waits, `medseg approve` answers",
+        "recalled": f"version {number} is recalled, for good; train another",
+        "unverified": f"version {number} counts as not released: the ledger does not hold, see `medseg release`",
+    }.get(standing, f"`medseg promote {number} --to clinical-candidate --key KEY`")
 
 
 def _at_rest(pool: ThreadPoolExecutor) -> dict[str, str]:
@@ -92,22 +97,18 @@ def _registered_version() -> Any | None:
 
 
 def _describe(version: Any) -> dict[str, Any]:
+    """`standing`: by the signed ledger; `unsettled`: where MLflow's aliases say something else."""
+    from pipelines.release import moving, registry
+
+    found = registry.find_by_record(version.name, version.tags["record_sha256"])
     mean_dice = version.tags.get("mean_dice")
     return {
         "name": version.name,
         "version": str(version.version),
         "aliases": sorted(version.aliases),
+        "standing": found.standing.word,
+        "unsettled": [] if found.standing == registry.UNVERIFIED else moving.unsettled(version.name),
         "mean_dice": None if mean_dice is None else float(mean_dice),
         "git_commit": version.tags.get("git_commit"),
         "run_id": version.run_id,
-        "refused": _refusal(version),
     }
-
-
-def _refusal(version: Any) -> list[str]:
-    """What the gate would say against it as clinical candidate; nothing if it would accept."""
-    from pipelines import params
-    from pipelines.release.registry import Registry
-
-    promote = params.load(project.root() / "params.yaml").promote
-    return list(Registry(version.name).ask_gate(int(version.version), "clinical-candidate", promote).reasons)

@@ -29,7 +29,6 @@ from pipelines.training import allocators
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
-FLOORS_NOBODY_REACHES = {"default": 0.0, "kidney_cyst": 1.0}
 # The environment of a training stage whose one rank is this process.
 THE_ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **allocators.SETTINGS}
 
@@ -67,7 +66,6 @@ def shorten(project: Path, **blocks: dict[str, Any]) -> None:
         "train": {"steps": 8, "warmup_steps": 2, "validate_every": 4, "precision": "float32", **small},
         "pretrain": {"steps": 2, "warmup_steps": 1, "validate_every": 2, "precision": "float32", **small},
         "ingest.phantom": {"cases_per_layout": 9, "size": 24},
-        "promote.floors": {"default": 0.0},
     }
     for block, values in short.items():
         for name, value in {**values, **blocks.get(block, {})}.items():
@@ -359,15 +357,14 @@ def test_weights_carry_the_run_identity_and_a_changed_file_is_not_loaded(project
         stored.write_bytes(content)
 
 
-def test_a_version_below_its_floor_is_refused_one_above_is_approved_loads_and_segments(project: Path) -> None:
-    version = holder(project)
-    set_params(project, **{"promote.floors": FLOORS_NOBODY_REACHES})
-    refused = call(project, "medseg", "promote", version, "--to", "clinical-candidate", expect=1)
-    assert "kidney_cyst" in refused.stderr
-    set_params(project, **{"promote.floors": {"default": 0.0}})
-    signature = ["--reviewer", "Ada Lovelace", "--reason", "looked at every held-out scan"]
-    call(project, "medseg", "promote", version, "--to", "clinical-candidate", *signature)
-    assert holder(project, "clinical-candidate") == version
+def test_phantoms_are_too_few_for_the_gate_but_their_figures_hold_and_the_version_segments(project: Path) -> None:
+    asked = call(project, "medseg", "gate", "check", holder(project), "--json", expect=1)
+    told = json.loads(asked.stdout)
+    assert told["verdict"] != "passes"
+    results = {check["name"]: check["result"] for check in told["checks"]}
+    assert results["measured anew"] == results["plan noted before training"] == "passes"
+    assert results["enough patients"] == "cannot tell"
+    assert "hold out more" in " ".join(told["reasons"])
     scan = scans(project, "kits/*/imaging.nii.gz")[0]
     told = call(project, sys.executable, "-c", AS_PYFUNC, str(scan)).stdout
     assert told.strip().splitlines()[-1] == f"{nib.load(scan).shape} uint8"

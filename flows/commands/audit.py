@@ -62,12 +62,12 @@ def audit_show(
 @signers_app.command("ls")
 def signers_ls(model: Model = None, json: Json = False) -> None:
     """Who is listed, with which key, and whether that is in force."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     from flows import show, show_trust
     from pipelines import params
-    from pipelines.release import ledger, signers
+    from pipelines.release import registry, signers
 
-    found = signers.read().rows(ledger.read(model or params.load().register_.name).signers)
+    found = signers.read().rows(registry.ledger_here(model or params.load().register_.name).signers)
     if json:
         show.as_json({"signers": found})
     else:
@@ -105,16 +105,15 @@ def signers_sign(
     model: Model = None,
 ) -> None:
     """Put the files in force: an approver's statement in the model's ledger. The first one is taken on trust."""
-    enter_project()
+    enter_project(needs_mlflow=True)
     from pipelines import params
-    from pipelines.release import ledger, signatures, signers
+    from pipelines.release import decisions, registry, signers
     from pipelines.release.statement import SIGNERS
 
     name, wanted = model or params.load().register_.name, signers.read()
-    if ledger.read(name).signers == wanted:
+    if registry.ledger_here(name).signers == wanted:
         raise ValueError(f"{signers.ALLOWED} and {signers.REVOKED} are in force for {name} already")
-    draft = ledger.prepare(name, SIGNERS, wanted.to_json())
-    statement = ledger.append(draft.signed(signatures.sign(draft.to_sign, key, draft.role)))
+    statement = decisions.append(decisions.signed(decisions.prepared(name, SIGNERS, wanted.to_json()), key))
     print(
         f"statement {statement.number} of {statement.name}: signers, signed by {statement.by}; commit release/ to git"
     )

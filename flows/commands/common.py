@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Version = Annotated[str, typer.Argument(help="a number, an alias, or models:/NAME/3")]
 
 
 class Command(TyperGroup):
@@ -55,6 +56,16 @@ def enter_project(needs_mlflow: bool = False) -> None:
         from pipelines.release import tracking
 
         tracking.require_answer()
+
+
+def model_uri(version: str) -> str:
+    """Of what people call a version: of the model `register.name`, where they do not name another."""
+    from pipelines import params
+
+    if version.startswith("models:/"):
+        return version
+    name = params.load().register_.name
+    return f"models:/{name}/{version}" if version.isdigit() else f"models:/{name}@{version.removeprefix('@')}"
 
 
 def log_to_terminal() -> None:

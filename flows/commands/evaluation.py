@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.common import Json, enter_project, log_to_terminal
+from flows.commands.common import Json, Version, enter_project, log_to_terminal, model_uri
 
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)]
-Version = Annotated[str, typer.Argument(help="a number, an alias, or models:/NAME/3")]
 
 
 def evaluate_folders(
@@ -61,15 +60,7 @@ def compare_versions(
     enter_project(needs_mlflow=True)
     log_to_terminal()
     from flows import show, show_evaluation
-    from pipelines import params
     from pipelines.serving import comparing
 
-    name = params.load().register_.name
-    content = comparing.compare(_uri(first, name), _uri(other, name), to, other_code)
+    content = comparing.compare(model_uri(first), model_uri(other), to, other_code)
     (show.as_json if json else show_evaluation.differences)(content)
-
-
-def _uri(version: str, name: str) -> str:
-    if version.startswith("models:/"):
-        return version
-    return f"models:/{name}/{version}" if version.isdigit() else f"models:/{name}@{version.removeprefix('@')}"

@@ -10,13 +10,15 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows.commands import audit as audit_commands
-from flows.commands import configuration, evaluation, long_run, projects
+from flows.commands import card as card_commands
+from flows.commands import configuration, evaluation, lineage, long_run, projects, release
 from flows.commands import data as data_commands
+from flows.commands import gate as gate_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
@@ -28,13 +30,10 @@ app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(structure_commands.app, name="structures")
 app.add_typer(model_app, name="model")
+app.add_typer(gate_commands.app, name="gate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
-
-
-Reviewer = Annotated[str | None, typer.Option(help="your name: signs in one go, with --reason")]
-Reason = Annotated[str | None, typer.Option(help="what you looked at, at least 10 characters")]
-Reject = Annotated[bool, typer.Option("--reject", help="refuse instead of approve")]
+app.add_typer(card_commands.app, name="card")
 
 
 @app.command("run")
@@ -103,58 +102,23 @@ def predict(
     other_code: Annotated[
         bool, typer.Option("--other-code", help="accept other code than the version was evaluated with")
     ] = False,
+    json: Json = False,
 ) -> None:
-    """Segment scans with a registered version, on their own grid. What is there already is left as it is."""
+    """Segment scans with a registered version, on their own grid. What is there already is left as it is.
+
+    --json: a line a label map, with the version and whether it is released.
+    """
     enter_project(needs_mlflow=True)
     log_to_terminal()
+    from flows import show
     from pipelines import params
+    from pipelines.release import registry
     from pipelines.serving.prediction import predict as segment
 
-    named = model or f"models:/{params.load().register_.name}@candidate"
-    for path in segment(source, target, named, labels_of, modality, overwrite, other_code):
-        print(path, flush=True)
-
-
-@app.command()
-def promote(
-    version: Annotated[int, typer.Argument(min=1)],
-    to: Annotated[str, typer.Option(help="alias to move: clinical-candidate or champion")] = "clinical-candidate",
-    reviewer: Reviewer = None,
-    reason: Reason = None,
-    reject: Reject = False,
-) -> None:
-    """Gate, a named person's signature, alias."""
-    signature = _signature(reviewer, reason, reject) if reviewer or reason or reject else None
-    enter_project(needs_mlflow=True)
-    from flows import approval
-
-    outcome = approval.promote(version, to, signature)
-    if not outcome.waiting:
-        print(outcome.message)
-    else:
-        print(f"The gate accepts version {version}; it waits for a signature. Sign in `medseg ui` (Resume), or by")
-        print(f'  medseg approve {outcome.run} --reviewer NAME --reason "..."')
-
-
-@app.command()
-def approve(
-    promotion: Annotated[str, typer.Argument(metavar="RUN", help="as `medseg promote` printed it")],
-    reviewer: Reviewer = None,
-    reason: Reason = None,
-    reject: Reject = False,
-) -> None:
-    """Sign a promotion that waits."""
-    from uuid import UUID
-
-    try:
-        run_id = UUID(promotion)
-    except ValueError:
-        raise typer.BadParameter(f"{promotion!r} is not a run; `medseg promote` prints it", param_hint="RUN") from None
-    signature = _signature(reviewer, reason, reject)
-    enter_project(needs_mlflow=True)
-    from flows import approval
-
-    print(approval.approve(run_id, signature).message)
+    version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
+    this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
+    for path in segment(source, target, this, labels_of, modality, overwrite, other_code):
+        print(show.json_line({"path": str(path), **version.to_json()}) if json else path, flush=True)
 
 
 @app.command()
@@ -176,8 +140,18 @@ def env(json: Json = False) -> None:
     (show.as_json if json else show.variables)(variables)
 
 
+app.command("promote")(release.promote_version)
+app.command("approve")(release.approve)
+app.command("refuse")(release.refuse)
+app.command("withdraw")(release.withdraw)
+app.command("rollback")(release.roll_back)
+app.command("recall")(release.recall_version)
+app.command("release")(release.show_release)
 app.command("evaluate")(evaluation.evaluate_folders)
 app.command("compare")(evaluation.compare_versions)
+app.command("trace")(lineage.trace_version)
+app.command("reproduce")(lineage.reproduce_version)
+app.command("bundle")(lineage.bundle_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)
@@ -207,14 +181,6 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
         signal.signal(each, signal.SIG_IGN)  # leaving ends every child; a second signal must not break into that
     os.write(2, b"medseg: terminated; nothing is left running, the same command goes on from here\n")
     raise SystemExit(128 + signum)
-
-
-def _signature(reviewer: str | None, reason: str | None, reject: bool) -> Any:
-    if not reviewer or not reason:
-        raise typer.BadParameter("a signature needs both --reviewer and --reason")
-    from flows.approval import Signature
-
-    return Signature(reviewer, reason, approve=not reject)
 
 
 def _addresses(addresses: dict[str, str]) -> str:

@@ -86,6 +86,15 @@ def mean(values: Numbers, patients: Names, fewest: int | None = None) -> Interva
     return Interval(float(sums.sum() / sizes.sum()), low, high, int(known.sum()), len(sums), note)
 
 
+def lower_bounds(samples: np.ndarray) -> np.ndarray:
+    """Of the means of many samples at once: `mean(...).low` of each column of (patients, samples), a case a patient."""
+    weights, half, _ = _weights(len(samples))
+    share, size = half[:, None], weights.sum(1)[:, None]
+    return np.asarray(
+        np.quantile((weights @ samples + share * samples.min(0)) / (size + share), _tail(len(samples)), 0)
+    )
+
+
 def rate(hits: Numbers, trials: Numbers, patients: Names) -> Interval:
     """Hits per trial, pooled over cases: lesions found of those there are, structures not missed; in [0, 1].
 

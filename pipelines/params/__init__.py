@@ -2,6 +2,6 @@
 
 from pipelines.params.block import ParamsError
 from pipelines.params.reading import load
-from pipelines.params.schema import Data, Deidentify, Evaluate, Model, Params, Preprocess, Promote
+from pipelines.params.schema import Data, Deidentify, Evaluate, Model, Params, Preprocess
 
-__all__ = ["Data", "Deidentify", "Evaluate", "Model", "Params", "ParamsError", "Preprocess", "Promote", "load"]
+__all__ = ["Data", "Deidentify", "Evaluate", "Model", "Params", "ParamsError", "Preprocess", "load"]

@@ -41,7 +41,7 @@ def _origins(content: dict[str, Any]) -> dict[str, str]:
     name, differing = profiles.nearest(content)
     own = dict(fields.stated(content))
     found = {key: OWN if key in own else DEFAULT for key, _ in fields.settings()}
-    for file, stated in profiles.lineage(name) if name else ():
+    for file, stated in profiles.descent(name) if name else ():
         origin = file if file == profiles.BASE else f"profile {file}"
         found |= {key: origin for key, _ in fields.stated(stated) if key not in differing}
     return found

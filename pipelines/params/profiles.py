@@ -48,7 +48,7 @@ def known(name: str) -> str:
 
 def settings(name: str) -> Params:
     """A profile's parameters, typed. Raises ParamsError."""
-    return reading.check(merged(lineage(known(name))), f"profiles/{name}.yaml")
+    return reading.check(merged(descent(known(name))), f"profiles/{name}.yaml")
 
 
 def compose(name: str) -> str:
@@ -57,13 +57,13 @@ def compose(name: str) -> str:
     Its form is the one `dvc exp run -S` dumps, so that this changes the line it means and no other.
     """
     settings(name)
-    files = lineage(name)
+    files = descent(name)
     head = takewhile(lambda line: line.startswith("#"), _file(name).read_text().splitlines(keepends=True))
     told = HEAD.format(name=name, files=" + ".join(f"profiles/{each}.yaml" for each, _ in files))
     return told + "".join(head) + reading.dump(reading.in_block_style(merged(files)))
 
 
-def lineage(name: str) -> list[tuple[str, CommentedMap]]:
+def descent(name: str) -> list[tuple[str, CommentedMap]]:
     """What a profile is composed of, the base first: (name, what its file states). Raises ParamsError."""
     files: list[tuple[str, CommentedMap]] = []
     while True:
@@ -124,7 +124,7 @@ def nearest(present: dict[str, Any]) -> tuple[str | None, set[str]]:
     own, found = dict(fields.stated(present)), {}
     for name in names():
         try:
-            theirs = dict(fields.stated(merged(lineage(name))))
+            theirs = dict(fields.stated(merged(descent(name))))
         except ParamsError:
             continue
         found[name] = {key for key in own.keys() | theirs.keys() if own.get(key, ...) != theirs.get(key, ...)}

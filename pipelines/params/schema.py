@@ -192,20 +192,11 @@ class Evaluate(Block):
 
 class Register(Block):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{1,62}$", description="registered model name in MLflow")
-
-
-class Promote(Block):
-    floors: dict[str, Fraction] = Field(description="lowest held-out mean Dice by structure, with a `default`")
-    max_drop: Fraction = Field(description="how far below the alias's present holder a structure may fall")
-
-    @model_validator(mode="after")
-    def _known_structures(self) -> "Promote":
-        if "default" not in self.floors:
-            raise ValueError("promote.floors has no entry `default`; add e.g. `default: 0.5`")
-        for name in set(self.floors) - {"default"}:
-            if name not in (known := vocabulary.here()):
-                raise ValueError(f"promote.floors: unknown structure {name!r}{did_you_mean(name, known)}")
-        return self
+    released: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9_-]{1,62}$",
+        description="registered model, with grants of its own, that released versions are copied into; null: no other",
+    )
 
 
 class Params(Block):
@@ -221,7 +212,6 @@ class Params(Block):
     train: Train
     evaluate: Evaluate
     register_: Register = Field(alias="register")
-    promote: Promote
 
     @model_validator(mode="after")
     def _frozen_after_pretraining(self) -> "Params":

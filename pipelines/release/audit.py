@@ -107,6 +107,13 @@ def read(events: Collection[str] | None = None) -> Iterator[AuditLine]:
             yield _parsed(line)
 
 
+def beginnings(weights_sha256: str) -> list[dict[str, Any]]:
+    """The facts of each beginning of the training that made these weights here; one for each time it went on."""
+    lines = list(read(("train.start", "train")))
+    runs = {line.facts["run"] for line in lines if line.facts.get("weights_sha256") == weights_sha256}
+    return [line.facts for line in lines if line.event == "train.start" and line.facts["run"] in runs]
+
+
 def head() -> AuditHead:
     """Of the log as it is now; does not read the whole."""
     if not path().is_file():

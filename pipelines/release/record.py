@@ -5,6 +5,7 @@ reproduced. A version in MLflow carries its text and its digest as tags, so the 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
     """
     metrics = json.loads((evaluation / "metrics.json").read_text())
     details = json.loads((evaluation / "details.json").read_text())
-    sha256 = weights_file.digest(trained)
+    sha256, card = weights_file.digest(trained), weights_file.read_card(trained)
     if metrics["weights_sha256"] != sha256:
         raise ValueError(
             f"{evaluation / 'metrics.json'} is of weights {metrics['weights_sha256'][:12]}..., {trained} holds "
@@ -33,28 +34,38 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
         "name": name,
         "weights_sha256": sha256,
         "weights_files": {file.name: sha256_of(file) for file in weights_file.files(trained)},
-        "identity": weights_file.read_card(trained).identity,
+        "structures": list(card.classes),
+        "identity": card.identity,
+        "manifest_sha256": metrics["manifest_sha256"],
+        "test_set_sha256": metrics["test_set_sha256"],
         "conditions": metrics["conditions"],
         "mean_dice": metrics["mean_dice"],
         "dice": metrics["dice"],
         "cases": metrics["cases"],
         "volume": {name: told["volume"] for name, told in details["confidence"].items()},
-        "metrics_sha256": sha256_of(evaluation / "metrics.json"),
+        "evaluation_files": evaluation_files(evaluation),
     }
 
 
-def read() -> dict[str, Any]:
-    """The one that lies in the project. Raises ValueError if there is none."""
+def evaluation_files(folder: Path) -> dict[str, str]:
+    """Name -> sha256: of the files that hold the figures, and one over all label maps, by name and content."""
+    found = {name: sha256_of(folder / name) for name in ("metrics.json", "details.json", "cases.parquet")}
+    predictions = {file.name: sha256_of(file) for file in (folder / "predictions").iterdir()}
+    return {**found, "predictions": canonical.digest(predictions)}
+
+
+def read(file: Path = FILE) -> dict[str, Any]:
+    """The one that lies in the project, or a file of it. Raises ValueError if there is none."""
     try:
-        return dict(json.loads((project.root() / FILE).read_text()))
+        return dict(json.loads((project.root() / file).read_text()))
     except FileNotFoundError:
-        raise ValueError(f"{FILE}: no such file; `medseg run` makes it") from None
+        raise ValueError(f"{file}: no such file; `medseg run` makes it") from None
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: Mapping[str, Any]) -> str:
     """One spelling for one content."""
     return canonical.text(record)
 
 
-def digest(record: dict[str, Any]) -> str:
+def digest(record: Mapping[str, Any]) -> str:
     return canonical.digest(record)

@@ -10,10 +10,10 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
-from pipelines.release import audit, record, registry, run_identity, store, tracking
+from pipelines.release import audit, card, dossier, issuing, record, registry, run_identity, store, tracking
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -33,9 +33,11 @@ def make_version() -> str:
         log.info("register: %s version %s", content["name"], version.version)
         told = {"name": content["name"], "version": int(version.version), "weights_sha256": content["weights_sha256"]}
         audit.append("register", record_sha256=record.digest(content), **told)
+        _write_card(version.version, content)
     if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()
+    dossier.note(content["name"], version.version, record.digest(content))
     return str(version.version)
 
 
@@ -44,13 +46,17 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     mlflow = tracking.configure()
     store.keep(project.root() / project.TRAINED, content["weights_sha256"])
     run_id = _run_of(client, content["weights_sha256"])
+    origin = _origin(client, run_id)
+    folder = dossier.keep(content, origin)
     store.publish(client, run_id, content["weights_sha256"])
+    dossier.publish(client, run_id, folder.name)
     for file in ("index.html", "metrics.json", "details.json", "summary.json", "cases.parquet", "cases.csv"):
         if (path := project.root() / project.EVALUATION / file).is_file():
             client.log_artifact(run_id, str(path), "evaluate")
     for name, value in _figures(content).items():
         client.log_metric(run_id, name, value)
-    with mlflow.start_run(run_id=run_id), _quiet():
+    tags = {**_tags(run_id, content, origin), "dossier_sha256": dossier.digest(folder)}
+    with _quiet(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module=LOADER,
@@ -58,14 +64,24 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
             signature=_signature(),
             pip_requirements=[],  # this package is on no index: under its name there anybody's code could lie
         )
-        return mlflow.register_model(logged.model_uri, content["name"], tags=_tags(client, run_id, content))
+        return mlflow.register_model(logged.model_uri, content["name"], tags=tags)
+
+
+def _write_card(version: str, content: dict[str, Any]) -> None:
+    """It can be made at any time, so that what is wrong with it is no reason to stop here."""
+    record_sha256 = record.digest(content)
+    try:
+        standing = issuing.standing_of(version, content)
+        card.write(card.place(record_sha256), dossier.place(record_sha256), standing)
+    except ValueError as error:
+        log.warning("register: no model card (%s); `medseg card %s` makes it", error, version)
 
 
 def _figures(content: dict[str, Any]) -> dict[str, float]:
     """METRIC.STRUCTURE -> mean over held-out cases; Dice alone, if another evaluation than the record's lies here."""
     found = {f"dice.{name}": value for name, value in {"mean": content["mean_dice"], **content["dice"]}.items()}
     path = project.root() / project.EVALUATION / "metrics.json"
-    if path.is_file() and sha256_of(path) == content["metrics_sha256"]:
+    if path.is_file() and sha256_of(path) == content["evaluation_files"]["metrics.json"]:
         for structure, told in json.loads(path.read_text())["structures"].items():
             found |= {f"{key}.{structure}": each["mean"] for key, each in told.items() if _is_figure(each)}
     return {name: value for name, value in found.items() if value is not None}
@@ -86,9 +102,14 @@ def _run_of(client: Any, weights_sha256: str) -> str:
     return str(run.info.run_id)
 
 
-def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
-    """The record whole, and of it what people look at and search for."""
+def _origin(client: Any, run_id: str) -> dict[str, str]:
+    """Of the training run, as far as it tells."""
     told = client.get_run(run_id).data.tags
+    return {name: told.get(name) or here for name, here in run_identity.origin().items()}
+
+
+def _tags(run_id: str, content: dict[str, Any], origin: dict[str, str]) -> dict[str, str]:
+    """The record whole, and of it what people look at and search for."""
     return {
         "record": record.text(content),
         "record_sha256": record.digest(content),
@@ -96,7 +117,7 @@ def _tags(client: Any, run_id: str, content: dict[str, Any]) -> dict[str, str]:
         "dice": record.text(content["dice"]),
         **({} if content["mean_dice"] is None else {"mean_dice": f"{content['mean_dice']:.6f}"}),
         "held_out_cases": str(content["cases"]),
-        **{name: told.get(name) or here for name, here in run_identity.origin().items()},
+        **origin,
         "mlflow_run_id": run_id,
         **content["identity"],
     }
@@ -120,7 +141,7 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # of a server's run it prints the address
             yield
     finally:
         logger.setLevel(before)

@@ -6,7 +6,9 @@ params.yaml or a setting that touches nothing of it makes no other result of it.
 
 import hashlib
 import json
+import platform
 import subprocess
+from collections import Counter
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,13 +16,14 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipelines.release import canonical
+from pipelines.release import plan
 from pipelines.scans import manifest
 from pipelines.work import code, project
 
 HERE = Path(__file__).parents[2]  # the source checkout, or where packages are installed
 # What can change a result. The lock and the parameters are hashed by themselves, documents and tests change nothing.
 CODE = ("model", "pipelines", "dvc.yaml", "pyproject.toml", "requirements.lock")
+PROC = Path("/proc")
 
 
 def of_stage(stage: str, *blocks: BaseModel) -> dict[str, str]:
@@ -53,14 +56,33 @@ def inputs_sha256(stage: str) -> str:
 
 
 def origin() -> dict[str, str]:
-    """Tags: the project's commit, and the program's, which are the same where the project is the source checkout."""
-    return {"git_commit": _commit(project.root()), "program": program()}
+    """Tags: the project's commit, and the program's, which are the same where the project is the source checkout; and
+    on what a training here runs."""
+    return {"git_commit": _commit(project.root()), "program": program(), "processor": processor()}
 
 
-def people() -> dict[str, str]:
-    """E-mail addresses, as git knows them: who runs this, who wrote and who committed the project's commit."""
+def processor() -> str:
+    """The CPU's model, with its family and number, and those of its GPUs, as in `AMD EPYC (25 17); 8 NVIDIA H100 80GB
+    HBM3`: only between equal ones are results equal to the bit."""
+    name, *numbers = (_told(PROC / "cpuinfo", key) for key in ("model name", "cpu family", "model"))
+    gpus = Counter(_told(file, "Model") for file in (PROC / "driver/nvidia/gpus").glob("*/information"))
+    counted = [f"{count} {name}" for name, count in sorted(gpus.items())]
+    return "; ".join([f"{name or platform.machine()} ({' '.join(numbers).strip()})", *counted])
+
+
+def _told(file: Path, name: str) -> str:
+    """Of `NAME : VALUE` lines the first value; empty if there is none."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
+
+
+def people(commit: str = "HEAD") -> dict[str, str]:
+    """E-mail addresses, as git knows them: who runs this, who wrote and who committed this commit of the project."""
+    commit = commit.removesuffix("-dirty")
     try:
-        author, committer = _git(project.root(), "log", "-1", "--format=%ae%n%ce").split("\n")[:2]
+        told = _git(project.root(), "log", "-1", "--format=%ae%n%ce", "--end-of-options", commit)
+        author, committer = told.split("\n")[:2]
     except (OSError, subprocess.CalledProcessError):  # no git, no commit
         author = committer = ""
     try:
@@ -72,8 +94,7 @@ def people() -> dict[str, str]:
 
 def plan_sha256() -> str:
     """Of release/plan.yaml as parsed, by which a version will be judged; empty where there is none."""
-    file = project.root() / "release/plan.yaml"
-    return canonical.digest(_yaml(file)) if file.is_file() else ""
+    return plan.digest(plan.read()) if (project.root() / plan.FILE).is_file() else ""
 
 
 def program() -> str:

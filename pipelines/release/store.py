@@ -34,7 +34,7 @@ def keep(folder: Path, sha256: str) -> None:
     with replacing(place(sha256)) as temporary:
         temporary.mkdir()
         for file in [*weights_file.files(folder), *folder.glob("*.index.json")]:
-            _link(file, temporary / file.name)
+            link(file, temporary / file.name)
         verified(temporary, sha256)  # what lies there may be of a later training than the record
 
 
@@ -96,7 +96,7 @@ def _fetch(sha256: str, run_id: str) -> None:
         verified(temporary, sha256)
 
 
-def _link(file: Path, target: Path) -> None:
+def link(file: Path, target: Path) -> None:
     """A hard link; a copy on another file system, or one without links."""
     try:
         os.link(file.resolve(), target)

@@ -56,6 +56,7 @@ def compare(first: str, other: str, target: Path | None = None, other_code: bool
     content: dict[str, Any] = {
         "first": names[0],
         "other": names[1],
+        "standing": {version.told.partition(": ")[0]: version.told.partition(": ")[2] for version in versions},
         "cases": len(common),
         "cases_of_one_alone": alone,
         "left_out": {name: _left_out(folder) for name, folder in zip(names, folders, strict=True)},

@@ -24,7 +24,8 @@ from pipelines.cases.preparation import Preprocessing
 from pipelines.cases.resampling import resampled_shape
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
-from pipelines.release import audit, record, registry
+from pipelines.release import audit, registry
+from pipelines.release.registry import RegisteredModel
 from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.volume import VolumeError, outline, write_label
@@ -45,6 +46,7 @@ from pipelines.work.writing import replacing
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
+STANDING = "; "  # what follows it in a label map's free text is the version's standing when it was made
 VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only the time left is told by it
 
 
@@ -90,10 +92,10 @@ def predict(
     asked = requests(source, target)
     version = registry.find(model)
     folder, conditions = version.weights(), Conditions.from_json(version.record["conditions"]).checked(other_code)
-    job = Job(folder, conditions, labels_of, modality, examination.bounds_here(), record.digest(version.record))
-    marks = {request.target: _mark(request, job, version.record["weights_sha256"]) for request in asked}
+    job = Job(folder, conditions, labels_of, modality, examination.bounds_here(), version.record_sha256)
+    marks = {request.target: _mark(request, job, version) for request in asked}
     due = asked if overwrite else [request for request in asked if not _is_there(request, marks[request.target])]
-    log.info("predict: %d scans, %d of them done before, weights of %s", len(asked), len(asked) - len(due), model)
+    log.info("predict: %d scans, %d of them done before, with %s", len(asked), len(asked) - len(due), version.told)
     return _written(due, job, marks)
 
 
@@ -101,7 +103,7 @@ def _is_there(request: Request, mark: str) -> bool:
     """Made before from the same, in the same way. Raises ValueError if something else lies there."""
     if not request.target.exists():
         return False
-    if description_of(request.target) != mark:
+    if description_of(request.target).partition(STANDING)[0] != mark.partition(STANDING)[0]:
         raise ValueError(
             f"{request.target} exists, and is not of this scan, these weights and these settings; --overwrite replaces "
             "it, or name another OUTPUT"
@@ -109,12 +111,13 @@ def _is_there(request: Request, mark: str) -> bool:
     return True
 
 
-def _mark(request: Request, job: Job, weights_sha256: str) -> str:
-    """By which a repeat knows its own: of weights, settings, and the scan's files by size and time."""
+def _mark(request: Request, job: Job, version: RegisteredModel) -> str:
+    """By which a repeat knows its own: of weights, settings, and the scan's files by size and time; and what the
+    version's standing was, in the 80 bytes that a NIfTI header has for it."""
     looked_at = [(role, channels.file_of(file).stat()) for role, file in sorted(request.files.items())]
     files = [(role, status.st_size, status.st_mtime_ns) for role, status in looked_at]
-    told = repr((weights_sha256, job.conditions, job.labels_of, job.modality, files))
-    return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    told = repr((version.record["weights_sha256"], job.conditions, job.labels_of, job.modality, files))
+    return f"{MADE_HERE} {hashlib.sha256(told.encode()).hexdigest()[:16]}{STANDING}{version.mark}"
 
 
 def _written(due: list[Request], job: Job, marks: Mapping[Path, str]) -> Iterator[Path]:

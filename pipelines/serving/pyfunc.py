@@ -7,6 +7,8 @@
 A scan that ingest would quarantine is refused; what it would note is logged. With the version MLflow stores the digest
 of a record and this module's name, neither weights nor code: the record is looked up in the registry, the weights in
 the store.
+MLflow itself follows an alias, whoever moved it: so the log says, and `standing` of what is loaded, whether the signed
+ledger has released the version.
 The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, model_config={"other_code": True})` accepts
 other code than was evaluated.
 """
@@ -34,6 +36,8 @@ class MedSegModel:
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         self.record_sha256 = record.digest(version.record)
         self.segmenter = Segmenter.load(version.weights(), conditions)
+        self.standing = version.told
+        log.log(logging.INFO if version.standing.released else logging.WARNING, "%s", version.told)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[np.ndarray]:
         """`model_input`: paths of NIfTI files, as a list or a table's first column. Structure ids, one array a scan."""

@@ -61,7 +61,12 @@ def main() -> None:
 
 def _measured_on(trained: Path) -> dict[str, Any]:
     """What the figures are of."""
-    return {"weights_sha256": weights_file.digest(trained), "identity": weights_file.read_card(trained).identity}
+    return {
+        "weights_sha256": weights_file.digest(trained),
+        "identity": weights_file.read_card(trained).identity,
+        "manifest_sha256": manifest.digest(),
+        "test_set_sha256": manifest.test_set_sha256(),
+    }
 
 
 def _report(summary: dict[str, Any]) -> None:

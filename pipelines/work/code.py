@@ -29,6 +29,7 @@ WITHOUT_INFLUENCE = (
     "pipelines.work",
     "pipelines.params",
     "pipelines.release.audit",
+    "pipelines.release.plan",
     "pipelines.release.tracking",
     "pipelines.training.launcher",
     "pipelines.training.certificates",

@@ -114,7 +114,7 @@ def toy_profile() -> str:
     yaml, text = YAML(), io.StringIO()
     parameters = yaml.load(REPOSITORY / "profiles" / "smoke.yaml")
     parameters["train"].update(learning_rate=0.003, final_learning_rate=0.0)
-    parameters.update(evaluate={"overlap": 0.5}, promote={"floors": {"default": 0.3}, "max_drop": 0.02})
+    parameters.update(evaluate={"overlap": 0.5})
     yaml.dump(parameters, text)
     return text.getvalue()
 

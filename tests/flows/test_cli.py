@@ -31,8 +31,9 @@ def test_help_is_instant() -> None:
         ("nonsense",),
         ("run", "--data", "/no/such/folder"),
         ("promote", "zero"),
-        ("promote", "1", "--reviewer", "Ada Lovelace"),
-        ("approve", "not-a-run", "--reviewer", "Ada Lovelace", "--reason", "looked at all of it"),
+        ("promote", "1", "--to", "candidate"),
+        ("promote", "1", "--key", "no-such-file"),
+        ("approve", "not-a-run", "--meaning", "looked at all of it"),
     ],
 )
 def test_wrong_use_exits_with_2(done: Project, arguments: tuple[str, ...]) -> None:
@@ -95,7 +96,7 @@ def test_status_of_a_finished_project(done: Project) -> None:
     assert status["identity_consistent"] is True
     assert status["registered"]["version"] == "1"
     assert status["registered"]["aliases"] == ["candidate"]
-    assert next_step(status) == "`medseg promote 1 --to clinical-candidate`"
+    assert next_step(status) == "`medseg promote 1 --to clinical-candidate --key KEY`"
 
 
 def test_status_after_a_change_names_what_follows_from_it(done: Project) -> None:

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 WRITTEN = {
     "dvc.yaml", "prefect.yaml", "params.yaml", "structures.yaml", "README.md", ".gitignore", ".dvc/config",
-    ".dvc/.gitignore",
+    ".dvc/.gitignore", "release/plan.yaml", "release/card.yaml",
 }  # fmt: skip
 OLDER = "stages: {}\n"
 

@@ -17,7 +17,8 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pipelines import params  # noqa: E402
-from pipelines.release import run_identity  # noqa: E402
+from pipelines.release import record, run_identity  # noqa: E402
+from pipelines.scans import manifest  # noqa: E402
 from pipelines.work import preemption  # noqa: E402
 from pipelines.work.digests import sha256_of  # noqa: E402
 from pipelines.work.writing import replacing, write_json  # noqa: E402
@@ -32,8 +33,6 @@ def inventory() -> None:
 
 
 def ingest() -> None:
-    from pipelines.scans import manifest
-
     manifest.write(Path("data/manifest.parquet"), [])
 
 
@@ -75,6 +74,9 @@ def evaluate() -> None:
         folder.mkdir()
         metrics = {"mean_dice": 0.9, "dice": scores, "by_source": by_source, "cases": 4, "structures": {}}
         write_json(folder / "metrics.json", metrics)
+        (folder / "predictions").mkdir()
+        for name in ("details.json", "cases.parquet", "predictions/1.nii.gz"):
+            (folder / name).touch()
 
 
 def register() -> None:
@@ -86,7 +88,10 @@ def register() -> None:
         "identity": {"inputs_sha256": run_identity.inputs_sha256("train")},
         "conditions": {},
         **{key: json.loads(metrics.read_text())[key] for key in ("mean_dice", "dice", "cases")},
-        "metrics_sha256": sha256_of(metrics),
+        "structures": list(STRUCTURES),
+        "manifest_sha256": manifest.digest(),
+        "test_set_sha256": manifest.test_set_sha256(),
+        "evaluation_files": record.evaluation_files(metrics.parent),
     }
     with replacing(Path("models/register")) as folder:
         folder.mkdir()

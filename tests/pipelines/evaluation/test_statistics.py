@@ -255,3 +255,9 @@ def assert_not_above(lower: Interval, upper: Interval) -> None:
     if lower.low is not None and upper.low is not None:
         for one, other in zip(bounds(lower), bounds(upper), strict=True):
             assert one <= other + ROUNDING
+
+
+def test_bounds_of_many_samples_at_once_are_those_of_each() -> None:
+    samples = np.random.default_rng(4).normal(0.8, 0.1, (35, 6))
+    each = [statistics.mean(sample, np.arange(35)).low for sample in samples.T]
+    np.testing.assert_allclose(statistics.lower_bounds(samples), each, rtol=1e-12)

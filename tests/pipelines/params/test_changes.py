@@ -34,7 +34,7 @@ def value(key: str, *wished: str) -> Any:
         (["train.seed=1", "pretrain.seed=1"], ["-   seed: 0", "+   seed: 1"] * 2),
         (["model.preset=tiny"], ["-   preset: nano", "+   preset: tiny"]),
         (["train.learning_rate=5e-3"], ["-   learning_rate: 0.004", "+   learning_rate: 5e-3"]),
-        (["promote.floors.liver=0.9"], ["+     liver: 0.9"]),
+        (["ingest.quality.tiny_mm3.liver=9.0"], ["+       liver: 9.0"]),
         (["train.patch_size.brats=auto"], ["+     brats: auto"]),
         (["data.sources=[acdc]"], ["-   - phantom", "+   - acdc"]),
         (["data.sources=[phantom, acdc]"], ["+   - acdc"]),
@@ -50,11 +50,12 @@ def test_a_change_touches_the_lines_it_means(wished: list[str], lines: list[str]
 def test_comments_stay_also_those_of_ones_own_and_any_style() -> None:
     text = SMOKE.replace("  steps: 500", "  # as long as\n  # lunch takes\n  steps: 500 # or so")
     text = text.replace("  - phantom\n", "  - phantom # made up\n  # of the split\n")
-    text = text.replace("  floors:\n    default: 0.3", "  floors: {default: 0.3} # mine")
+    block = "\n  overlap: 0.5\n  flips: []\n  max_left_out_fraction: 0.0"
+    text = text.replace(block, " {overlap: 0.5, flips: [], max_left_out_fraction: 0.0} # mine")
     assert changed(text, "train.steps=200") == ["-   steps: 500 # or so", "+   steps: 200 # or so"]
-    assert changed(text, "promote.floors.default=0.4") == [
-        "-   floors: {default: 0.3} # mine",
-        "+   floors: {default: 0.4} # mine",
+    assert changed(text, "evaluate.overlap=0.25") == [
+        "- evaluate: {overlap: 0.5, flips: [], max_left_out_fraction: 0.0} # mine",
+        "+ evaluate: {overlap: 0.25, flips: [], max_left_out_fraction: 0.0} # mine",
     ]
     longer = changes.apply(text, ["data.sources=[phantom, kits]"])
     assert "  - phantom\n  - kits" in longer

@@ -29,12 +29,12 @@ def test_every_setting_is_explained() -> None:
 
 def test_a_value_comes_from_the_base_a_profile_or_ones_own_change(project: Path) -> None:  # noqa: F811
     (project / "profiles/longer.yaml").write_text("extends: smoke\ntrain: {steps: 1000, seed: 3}\n")
-    profiles.use("longer", ["train.seed=4", "promote.floors.liver=0.5"])
+    profiles.use("longer", ["train.seed=4", "ingest.quality.tiny_mm3.liver=5.0"])
     origins = {row["key"]: row["from"] for row in explanation.explain()}
     assert origins["train.steps"] == "profile longer"
     assert origins["train.learning_rate"] == "profile smoke"
     assert origins["train.optimizer"] == "base"
-    assert origins["train.seed"] == origins["promote.floors"] == "own change"
+    assert origins["train.seed"] == origins["ingest.quality.tiny_mm3"] == "own change"
 
 
 def test_what_may_be_left_out_is_told_as_planned(project: Path) -> None:  # noqa: F811
@@ -73,7 +73,7 @@ def test_types_and_bounds_are_told_in_words(key: str, kind: str, bound: str) -> 
 
 def test_a_block_is_explained_whole_and_no_more() -> None:
     profiles.use("smoke")
-    assert [row["key"] for row in explanation.explain("promote")] == ["promote.floors", "promote.max_drop"]
+    assert [row["key"] for row in explanation.explain("register")] == ["register.name", "register.released"]
     assert {row["key"].rpartition(".")[0] for row in explanation.explain("train.augment")} == {"train.augment"}
 
 

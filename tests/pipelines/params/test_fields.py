@@ -45,6 +45,6 @@ def test_what_a_file_states_is_listed_by_whole_keys_with_tables_whole() -> None:
 
 
 def test_the_schema_knows_the_settings_of_a_whole_file() -> None:
-    assert {key for key, _ in fields.settings()} >= {"data.sources", "ingest.quality.tiny_mm3", "promote.floors"}
+    assert {key for key, _ in fields.settings()} >= {"data.sources", "ingest.quality.tiny_mm3", "register.name"}
     assert fields.known([]) == [field.alias or name for name, field in params.Params.model_fields.items()]
     assert fields.known(["train", "steps"]) == []

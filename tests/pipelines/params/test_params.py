@@ -76,7 +76,7 @@ def test_the_reference_run_is_the_missions() -> None:
         ("ingest.quality.tiny_mm3", {"spleen": 5.0}, ["ingest.quality.tiny_mm3 needs an entry `default`"]),
         ("ingest.quality.tiny_mm3.brane", 5.0, ["ingest.quality.tiny_mm3: unknown structure 'brane'"]),
         ("data.test_fraction", 0.95, ["data.test_fraction + data.validation_fraction = 1.05 must be below 1"]),
-        ("promote.floors.brane", 0.5, ["unknown structure 'brane'"]),
+        ("promote", {"max_drop": 0.02}, ["unknown key promote", "remove or rename it"]),
         ("register.name", "Bad Name", ["register.name = 'Bad Name'"]),
     ],
 )
@@ -86,10 +86,6 @@ def test_a_bad_parameter_is_named_with_value_and_bound(tmp_path: Path, key: str,
     for words in told:
         assert words in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_floors_may_be_of_regions(tmp_path: Path) -> None:
-    assert params.load(changed(tmp_path, "promote.floors.whole_tumour", 0.8)).promote.floors["whole_tumour"] == 0.8
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "train: {", "train: 1\ntrain: 2", "[1, 2]: 3", "{1: 2}: 3"])

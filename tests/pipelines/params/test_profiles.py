@@ -57,7 +57,7 @@ def test_the_base_states_every_setting() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_states_differences_only(name: str) -> None:
-    *below, (_, own) = profiles.lineage(name)
+    *below, (_, own) = profiles.descent(name)
     before = dict(fields.stated(profiles.merged(below)))
     assert [key for key, value in fields.stated(own) if key != "extends" and before[key] == value] == []
 
@@ -96,13 +96,13 @@ def test_blocks_are_merged_while_lists_and_tables_by_source_are_replaced_whole(p
     (project / "profiles/knee.yaml").write_text(
         "data: {sources: [bids, nnunet]}\n"
         "preprocess: {spacing_mm: {default: [2.0, 2.0, 2.0]}}\n"
-        "promote: {floors: {default: 0.1, liver: 0.9}}\n"
+        "ingest: {quality: {tiny_mm3: {default: 1.0, liver: 9.0}}}\n"
     )
     composed, base = content(profiles.compose("knee")), content((project / "profiles/base.yaml").read_text())
     assert composed["data"] == {**base["data"], "sources": ["bids", "nnunet"]}
     assert "acdc" in base["preprocess"]["spacing_mm"]
     assert composed["preprocess"] == {**base["preprocess"], "spacing_mm": {"default": [2.0, 2.0, 2.0]}}
-    assert composed["promote"]["floors"] == {"default": 0.1, "liver": 0.9}
+    assert composed["ingest"]["quality"]["tiny_mm3"] == {"default": 1.0, "liver": 9.0}
 
 
 def test_what_was_no_block_below_becomes_one(project: Path) -> None:
@@ -170,7 +170,12 @@ def test_use_writes_the_profile_and_keeps_what_was_ones_own(project: Path) -> No
 
 def test_in_use_is_told_by_values_not_by_how_they_are_written(project: Path) -> None:
     profiles.use("smoke")
-    rewritten = repr(content((project / "params.yaml").read_text())).replace("True", "true").replace("False", "false")
+    rewritten = (
+        repr(content((project / "params.yaml").read_text()))
+        .replace("True", "true")
+        .replace("False", "false")
+        .replace("None", "null")
+    )
     (project / "params.yaml").write_text("# my remark\n" + rewritten)
     assert profiles.in_use() == "smoke"
     assert profiles.use("smoke") is None  # nothing to do: the remark stays

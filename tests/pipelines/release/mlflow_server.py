@@ -10,11 +10,15 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+ADMIN = ("admin", "password of the administrator")
+
 
 class Server:
-    """`mlflow server` on a port of its own, which can be killed and come back."""
+    """`mlflow server` on a port of its own, which can be killed and come back. `accounts`: with basic-auth, where ADMIN
+    may do all, and everybody else read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, accounts: bool = False) -> None:
+        self.accounts = accounts
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -25,6 +29,14 @@ class Server:
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        if self.accounts:
+            command += ["--app-name", "basic-auth"]
+            settings = {"default_permission": "READ", "database_uri": f"sqlite:///{self.folder / 'accounts.db'}"}
+            settings |= dict(zip(("admin_username", "admin_password"), ADMIN, strict=True))
+            told = "\n".join(f"{name} = {value}" for name, value in settings.items())
+            (self.folder / "accounts.ini").write_text(f"[mlflow]\n{told}\n")
+            environment["MLFLOW_AUTH_CONFIG_PATH"] = str(self.folder / "accounts.ini")
+            environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "of this test"
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 120

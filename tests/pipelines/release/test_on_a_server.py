@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from model import weights_file
-from pipelines.release import registration, registry, store, tracking
+from pipelines.release import dossier, issuing, registration, registry, store, tracking
 from pipelines.training import curves
 from pipelines.training.curves import Curves
-from pipelines.work.writing import write_json
+from tests.pipelines.release import evaluated
 from tests.pipelines.release.mlflow_server import Server
-from tests.pipelines.serving.networks import write_weights
+from tests.pipelines.release.test_weights_signature import new_key
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
 
@@ -44,32 +43,30 @@ def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return change
 
 
-def trained(project: Path, dice: float) -> dict[str, object]:
-    sha256 = weights_file.digest(write_weights(project / "models/train"))
-    content = {
-        "name": "m", "weights_sha256": sha256, "identity": {}, "conditions": {}, "mean_dice": dice,
-        "dice": {"kidney": dice}, "cases": 3,
-    }  # fmt: skip
-    write_json(project / "models/register/model.json", content)
-    return content
-
-
 def test_a_version_goes_from_one_machine_to_another_and_a_changed_artifact_is_refused(
     machine: Callable[[str], Path], server: Server
 ) -> None:
-    content = trained(machine("one"), 0.8)
+    content = evaluated.make(machine("one"))
     assert [registration.make_version(), registration.make_version()] == ["1", "1"]
     other = machine("other")
     version = registry.find("models:/m@candidate")
     assert version.record == content
     assert version.weights() == other / ".medseg/weights" / str(content["weights_sha256"])
+    kept = dossier.find(dossier.record.digest(content), version.run_id)
+    assert kept.is_relative_to(other)
+    assert {path.name for path in kept.iterdir()} == {path.name for path in dossier.place(kept.name).iterdir()}
     (artifact,) = (server.folder / "artifacts").rglob("*.safetensors")  # once on the server, too
     artifact.write_bytes(artifact.read_bytes()[:-1] + b"x")
     third = machine("third")
+    (page,) = (server.folder / "artifacts").rglob(f"version-{kept.name}/evaluation/index.html")
+    page.write_text("better")
+    with pytest.raises(ValueError, match=r"evaluation/index.html is not what it was"):
+        dossier.find(kept.name, version.run_id)
+    assert not list((third / ".medseg/versions").iterdir())
     with pytest.raises(ValueError, match="is not the registered"):
         registry.find("models:/m/1").weights()
     assert not list((third / ".medseg/weights").iterdir())
-    trained(third, 0.1)  # later than the record
+    evaluated.make(third)  # later than the record
     with pytest.raises(ValueError, match="is not the registered"):
         store.keep(third / "models/train", "0" * 64)
     machine("other")
@@ -153,3 +150,15 @@ def test_a_server_that_is_away_or_says_nothing_is_told_in_one_line_without_secre
             tracking.require_answer()
         assert time.monotonic() - start < 10
         assert "secret" not in str(refused.value)
+
+
+def test_a_signature_of_weights_goes_from_one_machine_to_another(machine: Callable[[str], Path]) -> None:
+    key = new_key(machine("signing") / "key")
+    evaluated.make(Path.cwd(), dice=0.7)
+    model = registry.find(f"models:/m/{registration.make_version()}")
+    issuing.sign(model, key)
+    public = key.with_suffix(".pub")
+    evaluated.make(machine("verifying"))  # the same weights
+    assert issuing.verify(model, public) == str(public)
+    with pytest.raises(ValueError, match="is not by this key"):
+        issuing.verify(model, new_key(Path.cwd() / "other").with_suffix(".pub"))

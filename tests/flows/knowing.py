@@ -1,0 +1,195 @@
+"""Versions to release, of real stages and without training: a project whose held-out labels one network knows.
+
+A network with random weights segments the held-out scans, and its answer, some voxels off, becomes their labels.
+Evaluated by the real stages that network is good, another one with random weights is bad, and a hardly changed one is
+as good. So scans, labels, weights, predictions and reports are what they are in any project, within two minutes.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from tests.conftest import REPOSITORY
+from tests.flows.conftest import Project
+
+SCANS, SIZE = 72, 16
+STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
+TASK = Path("data/raw/Task04_Hippocampus")
+MADE_OF_SCANS = ("inventory", "deidentify", "ingest", "plan", "preprocess")
+GOOD, BAD, AS_GOOD = "good", "bad", "as good"  # networks, as `train` takes them
+AUTHOR, APPROVER = "author@example.org", "approver@example.org"
+STRANGER = "stranger@example.org"
+
+
+def make(root: Path, **environment: str) -> Project:
+    """A checkout that is a project, its code committed by AUTHOR, scans labelled as GOOD segments them; keys of people
+    in `keys`. No version yet."""
+    project = Project(copy_checkout(root), {"PYTHONPATH": str(root), "MEDSEG_RANKS": "1", **environment})
+    set_params(project)
+    (root / ".medseg").mkdir(mode=0o700)
+    project.write(".medseg/key", hashlib.sha256(b"one split in every run").hexdigest())
+    (root / ".medseg/key").chmod(0o600)
+    for command in (
+        ("git", "init", "-q"),
+        ("git", "add", "-A"),
+        ("git", "-c", "user.name=Author", "-c", f"user.email={AUTHOR}", "commit", "-qm", "Project"),
+        ("git", "config", "user.email", AUTHOR),
+    ):
+        succeed(project, *command)
+    for name in (AUTHOR, APPROVER, STRANGER):
+        make_key(project, name)
+    inside(project, "write_scans")
+    stages(project, *MADE_OF_SCANS)
+    inside(project, "train", GOOD)
+    stages(project, "evaluate")
+    inside(project, "label_as_segmented")
+    stages(project, *MADE_OF_SCANS)
+    return project
+
+
+def register(project: Project, network: str) -> int:
+    """The version that is made of this network."""
+    inside(project, "train", network)
+    stages(project, "evaluate", "register")
+    made = json.loads(succeed(project, "medseg", "register", "--json"))
+    return int(made["version"])
+
+
+def begin_ledger(project: Project) -> None:
+    """AUTHOR and APPROVER may sign; the plan is in force."""
+    for name, role in ((AUTHOR, "author"), (APPROVER, "approver")):
+        succeed(project, "medseg", "signers", "add", name, f"keys/{name}.pub", "--role", role)
+    succeed(project, "medseg", "signers", "sign", "--key", f"keys/{APPROVER}")
+    succeed(project, "medseg", "gate", "plan", "--sign", f"keys/{APPROVER}")
+
+
+def make_key(project: Project, name: str) -> Path:
+    """A private key in the project's folder `keys`, which git ignores."""
+    path = project.root / "keys" / name
+    path.parent.mkdir(exist_ok=True)
+    succeed(project, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path))
+    return path
+
+
+def succeed(project: Project, *command: str) -> str:
+    ended = project.call(*command, timeout_s=300)
+    assert ended.returncode == 0, f"{command}: {ended.stdout[-2000:]}\n{ended.stderr[-3000:]}"
+    return ended.stdout
+
+
+def stages(project: Project, *names: str) -> None:
+    for name in names:
+        succeed(project, sys.executable, "-m", "pipelines", name)
+
+
+def inside(project: Project, function: str, *arguments: str) -> None:
+    """A function of this file, in a process of the project's own."""
+    succeed(project, sys.executable, "-m", "tests.flows.knowing", function, *arguments)
+
+
+def copy_checkout(target: Path) -> Path:
+    """The files git knows."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (REPOSITORY / name).exists() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
+    return target
+
+
+def set_params(project: Project) -> None:
+    from ruamel.yaml import YAML
+
+    yaml, path = YAML(), project.root / "params.yaml"
+    content = yaml.load(path.read_text())
+    content["data"].update(sources=["msd"], test_fraction=0.6)
+    content["preprocess"]["spacing_mm"] = {"default": [1.0, 1.0, 1.0]}
+    with path.open("w") as file:
+        yaml.dump(content, file)
+    project.write(".gitignore", project.read(".gitignore") + "/keys/\n")
+    project.replace("release/plan.yaml", "calibration_error_at_most: 0.25", "calibration_error_at_most: 0.9")
+
+
+def write_scans() -> None:
+    """MR of smooth noise, 1 mm; labels that have both structures, for the plan to be made of."""
+    random = np.random.default_rng(0)
+    names = [f"hippocampus_{number:03d}.nii.gz" for number in range(SCANS)]
+    for name in names:
+        coarse = random.normal(100, 30, (SIZE // 4,) * 3)
+        image = np.kron(coarse, np.ones((4, 4, 4))) + random.normal(0, 3, (SIZE,) * 3)
+        label = np.zeros((SIZE,) * 3, np.uint8)
+        label[4:12, 4:12, 4:8], label[4:12, 4:12, 8:12] = 1, 2
+        _save(TASK / "imagesTr" / name, image.astype(np.int16), np.eye(4))
+        _save(TASK / "labelsTr" / name, label, np.eye(4))
+    listed = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
+    labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    content = {"name": "Hippocampus", "modality": {"0": "MRI"}, "labels": labels, "training": listed, "test": []}
+    (TASK / "dataset.json").write_text(json.dumps(content))
+
+
+def train(which: str) -> None:
+    """models/train: a `nano` with random weights, those of GOOD or others; AS_GOOD: those of GOOD, hardly changed."""
+    import torch
+
+    from model import weights
+    from model.network.config import PRESETS
+    from model.network.medsegformer import MedSegFormer
+    from pipelines.cases import preparation
+    from pipelines.scans import manifest, vocabulary
+    from pipelines.work import project
+    from pipelines.work.writing import replacing
+
+    torch.manual_seed(1 if which == BAD else 0)
+    network = MedSegFormer(PRESETS["nano"], num_classes=len(STRUCTURES) + 1)
+    if which == AS_GOOD:
+        with torch.no_grad():
+            for each in network.parameters():
+                each.mul_(1 + 1e-5)
+    plan, ids = preparation.load(project.PLAN), {each.name: each.id for each in vocabulary.default().values()}
+    card = weights.Card(
+        "nano", asdict(PRESETS["nano"]), STRUCTURES, {name: ids[name] for name in STRUCTURES},
+        dict.fromkeys(plan.sources, (SIZE,) * 3), plan.to_json(),
+        {"inputs_sha256": which, "manifest_sha256": manifest.digest(), "params_sha256": ""},
+    )  # fmt: skip
+    with replacing(project.TRAINED) as folder:
+        folder.mkdir()
+        weights.export(folder, network.state_dict(), card)
+
+
+def label_as_segmented() -> None:
+    """The held-out scans get what was segmented, with every 50th voxel as its neighbour."""
+    from pipelines.scans import manifest, scan_files, vocabulary
+    from pipelines.work import project
+
+    random = np.random.default_rng(1)
+    for row in manifest.read():
+        if row.split != manifest.TEST:
+            continue
+        found = nib.load(project.EVALUATION / "predictions" / f"{row.case_id}.nii.gz")
+        label = np.asarray(found.dataobj)
+        label = np.where(random.random(label.shape) < 0.02, np.roll(label, 1, 0), label)
+        own = np.zeros(label.shape, np.uint8)
+        for value, name in enumerate(STRUCTURES, 1):
+            own[label == next(each.id for each in vocabulary.default().values() if each.name == name)] = value
+        (file,) = row.labels
+        _save(scan_files.where(file.path), own, found.affine)
+
+
+def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+if __name__ == "__main__":
+    function, *arguments = sys.argv[1:]
+    {each.__name__: each for each in (write_scans, train, label_as_segmented)}[function](*arguments)
