@@ -12,6 +12,7 @@ from pipelines.params.quality_bounds import Quality
 from pipelines.release import record, registry
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.exported_network import ExportedNetwork
+from pipelines.serving.scan_search import MADE_HERE
 from pipelines.serving.segmenter import Segmenter
 
 NOT_RELEASED = "not released, not for clinical use"
@@ -41,6 +42,11 @@ class Exportable:
     @property
     def called(self) -> str:
         return f"{self.name} version {self.number}"
+
+    @property
+    def mark(self) -> str:
+        """How the free text of its label maps begins; a folder of scans is read without them."""
+        return f"{MADE_HERE} {self.record_sha256[:16]}"
 
     @property
     def record_sha256(self) -> str:

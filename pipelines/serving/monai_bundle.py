@@ -46,6 +46,7 @@ def _scan(version: Exportable, source: str) -> dict[str, Any]:
         "bounds": version.bounds.model_dump(mode="json"),
         "patch_size": version.segmenter.card.patch_size[source],
         "overlap": version.segmenter.overlap,
+        "mark": version.mark,
         "flips": version.segmenter.flips,
         "ids": ids.tolist(),
         "type": str(ids.dtype),
@@ -116,7 +117,7 @@ def _inference(version: Exportable, source: str, modalities: list[str]) -> dict[
         "dataset": {"_target_": "Dataset", "data": "@data", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": _part("BlendedWindows"),
-        "postprocessing": {"_target_": "Compose", "transforms": [_part("RestoreLabel"), _SAVED]},
+        "postprocessing": {**_part("WriteLabel"), "output_dir": "@output_dir"},
         "handlers": [_LOADED],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
@@ -138,15 +139,6 @@ def _part(name: str) -> dict[str, Any]:
     return {"_target_": f"{PARTS}.{name}", "told": "@told"}
 
 
-_SAVED = {
-    "_target_": "SaveImaged",
-    "keys": "pred",
-    "output_dir": "@output_dir",
-    "output_postfix": "seg",
-    "output_dtype": "$None",
-    "resample": False,
-    "separate_folder": False,
-}
 _LOADED = {
     "_target_": "CheckpointLoader",
     "load_path": "$@bundle_root + '/models/model.pt'",

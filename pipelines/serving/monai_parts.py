@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.tasks.inference import blocks
 from pipelines.cases.preparation import Preprocessing
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.volume import Geometry, VolumeError, restore
+from pipelines.scans.volume import Geometry, VolumeError, restore, write_label
 from pipelines.serving.preparing import prepared
 from pipelines.serving.regridding import MostLikely
 
@@ -41,7 +41,9 @@ class PrepareScan:
         if scan.modalities != modalities:
             raise VolumeError(f"the bundle takes {', '.join(modalities)}, here are {', '.join(scan.modalities)}")
         geometry = json.dumps(scan.geometry.to_json())  # text, which no loader makes tensors of
-        return {**data, "image": torch.from_numpy(scan.image), GEOMETRY: geometry, NAME: data["image"][0]}
+        first = Path(data["image"][0])  # of several files it is their folder that is called after the scan
+        name = first.name.partition(".nii")[0] if len(files) == 1 else first.parent.name
+        return {**data, "image": torch.from_numpy(scan.image), GEOMETRY: geometry, NAME: name}
 
 
 class BlendedWindows:
@@ -75,21 +77,19 @@ class _Called(nn.Module):
         return self.network(image)
 
 
-class RestoreLabel:
-    """A transform: `pred`, probabilities (G, D, H, W) -> structure ids (1, i, j, k) on the file's own grid, with its
-    affine and name, as MONAI's SaveImage wants it."""
+class WriteLabel:
+    """A transform: `pred`, probabilities (G, D, H, W) -> structure ids (1, i, j, k) on the file's own grid, and written
+    there as OUTPUT_DIR/NAME_seg.nii.gz."""
 
-    def __init__(self, told: str) -> None:
-        self.told = json.loads(Path(told).read_text())
+    def __init__(self, told: str, output_dir: str) -> None:
+        self.told, self.folder = json.loads(Path(told).read_text()), Path(output_dir)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        from monai.data import MetaTensor
-
         geometry = Geometry.from_json(json.loads(data[GEOMETRY]))
         probability = np.asarray(torch.as_tensor(data["pred"]).cpu(), np.float32)
         ids = np.asarray(self.told["ids"], self.told["type"])
         told = MostLikely(probability.shape[1:], geometry.crop_shape, ids, (0, 1, 2))
         told.take((0, 0, 0), probability)
-        label = torch.from_numpy(restore(told.label, geometry))[None]
-        meta = {"filename_or_obj": data[NAME]}
-        return {**data, "pred": MetaTensor(label, affine=torch.tensor(geometry.affine), meta=meta)}
+        label = restore(told.label, geometry)
+        write_label(self.folder / f"{data[NAME]}_seg.nii.gz", label, np.asarray(geometry.affine), self.told["mark"])
+        return {**data, "pred": torch.from_numpy(label)[None]}

@@ -19,7 +19,6 @@ from pipelines.scans.contracts import smallest_type
 from pipelines.serving.carried_code import carry, licence, requirements
 from pipelines.serving.exportable import Exportable
 from pipelines.serving.runner import FILE
-from pipelines.serving.scan_search import MADE_HERE
 from pipelines.work.writing import write_json
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def write(folder: Path, version: Exportable) -> None:
         "use": version.use,
         "record_sha256": version.record_sha256,
         "weights_sha256": version.weights_sha256,
-        "mark": f"{MADE_HERE} {version.record_sha256[:16]}",
+        "mark": version.mark,
         "overlap": version.segmenter.overlap,
         "flips": version.segmenter.flips,
         "modalities": version.network_config.modalities,
