@@ -12,15 +12,14 @@ from pipelines.params.quality_bounds import Quality
 from pipelines.release import record, registry
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.exported_network import ExportedNetwork
+from pipelines.serving.prediction import STANDING
 from pipelines.serving.scan_search import MADE_HERE
 from pipelines.serving.segmenter import Segmenter
-
-NOT_RELEASED = "not released, not for clinical use"
 
 
 @dataclass(frozen=True)
 class Exportable:
-    """`use`: what it may be used for. `content`: its record. `bounds`: of the examination of scans."""
+    """`use`: what it is released as when it is exported, or that it is not. `content`: its record. `bounds`: of the examination of scans."""
 
     name: str
     number: str
@@ -37,7 +36,7 @@ class Exportable:
         segmenter = Segmenter.load(version.weights(), conditions)
         segmenter.network.to("cpu")
         number, bounds = str(version.version), examination.bounds_here()
-        return Exportable(version.name, number, NOT_RELEASED, version.record, segmenter, bounds)
+        return Exportable(version.name, number, version.mark, version.record, segmenter, bounds)
 
     @property
     def called(self) -> str:
@@ -45,8 +44,8 @@ class Exportable:
 
     @property
     def mark(self) -> str:
-        """How the free text of its label maps begins; a folder of scans is read without them."""
-        return f"{MADE_HERE} {self.record_sha256[:16]}"
+        """The free text of its label maps: a folder of scans is read without them, and a viewer tells the standing."""
+        return f"{MADE_HERE} {self.record_sha256[:16]}{STANDING}{self.use}"
 
     @property
     def record_sha256(self) -> str:

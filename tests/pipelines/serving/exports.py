@@ -15,8 +15,9 @@ from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from pipelines import params
 from pipelines.cases.preparation import WINDOW, Z_SCORE, CTScale, Preprocessing, SourceRecord
+from pipelines.release.registry import NOT_RELEASED
 from pipelines.scans import vocabulary
-from pipelines.serving.exportable import NOT_RELEASED, Exportable
+from pipelines.serving.exportable import Exportable
 from pipelines.serving.segmenter import Segmenter
 from tests.conftest import REPOSITORY, save
 
