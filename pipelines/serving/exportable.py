@@ -19,7 +19,8 @@ from pipelines.serving.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class Exportable:
-    """`use`: what it is released as when it is exported, or that it is not. `content`: its record. `bounds`: of the examination of scans."""
+    """`use`: what it is released as when it is exported, or that it is not. `content`: its record. `bounds`: of the
+    examination of scans."""
 
     name: str
     number: str
