@@ -61,9 +61,9 @@ def python_without_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scans(folder: Path) -> dict[str, Path]:
     made = {"CT": exports.scan(folder / "ct.nii.gz")}
-    return made | {
-        name: exports.scan(folder / "m" / f"{name}.nii.gz", seed, 0) for seed, name in ((1, "T1"), (2, "T2"))
-    }
+    for seed, name in enumerate(("T1", "T2"), start=1):
+        made[name] = exports.scan(folder / "m" / f"{name}.nii.gz", seed, 0)
+    return made
 
 
 def expected(version: Exportable, files: dict[str, Path]) -> np.ndarray:
