@@ -19,6 +19,7 @@ from pipelines.serving.exportable import Exportable
 from pipelines.work.writing import write_json
 
 PARTS = "pipelines.serving.monai_parts"
+MONAI, IGNITE = "1.6.1", "0.5.5"  # tried with
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 
@@ -54,8 +55,8 @@ def _scan(version: Exportable, source: str) -> dict[str, Any]:
 
 
 def _metadata(version: Exportable, source: str, modalities: list[str]) -> dict[str, Any]:
-    here = requirements("monai", "torch")
-    needed = {name: number for name, number in here.items() if name not in ("monai", "torch", "numpy")}
+    here = requirements("torch")
+    needed = {name: number for name, number in here.items() if name not in ("torch", "numpy")}
     patch = list(version.segmenter.card.patch_size[source])
     names = {number: name for name, number in version.structures.items()}
     told = [names.get(number, "background") for number in version.segmenter.shown(source).ids.tolist()]
@@ -77,10 +78,10 @@ def _metadata(version: Exportable, source: str, modalities: list[str]) -> dict[s
         "schema": SCHEMA,
         "version": version.number,
         "changelog": {version.number: f"exported; record {version.record_sha256}"},
-        "monai_version": here["monai"],
+        "monai_version": MONAI,
         "pytorch_version": here["torch"],
         "numpy_version": here["numpy"],
-        "required_packages_version": {**needed, "pytorch-ignite": "0.5.5"},
+        "required_packages_version": {**needed, "pytorch-ignite": IGNITE},
         "name": version.called,
         "task": f"Segmentation of {', '.join(told[1:])} in {', '.join(modalities)}",
         "description": f"{version.called}, training source {source}, weights {version.weights_sha256}",
