@@ -78,7 +78,7 @@ def run(python: Path, folder: Path, *words: object, at: Path) -> subprocess.Comp
     return subprocess.run(command, cwd=at, env=plain, capture_output=True, text=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("modalities", [["CT"], ["T1", "T2"], ["T1"]])
 def test_without_torch_the_label_map_is_that_of_torch(
     version: Exportable, onnx: Path, python_without_torch: Path, tmp_path: Path, modalities: list[str]
@@ -97,7 +97,7 @@ def test_without_torch_the_label_map_is_that_of_torch(
     assert bytes(found.header["descrip"]).startswith(b"medsegformer label map")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_prediction_refuses_the_runner_refuses_in_a_line(
     onnx: Path, python_without_torch: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +115,7 @@ def test_what_prediction_refuses_the_runner_refuses_in_a_line(
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("source", ["kits", "both"])
 def test_monai_verifies_its_bundle_runs_it_and_gives_the_same_labels(
     version: Exportable, tmp_path: Path, source: str
@@ -128,9 +128,7 @@ def test_monai_verifies_its_bundle_runs_it_and_gives_the_same_labels(
         [sys.executable, "-c", VERIFIED, *map(str, places)],
         cwd=bundle, env={**os.environ, "PYTHONPATH": str(bundle)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "metadata is verified with no error" in done.stderr
-    assert "data shape of network is verified with no error" in done.stderr
+    assert done.returncode == 0, done.stderr  # each of the checks raises
     files = {"CT": made["CT"]} if source == "kits" else {name: made[name] for name in ("T1", "T2")}
     found = nib.load(tmp_path / "labels" / ("ct_seg.nii.gz" if source == "kits" else "m_seg.nii.gz"))
     np.testing.assert_allclose(found.affine, exports.AFFINE, atol=1e-5)
