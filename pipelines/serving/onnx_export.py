@@ -71,7 +71,7 @@ def _source(folder: Path, version: Exportable, name: str) -> dict[str, Any]:
     patch, file = version.segmenter.card.patch_size[name], f"{name}.onnx"
     image = torch.zeros(1, len(network.rows), *patch)
     modality = torch.tensor([network.rows])
-    names = {"input_names": ["image", "modality"], "output_names": ["logits"]}
+    names: dict[str, Any] = {"input_names": ["image", "modality"], "output_names": ["logits"]}
     with _quiet():
         exported = torch.onnx.export(network, (image, modality), dynamo=True, verbose=False, **names)
     assert exported is not None
