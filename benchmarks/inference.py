@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.inference import blocks, largest
-from model.tasks.windows import gaussian
+from model.tasks.layout import gaussian
 
 SPACING_MM = (1.0, 1.0, 1.0)
 SMALL, SMALL_WINDOW = (128, 128, 128), (64, 64, 64)
@@ -110,7 +110,7 @@ def monai(arguments: argparse.Namespace) -> dict[str, Any]:
     from monai.inferers.utils import sliding_window_inference
 
     network = Pointwise(arguments.classes)
-    weight = torch.einsum("d,h,w->dhw", *[gaussian(arguments.window)] * 3).float()
+    weight = torch.einsum("d,h,w->dhw", *[torch.from_numpy(gaussian(arguments.window))] * 3).float()
 
     def segment() -> Any:
         return sliding_window_inference(

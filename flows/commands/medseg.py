@@ -16,7 +16,7 @@ import typer
 
 from flows.commands import audit as audit_commands
 from flows.commands import card as card_commands
-from flows.commands import configuration, evaluation, lineage, long_run, projects, release
+from flows.commands import configuration, evaluation, exports, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
 from flows.commands import structures as structure_commands
@@ -25,6 +25,7 @@ from flows.commands.common import Command, Json, enter_project, group, log_to_te
 app = group("Train, prove and release 3-D medical segmentation models.", cls=Command)
 model_app = group("The network.")
 app.command("init")(projects.make_project)
+app.command("export")(exports.export_version)
 app.add_typer(configuration.params_app, name="params")
 app.add_typer(configuration.profile_app, name="profile")
 app.add_typer(data_commands.app, name="data")

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.tasks.layout import Layout
 from model.tasks.losses import merge
-from model.tasks.windows import Blended, Layout, Sums
+from model.tasks.windows import Blended, Sums
 
 Window = tuple[int, int, int]
 
@@ -123,7 +124,10 @@ class _Passes:
     scratch: Tensor | None = None
 
     def shares(self, windows: Sequence[Window]) -> list[Tensor]:
-        return [self.layout.share(window).to(self.modality.device, non_blocking=True) for window in windows]
+        return [
+            torch.from_numpy(self.layout.share(window)).to(self.modality.device, non_blocking=True)
+            for window in windows
+        ]
 
     def answers(self, windows: Sequence[Window]) -> Tensor:
         """Mean probabilities of all views, (B, G, reach), of the windows' voxels inside the scan."""

@@ -1,6 +1,5 @@
 """Open a scan and say what it is, or why it cannot be used."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from pipelines import params
 from pipelines.intake import quality
-from pipelines.intake.quality import Finding
 from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import labels, nifti, scan_files, vocabulary
@@ -100,7 +98,7 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
         volumes = {file.role: _read(row, file) for file in row.images}
         row, structures = _labelled(row, volumes)
         images = {file.role: volumes[file.role] for file in row.images}
-        found = findings(images, structures, bounds, labels.nominal_frame(row))
+        found = quality.findings(images, structures, bounds, labels.nominal_frame(row))
     except (VolumeError, MemoryError) as error:
         return replace(row, quarantined=str(error) or "does not fit in memory")
     reference = next(iter(images.values()))
@@ -119,18 +117,6 @@ def examine_one(row: Row, bounds: Quality | None = None) -> Row:
 def _drawn(annotated: list[str], ids: list[int], words: Vocabulary) -> list[str]:
     """Those that the label has a voxel of; a structure drawn as part of a region counts for the region, too."""
     return [name for name in annotated if set(words.covered_ids(name)) & set(ids)]
-
-
-def findings(
-    images: Mapping[str, Volume], structures: np.ndarray | None, bounds: Quality | None, nominal_frame: bool = False
-) -> list[Finding]:
-    """Of volumes on one grid, before training as before a prediction. `bounds` None: only what makes them unusable."""
-    constant = [
-        Finding(f"intensity: {modality}: every voxel has the same value", refused=True)
-        for modality, volume in images.items()
-        if np.ptp(volume.array) == 0
-    ]
-    return constant or ([] if bounds is None else quality.examine(images, structures, bounds, nominal_frame))
 
 
 def bounds_here() -> Quality:

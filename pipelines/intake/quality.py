@@ -50,6 +50,18 @@ class Finding:
     refused: bool = False
 
 
+def findings(
+    images: Mapping[str, Volume], structures: np.ndarray | None, bounds: Quality | None, nominal_frame: bool = False
+) -> list[Finding]:
+    """Of volumes on one grid, before training as before a prediction. `bounds` None: only what makes them unusable."""
+    constant = [
+        Finding(f"intensity: {modality}: every voxel has the same value", refused=True)
+        for modality, volume in images.items()
+        if np.ptp(volume.array) == 0
+    ]
+    return constant or ([] if bounds is None else examine(images, structures, bounds, nominal_frame))
+
+
 def examine(
     images: Mapping[str, Volume], structures: np.ndarray | None, bounds: Quality, nominal_frame: bool = False
 ) -> list[Finding]:

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from pipelines.release import audit, card, dossier, issuing, record, registry, run_identity, store, tracking
@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # of a server's run it prints the address
+        with redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(before)

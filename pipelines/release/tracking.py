@@ -92,6 +92,7 @@ def _configured(uri: str, _state: Path) -> ModuleType:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where programs read JSON
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by itself it tries for four minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S),
         "PGCONNECT_TIMEOUT": str(PATIENCE_S),

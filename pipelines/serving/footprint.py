@@ -15,7 +15,7 @@ import torch
 from model import weights_file
 from model.data.casefile import Case
 from model.engine.numerics import cpu_has_bfloat16
-from model.tasks.windows import Layout
+from model.tasks.layout import Layout
 from model.weights_file import Card
 from pipelines.cases.forecast import READ
 from pipelines.cases.preparation import SourceRecord

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from model.data import casefile
-from pipelines.cases.preparation import prepare_case
+from pipelines.cases.case_making import prepare_case
 from pipelines.evaluation import folders, tables
 from pipelines.evaluation.evaluation_folder import PREDICTIONS
 from pipelines.evaluation.measuring import measure

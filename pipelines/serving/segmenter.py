@@ -19,7 +19,8 @@ from model.data.targets import meaning
 from model.network.config import rows_of
 from model.network.medsegformer import MedSegFormer
 from model.tasks.inference import Tally, blocks, largest
-from model.tasks.windows import Blended, Layout
+from model.tasks.layout import Layout
+from model.tasks.windows import Blended
 from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.scans import vocabulary
@@ -87,7 +88,7 @@ class Segmenter:
         patch and structures apply. `reference` (D, H, W): structure ids on the network's grid, for `reliability`, and
         what is `annotated` in it, if not all that the source has. Raises ValueError if the network gives no numbers.
         """
-        shown = self._shown(source)
+        shown = self.shown(source)
         told = _Told(shown, image.shape[1:], geometry, self._layout(image, source))
         if reference is not None:
             every = self.plan.sources[source].annotated
@@ -123,7 +124,7 @@ class Segmenter:
     def _layout(self, image: np.ndarray, source: str) -> Layout:
         return Layout.of(image.shape[1:], self.card.patch_size[source], self.overlap)
 
-    def _shown(self, source: str) -> "Shown":
+    def shown(self, source: str) -> "Shown":
         """What a source tells from background: the classes within a structure it annotated, and unions of them."""
         words = vocabulary.of_records(self.card.vocabulary)
         annotated = self.plan.sources[source].annotated

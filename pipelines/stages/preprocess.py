@@ -17,8 +17,9 @@ from pathlib import Path
 from pipelines import params
 from pipelines.cases import case_folder, preparation
 from pipelines.cases.case_folder import CaseFolder, Entry
+from pipelines.cases.case_making import prepare_case
 from pipelines.cases.forecast import case_bytes, case_seconds
-from pipelines.cases.preparation import Preprocessing, prepare_case
+from pipelines.cases.preparation import Preprocessing
 from pipelines.scans import manifest
 from pipelines.scans.manifest import Row
 from pipelines.work import project, within_memory

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.tasks.inference import Tally, blocks, largest, sliding_window
-from model.tasks.windows import Layout, gaussian, line_of
+from model.tasks.layout import Layout, gaussian, line_of
 from tests.tolerances import agree, rounded
 
 # At most 27 windows of half a window's distance add to a voxel, each a softmax times a share of some roundings.
@@ -80,7 +80,7 @@ def plain(
     sides = [side for pad in reversed(missing) for side in (pad // 2, pad - pad // 2)]
     padded = F.pad(image, sides)
     total, weights = torch.zeros(3, *padded.shape[1:]).double(), torch.zeros(padded.shape[1:]).double()
-    weight = torch.einsum("d,h,w->dhw", *map(gaussian, window))
+    weight = torch.einsum("d,h,w->dhw", *(torch.from_numpy(gaussian(each)) for each in window))
     starts = [line_of(*each, overlap).starts for each in zip(padded.shape[1:], window, strict=True)]
     views = [axes for count in range(len(flips) + 1) for axes in combinations(flips, count)]
     for corner in torch.cartesian_prod(*map(torch.tensor, starts)).tolist():
@@ -215,7 +215,7 @@ def test_blending_agrees_with_monai() -> None:
     from monai.inferers import sliding_window_inference
 
     network, image = Convolution(), noise(24, 20, 16)
-    weight = torch.einsum("d,h,w->dhw", *[gaussian(8)] * 3).float()
+    weight = torch.einsum("d,h,w->dhw", *[torch.from_numpy(gaussian(8))] * 3).float()
     with torch.inference_mode():
         reference = sliding_window_inference(
             image[None],
@@ -238,7 +238,7 @@ def test_the_largest_is_torchs(groups: int) -> None:
 
 
 def test_the_gaussian_is_symmetric_and_never_vanishes() -> None:
-    weight = gaussian(9)
+    weight = torch.from_numpy(gaussian(9))
     assert torch.equal(weight, weight.flip(0))
     assert weight.max() == 1
     assert 3e-4 < weight.min() < 4e-3

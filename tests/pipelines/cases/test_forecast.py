@@ -22,7 +22,8 @@ from pipelines.intake import examination
 from pipelines.scans import vocabulary
 from pipelines.scans.manifest import File, Row
 from pipelines.work.digests import sha256_of
-from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
+from pipelines.cases.case_making import prepare_case
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)

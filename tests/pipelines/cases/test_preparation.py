@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines import params
-from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare, prepare_case
+from pipelines.cases.case_making import prepare_case
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare
 from pipelines.cases.resampling import resample_label
 from pipelines.intake import examination, finding, listing, splits
 from pipelines.scans.manifest import Row

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.tasks.inference import blocks
-from model.tasks.windows import Layout
+from model.tasks.layout import Layout
 from pipelines.cases import resampling
 from pipelines.cases.resampling import reached, resample, resample_part
 from pipelines.serving import regridding

@@ -17,7 +17,8 @@ from model.data import casefile
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.weights_file import Card
-from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, prepare_case
+from pipelines.cases.case_making import prepare_case
+from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.evaluation import tables
 from pipelines.params import profiles
 from pipelines.release import audit, registry
