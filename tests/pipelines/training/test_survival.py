@@ -14,7 +14,7 @@ from tests.pipelines.training.train_stage import hang, prepare, rank_pids, told,
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=20)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=14)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,8 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
 ) -> None:
     """Each time it goes on where it was."""
     let_a_rank_hang(project, after=3)
-    let_all_ranks_hang(project, after=5)
-    stop(project, signal.SIGUSR1, after=9)
-    lose_a_rank(project, after=11)
+    let_all_ranks_hang_and_stop(project, after=5)
+    lose_a_rank(project, after=9)
     assert weights(project) == undisturbed
 
 
@@ -60,8 +59,8 @@ def let_a_rank_hang(project: Path, after: int) -> None:
     assert "all_reduce" in stacks or "accumulate" in stacks
 
 
-def let_all_ranks_hang(project: Path, after: int) -> None:
-    """It goes on by itself, and says where each rank's stack is kept. Then it is stopped."""
+def let_all_ranks_hang_and_stop(project: Path, after: int) -> None:
+    """It goes on by itself, and says where each rank's stack is kept. Asked to stop it does as in `stop`."""
     with training(project, MEDSEG_HANG_S="15") as process:
         wait_for_step(project, after)
         hang(project, 1, 0)
@@ -74,6 +73,7 @@ def let_all_ranks_hang(project: Path, after: int) -> None:
         wait_for_step(project, after + 2)
         os.kill(process.pid, signal.SIGUSR1)
         assert process.wait(timeout=120) == PREEMPTED, told(project)
+    assert "stopped on request" in told(project)
     for rank in (0, 1):
         stacks = (Path(found[1]) / f"stacks-rank-{rank}.txt").read_text()
         assert "train_step" in stacks
