@@ -122,7 +122,6 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
         certificates.require(replace(launch, digest="other"))
 
 
-@pytest.mark.usefixtures("one_level")
 def test_a_gpu_is_calibrated_and_its_next_certificate_counts_with_what_was_measured(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
