@@ -10,7 +10,7 @@ import pytest
 from pipelines.params import profiles
 from pipelines.training import ladder, ladder_costs
 from pipelines.training.ladder import CurveEnd, Record, Rung, climb, curve_end, planned, rungs, verdict
-from tests.pipelines.training.test_certification import one_level, project  # noqa: F401
+from tests.pipelines.training.test_certification import project  # noqa: F401
 
 CURVES = {
     "nano": (0.50, 0.51, 0.50),
@@ -131,7 +131,6 @@ def test_the_key_follows_parameters_not_how_gpus_share_the_work(project: Path) -
     assert with_change("train.learning_rate=0.002") != key
 
 
-@pytest.mark.usefixtures("one_level")
 def test_every_rung_has_a_price_and_the_sum_is_held_against_the_days(project: Path) -> None:  # noqa: F811
     (project / "params.yaml").write_text(profiles.proposed("smoke", ["pretrain.steps=100", "train.steps=2000"]))
     steps = planned(["nano"], 2, None, [])
