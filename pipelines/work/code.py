@@ -11,7 +11,7 @@ certificates take theirs from here, too.
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,24 +88,28 @@ def changed(stages: tuple[str, ...]) -> set[str]:
 
 def normalised(source: str) -> str:
     """What a module says, without comments, docstrings and formatting, the same under every Python from 3.11 on."""
-    return "".join(_spelled(ast.parse(source)))
+    told: list[str] = []
+    _spell(ast.parse(source), told.append)
+    return "".join(told)
 
 
-def _spelled(node: object) -> Iterator[str]:
-    """A syntax tree as text. Fields that are empty are left out: newer Pythons add some."""
+def _spell(node: object, tell: Callable[[str], None]) -> None:
+    """Tell a syntax tree as text, in pieces: every rank does it at its start. Empty fields are left out: newer Pythons
+    add some."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
-        for name, value in ast.iter_fields(node):
-            if name not in ("kind", "type_comment") and value is not None and value != []:
-                yield f" {name}="
-                yield from _spelled(_without_docstring(node, value) if name == "body" else value)
-        yield ")"
+        tell(f"({type(node).__name__}")
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is not None and value != [] and name not in ("kind", "type_comment"):
+                tell(f" {name}=")
+                _spell(_without_docstring(node, value) if name == "body" else value, tell)
+        tell(")")
     elif isinstance(node, list):
         for each in node:
-            yield from _spelled(each)
-            yield ","
+            _spell(each, tell)
+            tell(",")
     else:
-        yield repr(node)
+        tell(repr(node))
 
 
 def _without_docstring(owner: ast.AST, body: object) -> object:

@@ -132,8 +132,14 @@ def step_for_real(network: Any, plan: LaunchPlan) -> None:
     accumulate(run, new_state(network, fit), iter([made_up_batch(plan)]))
 
 
-def test_every_byte_has_a_category_and_the_peak_is_their_sum() -> None:
-    seen = memory(simulate(SHARDED, 0))
+@pytest.fixture(scope="module")
+def sharded() -> StepRecord:
+    """A step of SHARDED."""
+    return simulate(SHARDED, 0)
+
+
+def test_every_byte_has_a_category_and_the_peak_is_their_sum(sharded: StepRecord) -> None:
+    seen = memory(sharded)
     assert tuple(seen.peak) == CATEGORIES
     assert sum(seen.peak.values()) == seen.peak_bytes == max(sum(levels) for _, levels in seen.timeline)
     assert all(seen.largest[category] >= seen.peak[category] > -1 for category in CATEGORIES)
@@ -149,21 +155,20 @@ def test_an_operation_s_input_and_result_are_there_at_once() -> None:
     assert memory(recorder.record).peak_bytes == 2 * tensor.nbytes
 
 
-def test_no_block_stays_gathered_between_two_micro_steps() -> None:
+def test_no_block_stays_gathered_between_two_micro_steps(sharded: StepRecord) -> None:
     with torch.device("meta"):
         network = MedSegFormer(SHARDED.network, SHARDED.classes)
     in_blocks = sum(parameter.numel() for block in network.blocks() for parameter in block.parameters())
-    record = simulate(SHARDED, 0)
-    between = dict(record.marks)["micro-step 2"]
-    alive = [each for each in record.allocations if each.born < between < (each.died or between + 1)]
+    between = dict(sharded.marks)["micro-step 2"]
+    alive = [each for each in sharded.allocations if each.born < between < (each.died or between + 1)]
     gathered = sum(each.size for each in alive if each.operation == "gather")
     assert gathered <= 2 * (SHARDED.parameters - in_blocks)
 
 
-def test_messages_are_those_of_the_strategy() -> None:
+def test_messages_are_those_of_the_strategy(sharded: StepRecord) -> None:
     """Weights are gathered for each micro-step and gradients cut; copies are averaged once a step."""
     plan, whole = SHARDED, 2 * SHARDED.parameters
-    sent = {(each.name, each.link): each for each in timing(simulate(plan, 0), plan, A100).traffic}
+    sent = {(each.name, each.link): each for each in timing(sharded, plan, A100).traffic}
     half = 1 / 2  # of a ring of two
     assert sent["all-gather", "node"].sent_bytes == pytest.approx(2 * plan.accumulation * half * whole, rel=0.15)
     assert sent["reduce-scatter", "node"].sent_bytes == pytest.approx(plan.accumulation * half * 2 * whole, rel=0.1)
