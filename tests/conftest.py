@@ -32,6 +32,7 @@ LONGEST = (
     "tests/pipelines/training/test_certification.py",
     "tests/model/engine/test_ranks.py",
     "tests/model/engine/test_trainer.py",
+    "tests/pipelines/serving/test_exporting.py",
     "tests/model/engine/test_checkpoints.py",
     "tests/model/engine/test_compile.py",
     "tests/model/certificate/test_certificate.py",

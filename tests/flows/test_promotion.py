@@ -25,6 +25,7 @@ from tests.pipelines.release.mlflow_server import Server
 
 NAME = "medsegformer"
 MEANING = ("--meaning", "I looked at every held-out scan")
+pytestmark = pytest.mark.slow  # a quarter of an hour of gates and servers; `make test` has the attacks, without Prefect
 
 
 @pytest.fixture(scope="module")
