@@ -235,9 +235,9 @@ def test_a_case_that_cannot_fit_is_named_with_need_bound_and_remedy_before_any_i
 def test_a_case_counts_as_made_by_the_code_that_makes_it_and_not_by_what_only_names_things() -> None:
     counted = code.closure(*case_folder.MADE_BY, without=(*code.WITHOUT_INFLUENCE, *case_folder.COUNTED_APART))
     assert set(counted) == {
-        "model.data.bricks", "model.data.casefile", "pipelines.cases.preparation", "pipelines.cases.resampling",
-        "pipelines.scans.byte_stream", "pipelines.scans.channels", "pipelines.scans.labels", "pipelines.scans.nifti",
-        "pipelines.scans.volume",
+        "model.data.bricks", "model.data.casefile", "pipelines.cases.case_making", "pipelines.cases.preparation",
+        "pipelines.cases.resampling", "pipelines.scans.byte_stream", "pipelines.scans.channels", "pipelines.scans.labels",
+        "pipelines.scans.nifti", "pipelines.scans.volume",
     }  # fmt: skip
 
 
