@@ -1,6 +1,8 @@
 """What all tests share: quiet tools, how they are spread over processes, and folders of small real files."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,19 @@ LONGEST = (
     "tests/pipelines/stages/test_held_out.py",
     "tests/model/metrics/test_overlap.py",
 )
+
+
+def copy_checkout(target: Path) -> Path:
+    """The files git knows, links as links."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (REPOSITORY / name).exists() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
+    return target
 
 
 def pytest_xdist_auto_num_workers() -> int:

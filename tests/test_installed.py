@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipelines.work import code
-from tests.conftest import REPOSITORY, save
-from tests.test_pipeline import copy_checkout, shorten
+from tests.conftest import REPOSITORY, copy_checkout, save
+from tests.test_pipeline import shorten
 
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
 

@@ -29,25 +29,12 @@ from model.weights_file import read_card
 from pipelines.release import tracking
 from pipelines.scans import manifest
 from pipelines.training import allocators
-from tests.conftest import REPOSITORY
+from tests.conftest import copy_checkout
 
 BIN = Path(sys.executable).parent
 LOSSES = "model/tasks/losses.py"
 # The environment of a training stage whose one rank is this process.
 THE_ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **allocators.SETTINGS}
-
-
-def copy_checkout(target: Path) -> Path:
-    """The files git knows, links as links."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        if (REPOSITORY / name).exists() and name not in ("dvc.lock",):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
-    return target
 
 
 def copy_project(target: Path) -> Path:

@@ -7,8 +7,6 @@ as good. So scans, labels, weights, predictions and reports are what they are in
 
 import hashlib
 import json
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from tests.conftest import REPOSITORY
+from tests.conftest import copy_checkout
 from tests.flows.conftest import Project
 
 SCANS, SIZE = 72, 16
@@ -92,19 +90,6 @@ def stages(project: Project, *names: str) -> None:
 def inside(project: Project, function: str, *arguments: str) -> None:
     """A function of this file, in a process of the project's own."""
     succeed(project, sys.executable, "-m", "tests.flows.knowing", function, *arguments)
-
-
-def copy_checkout(target: Path) -> Path:
-    """The files git knows."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        if (REPOSITORY / name).exists() and name != "dvc.lock":
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target / name, follow_symlinks=False)
-    return target
 
 
 def set_params(project: Project) -> None:
