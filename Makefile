@@ -91,7 +91,7 @@ lock:
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@cp requirements-gpu.lock .venv/lock/all.lock
-	.venv/lock/bin/uv pip compile --quiet --no-header --no-strip-extras --universal --python-version 3.11 --extra dev \
+	.venv/lock/bin/uv pip compile --quiet --no-header --no-strip-extras --universal --python-version 3.11 --extra dev --extra servers \
 	    --generate-hashes $(addprefix --upgrade-package ,$(UPGRADE)) --output-file .venv/lock/all.lock pyproject.toml
 	@awk -v cpu=$(TORCH_CPU) ' \
 	    /^[a-z]/ { part = /^(cuda|nvidia|triton)/ ? "cuda" : /^torch==/ ? "torch" : /^[^ ]*\[/ ? "extras" : "plain" } \

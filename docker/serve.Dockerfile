@@ -1,0 +1,46 @@
+# syntax=docker/dockerfile:1
+# Answers with a registered version: HTTP, DICOM. On the CPU; LOCK=requirements-gpu.lock for CUDA.
+# Build   docker build -f docker/serve.Dockerfile -t medsegformer/serve:0.1.0 .        # or buildah, podman; in the checkout
+#         --build-arg BASE=...          another Debian 12, by digest say
+#         --build-arg PIP_NO_INDEX=1    from ./wheels alone (docker/airgap)
+ARG BASE=docker.io/library/debian:12.12-slim
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS build
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv
+ARG LOCK=requirements.lock
+ARG PIP_NO_INDEX=
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+COPY . .
+RUN python3 -m venv /opt/medseg \
+    && python3 docker/part_of_lock.py "${LOCK}" --project pyproject.toml setuptools > /tmp/part.lock \
+    && /opt/medseg/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check \
+       --find-links wheels --require-hashes --requirement /tmp/part.lock \
+    && /opt/medseg/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
+    && /opt/medseg/bin/pip uninstall --quiet --yes pip \
+    && find /opt/medseg -name __pycache__ -prune -exec rm -r {} +
+
+# hadolint ignore=DL3006
+FROM ${BASE}
+# What apt notes of its work would differ from build to build.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends python3 tini git openssh-client \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig /var/cache/debconf/*-old /var/log/* \
+    && find / -xdev -name __pycache__ -prune -exec rm -r {} + \
+    && mkdir -p /project && chown 10001:10001 /project
+COPY --from=build /opt/medseg /opt/medseg
+COPY docker/with-secrets /usr/local/bin/with-secrets
+ENV PATH=/opt/medseg/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false
+WORKDIR /project
+USER 10001:10001
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+VOLUME ["/project"]
+EXPOSE 8000 11112
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000/health\", timeout=4)"]
+ENTRYPOINT ["tini", "-g", "--", "with-secrets"]
+CMD ["medseg", "serve"]
