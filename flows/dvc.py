@@ -107,6 +107,12 @@ def reproduce(stage: str, on_line: Callable[[str], None]) -> None:
         _dvc(["repro", "--single-item", stage], held, on_line, on_line, stage)
 
 
+def check_out() -> None:
+    """What dvc.lock names, from the cache to its place. Raises StageFailedError if the cache lacks some of it."""
+    with lock.held(doing="restore") as held:
+        _dvc(["checkout", "--force"], held, lambda _: None)
+
+
 def output_hashes(stage: str) -> dict[str, str]:
     """Path -> hash of the stage's outputs, as dvc.lock holds them."""
     entry = locked()[stage]

@@ -16,7 +16,7 @@ import typer
 
 from flows.commands import audit as audit_commands
 from flows.commands import card as card_commands
-from flows.commands import configuration, evaluation, exports, lineage, long_run, projects, release
+from flows.commands import configuration, evaluation, exports, lineage, long_run, operations, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
 from flows.commands import structures as structure_commands
@@ -167,6 +167,9 @@ app.command("bundle")(lineage.bundle_version)
 app.command("certify")(long_run.certify)
 app.command("plan-run")(long_run.plan_run)
 app.command("docs")(projects.list_documents)
+app.command("doctor")(operations.doctor)
+app.command("backup")(operations.back_up)
+app.command("restore")(operations.restore)
 
 
 @model_app.command("summary")
