@@ -63,6 +63,7 @@ def back_up(target: Path, with_results: bool = True) -> Kept:
             files |= _dumps(new)
             said = {"made": datetime.now(UTC).isoformat(), "program": run_identity.program(), "results": with_results}
             write_json(new / LIST, {**said, "files": files})
+        write_json(project.state_folder() / "backup.json", {"made": said["made"]})  # for `medseg metrics`
         return _kept(folder)
 
 

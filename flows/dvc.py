@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from flows import lock, processes
+from flows import cost, lock, processes
 from pipelines.work import project
 from pipelines.work.progress import EVERY_S
 
@@ -104,7 +104,8 @@ def reproduce(stage: str, on_line: Callable[[str], None]) -> None:
     """
     with lock.held() as held:
         held.say(stage=stage)
-        _dvc(["repro", "--single-item", stage], held, on_line, on_line, stage)
+        with cost.metered(stage, on_line):
+            _dvc(["repro", "--single-item", stage], held, on_line, on_line, stage)
 
 
 def check_out() -> None:

@@ -6,12 +6,13 @@ Expect  nothing changed: about 10 s, of which the server's start takes 3
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx  # Prefect's client
 
-from flows import dvc, lock, results, server
+from flows import cost, dvc, lock, results, server
 from pipelines.intake import raw_folder
 from pipelines.params import profiles
 from pipelines.release import registration, tracking
@@ -30,6 +31,7 @@ CONSOLE = {
 def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) -> dict[str, Any]:
     """What flows.results.collect gives. Raises ValueError with the failing stage's own line, PreemptedError
     if training goes on with the same command."""
+    started = time.time()
     with lock.held(wait):
         settings = profiles.outlook(profile, changes)  # refused here, before a server starts
         if data:
@@ -54,7 +56,7 @@ def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) 
                 raise ValueError(state.message or f"the run ended as {state.name}")
             result = state.result()
             assert isinstance(result, dict)
-            return result
+            return {**result, "cost": cost.total(cost.noted(since=started)).line()}
 
 
 def _without_prefect(error: Exception) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def run_summary(result: dict[str, Any]) -> None:
     console = terminal()
     console.print(table)
     console.print(headline(result))
+    if told := result.get("cost"):
+        console.print(f"Cost of {told}", soft_wrap=True)
     console.print("\nWhere to look next", style="bold")
     version = result["version"] or "VERSION"
     for what, where in (

@@ -170,6 +170,7 @@ app.command("docs")(projects.list_documents)
 app.command("doctor")(operations.doctor)
 app.command("backup")(operations.back_up)
 app.command("restore")(operations.restore)
+app.command("metrics")(operations.metrics)
 
 
 @model_app.command("summary")

@@ -54,3 +54,17 @@ def restore(
 
     copy, aside = backup.restore(folder, overwrite)
     print(f"restored from {copy}" + (f"; the former state is in {aside}" if aside else ""))
+
+
+def metrics(
+    serve: Annotated[int | None, typer.Option(metavar="PORT", help="answer Prometheus there, until ended")] = None,
+    host: Annotated[str, typer.Option(help="with --serve: which interface; there is no login")] = "127.0.0.1",
+) -> None:
+    """Figures for Prometheus: runs, disks, GPUs, newest scan, costs. docker/watching has rules and a page for them."""
+    enter_project()
+    from flows import metrics as figures
+
+    if serve:
+        figures.serve(host, serve)
+    else:
+        print(figures.text(), end="")
