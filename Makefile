@@ -7,7 +7,7 @@
 #              in DATA=DIR if it is given
 # make brats   the metrics against brats-evaluate on the BraTS cases in DATA=DIR
 # make scale   what 15,000 scans cost: verify, status, one more scan
-# make check   format, lint, types, import rules    make format      put format and imports in order
+# make check   format, lint, types, import rules, container files    make format      put format and imports in order
 # make lock    both locks from pyproject.toml, every version as it is; the newest of packages in UPGRADE="NAME NAME"
 #
 # .venv is made from LOCK, every file checked by its sha256: requirements.lock, with PyTorch's CPU build, where pip finds that
@@ -62,6 +62,10 @@ check: .venv/ready
 	$(BIN)/ruff check $(PACKAGES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict docker
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose*.yaml
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/kubernetes-validate --quiet --strict docker/kubernetes/[!k]*.yaml
 
 format: .venv/ready
 	$(BIN)/ruff format $(PACKAGES)
