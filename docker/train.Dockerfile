@@ -14,9 +14,12 @@ ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /src
 COPY . .
 RUN python3 -m venv /opt/medseg \
+    && python3 docker/part_of_lock.py requirements-gpu.lock setuptools > /tmp/build.lock \
     && python3 docker/part_of_lock.py requirements-gpu.lock --project pyproject.toml setuptools > /tmp/part.lock \
     && /opt/medseg/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check \
-       --find-links wheels --require-hashes --requirement /tmp/part.lock \
+       --find-links wheels --require-hashes --requirement /tmp/build.lock \
+    && /opt/medseg/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check \
+       --find-links wheels --no-build-isolation --require-hashes --requirement /tmp/part.lock \
     && /opt/medseg/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
     && /opt/medseg/bin/pip uninstall --quiet --yes pip \
     && find /opt/medseg -name __pycache__ -prune -exec rm -r {} +

@@ -32,6 +32,12 @@ QUIET = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     "PREFECT_CLI_PROMPT": "false",
 }
+# Or its database grows for ever; as docker/compose.yaml has it. Variables of one's own come first.
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86_400),
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
+}
 # Not Prefect's mode for a web server alone: it does not write task runs down, which clients report as events only.
 FOR_ONE_COMMAND = {
     f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
@@ -43,7 +49,7 @@ Ready = Callable[[], str]
 
 def prepare_environment() -> None:
     """Before the first `import prefect`: no telemetry, state in .medseg, this interpreter's folder first in PATH."""
-    for key, value in QUIET.items():
+    for key, value in {**QUIET, **RETENTION}.items():
         os.environ.setdefault(key, value)
     os.environ["MEDSEG_ROOT"] = str(project.root())
     os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))

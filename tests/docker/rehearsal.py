@@ -24,7 +24,9 @@ from tests.conftest import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-MISSING = [name for name, there in (("PostgreSQL", BINARIES), ("redis-server", shutil.which("redis-server"))) if not there]
+MISSING = [
+    name for name, there in (("PostgreSQL", BINARIES), ("redis-server", shutil.which("redis-server"))) if not there
+]
 
 
 def compose(name: str = "compose.yaml") -> dict[str, Any]:
@@ -38,6 +40,7 @@ class Rehearsal:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
         self.secrets = folder / "secrets"
+        self.services: subprocess.Popen[bytes]
         self._services = compose()["services"]
         self.ports = {name: _free() for name in ("postgres", "redis", "store", "prefect", "mlflow")}
         made = {**os.environ, "MEDSEG_SECRETS": str(self.secrets)}
@@ -46,7 +49,9 @@ class Rehearsal:
         self._begin_postgres()
         password = self.secret("redis_password")
         self._start("redis", ["redis-server", "--port", str(self.ports["redis"]), "--requirepass", password], {})
-        self.until_answers("store", "/", self._start("store", [_tool("moto_server"), "-p", str(self.ports["store"])], {}))
+        self.until_answers(
+            "store", "/", self._start("store", [_tool("moto_server"), "-p", str(self.ports["store"])], {})
+        )
 
     @classmethod
     @contextmanager
@@ -74,9 +79,16 @@ class Rehearsal:
     def script(self, *command: str, **environment: str) -> str:
         """One of ours that speaks to PostgreSQL as its superuser."""
         said = {**self.superuser(), "PGPASSWORD_FILE": str(self.secrets / "postgres_password"), **environment}
-        ended = subprocess.run([DOCKER / command[0], *command[1:]], env=said, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            [DOCKER / command[0], *command[1:]], env=said, capture_output=True, text=True, check=False
+        )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
+
+    def sql(self, database: str, statement: str) -> str:
+        said = {**self.superuser(), "PGPASSWORD": self.secret("postgres_password")}
+        command = [str(BINARIES[-1] / "psql"), "--dbname", database, "--tuples-only", "--command", statement]
+        return subprocess.run(command, env=said, capture_output=True, text=True, check=True).stdout
 
     def superuser(self) -> dict[str, str]:
         reached = {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports["postgres"]), "PGUSER": "postgres"}
@@ -95,7 +107,9 @@ class Rehearsal:
         if self._user:
             shutil.chown(data, self._user, pwd.getpwnam(self._user).pw_gid)
             self.secrets.chmod(0o755)  # in a container each gets its own
-        options = f"-p {self.ports['postgres']} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options = (
+            f"-p {self.ports['postgres']} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        )
         self._postgres(
             "initdb", "--auth=scram-sha-256", "--username=postgres", f"--pwfile={self.secrets / 'postgres_password'}",
             "--no-sync", f"--pgdata={data / 'data'}",
@@ -122,7 +136,8 @@ class Rehearsal:
         said = {key: self._here(str(value)) for key, value in self._services[name].get("environment", {}).items()}
         ports = {"PREFECT_SERVER_DATABASE_PORT": str(self.ports["postgres"]), "PGPORT": str(self.ports["postgres"])}
         said |= {"PREFECT_REDIS_MESSAGING_PORT": str(self.ports["redis"])} | ports
-        return {**ours, "DO_NOT_TRACK": "true", "SECRETS": str(self.secrets), **said}
+        quiet = {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # as the images say
+        return {**ours, **quiet, "SECRETS": str(self.secrets), **said}
 
     def _here(self, text: str) -> str:
         """What a container calls the others, and its files, by the names they have here."""
