@@ -42,8 +42,8 @@ WORKDIR /project
 USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 VOLUME ["/project"]
-EXPOSE 8000 11112
+EXPOSE 8040 11112
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000/health\", timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen(\"http://127.0.0.1:8040/health\", timeout=4)"]
 ENTRYPOINT ["tini", "-g", "--", "with-secrets"]
-CMD ["medseg", "serve"]
+CMD ["medseg", "serve", "--host", "0.0.0.0", "--port", "8040"]
