@@ -108,10 +108,9 @@ def _runs(client: "SyncPrefectClient", found: "DeploymentResponse") -> dict[str,
 def _worker(client: "SyncPrefectClient") -> bool:
     from prefect.exceptions import ObjectNotFound
 
+    path = {"work_pool_name": work_pool.NAME}
     try:
-        found = client.request(
-            "POST", "/work_pools/{name}/workers/filter", path_params={"name": work_pool.NAME}, json={}
-        )
+        found = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path, json={})
     except ObjectNotFound:
         return False
     return any(each["status"] == "ONLINE" for each in found.json())

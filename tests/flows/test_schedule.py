@@ -32,7 +32,7 @@ def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
         now = client.read_flow_run(run.id)
         return now if now.state and now.state.is_final() else None
 
-    found = eventually(final, 120, f"{run.name} has ended")
+    found = eventually(final, 300, f"{run.name} has ended")
     assert isinstance(found, FlowRun)
     return found
 
@@ -91,7 +91,8 @@ def test_ingest_tells_how_many_scans_are_new_and_not_which(served: Project, clie
     served.write("scans", "5")
     served.write("data/raw/a", "3")
     run = start(client, "ingest/new-scans")
-    assert run.state and run.state.message == "2 new scans, 0 of them not usable"
+    assert run.state
+    assert run.state.message == "2 new scans, 0 of them not usable"
     assert json.loads(artifacts(client, run)["new-scans"]) == [{"source": "msd", "scans": "train, labelled", "new": 2}]
 
 
