@@ -27,7 +27,7 @@ LAST = "ingest"
 def ingest() -> State[Any]:
     """What is new under data/raw: read, de-identified, examined, one row a scan."""
     try:
-        with lock.held() as held:
+        with lock.held(doing="ingest") as held:
             before = _rows()
             if failed := InTurn(held).up_to(LAST):
                 return failed

@@ -72,6 +72,29 @@ def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_its_t
     assert "/#/models/medsegformer/versions/1" in shown["evaluation"]
 
 
+def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, client: SyncPrefectClient) -> None:
+    before = {
+        row["name"]: row for row in json.loads(served.medseg("schedule", "status", "--json").stdout)["deployments"]
+    }
+    told = json.loads(served.medseg("schedule", "off", "--json").stdout)
+    assert told["worker"]
+    assert told["gpu_cluster"] == {"slots": gpu_slot.SLOTS, "taken": 0}
+    rows = {row["name"]: row for row in told["deployments"]}
+    assert list(rows) == [each.full_name for each in TABLE]
+    assert not any(row["active"] or row["next"] for row in rows.values())
+    policy = "training/by-policy"
+    assert rows[policy]["cron"] == before[policy]["cron"] != "0 2 * * *"
+    again = json.loads(served.medseg("schedule", "on", "--json").stdout)
+    assert {row["name"] for row in again["deployments"] if row["active"]} == {each.full_name for each in SCHEDULED}
+    assert {row["name"]: row["cron"] for row in again["deployments"]} == {
+        name: row["cron"] for name, row in before.items()
+    }
+    assert len(client.read_automations_by_name(automations.ZOMBIES)) == 1
+    wrong = served.medseg("schedule", "on", "--training-at", "late")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert served.medseg("schedule", "off").returncode == 0  # for what follows
+
+
 def test_by_policy_does_nothing_until_enough_new_scans_have_come(served: Project, client: SyncPrefectClient) -> None:
     name = "training/by-policy"
     run = start(client, name)
@@ -107,28 +130,6 @@ def test_who_needs_to_know_is_told_of_a_run_that_failed(client: SyncPrefectClien
     told = eventually(lambda: [each for each in receiver.posted if each["run"] == run.name], 60, "it is told")
     assert (told[0]["flow"], told[0]["state"]) == ("training", "Failed")
     assert told[0]["page"].endswith(str(run.id))
-
-
-def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, client: SyncPrefectClient) -> None:
-    before = {
-        row["name"]: row for row in json.loads(served.medseg("schedule", "status", "--json").stdout)["deployments"]
-    }
-    told = json.loads(served.medseg("schedule", "off", "--json").stdout)
-    assert told["worker"]
-    assert told["gpu_cluster"] == {"slots": gpu_slot.SLOTS, "taken": 0}
-    rows = {row["name"]: row for row in told["deployments"]}
-    assert list(rows) == [each.full_name for each in TABLE]
-    assert not any(row["active"] or row["next"] for row in rows.values())
-    policy = "training/by-policy"
-    assert rows[policy]["cron"] == before[policy]["cron"] != "0 2 * * *"
-    again = json.loads(served.medseg("schedule", "on", "--json").stdout)
-    assert {row["name"] for row in again["deployments"] if row["active"]} == {each.full_name for each in SCHEDULED}
-    assert {row["name"]: row["cron"] for row in again["deployments"]} == {
-        name: row["cron"] for name, row in before.items()
-    }
-    assert len(client.read_automations_by_name(automations.ZOMBIES)) == 1
-    wrong = served.medseg("schedule", "on", "--training-at", "late")
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize(
