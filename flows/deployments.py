@@ -48,7 +48,7 @@ TABLE = (
     Planned(
         "ingest",
         "new-scans",
-        "flows.ingestion.ingest",
+        "flows.ingestion.take_in",
         "New scans under data/raw into the manifest; nothing new means nothing done.",
         cron="15 * * * *",
         collision=CANCEL_NEW,

@@ -24,7 +24,7 @@ LAST = "ingest"
 
 
 @flow(name="ingest", persist_result=False)
-def ingest() -> State[Any]:
+def take_in() -> State[Any]:
     """What is new under data/raw: read, de-identified, examined, one row a scan."""
     try:
         with lock.held(doing="ingest") as held:

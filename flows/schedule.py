@@ -20,7 +20,7 @@ TRAINING = "training/by-policy"
 
 
 def switch(active: bool, training_at: str = "") -> dict[str, Any]:
-    """All schedules on or off; what `status` says. `training_at`: HH:MM, when the nightly training begins."""
+    """All schedules on or off; what `look` says. `training_at`: HH:MM, when the nightly training begins."""
     cron = _daily(training_at) if training_at else None
     with _client() as client:
         work_pool.set_up(client)
@@ -32,7 +32,7 @@ def switch(active: bool, training_at: str = "") -> dict[str, Any]:
         return _status(client)
 
 
-def status() -> dict[str, Any]:
+def look() -> dict[str, Any]:
     """Keys: `server`, `worker` (whether one is online), `gpu_cluster` (slots, taken), `deployments`: a row each with
     name, active, cron, timezone, next, last (state's name), parameters."""
     with _client() as client:

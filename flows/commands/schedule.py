@@ -38,4 +38,4 @@ def show_schedule_status(json: Json = False) -> None:
     enter_project()
     from flows import schedule, show, show_schedule
 
-    (show.as_json if json else show_schedule.table)(schedule.status())
+    (show.as_json if json else show_schedule.table)(schedule.look())

@@ -121,7 +121,12 @@ def toy_profile() -> str:
 
 @pytest.fixture(scope="package")
 def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("toy") / "project")
+    return make_toy(tmp_path_factory.mktemp("toy") / "project")
+
+
+def make_toy(root: Path) -> Project:
+    """With DVC, git and an MLflow database, and never run."""
+    project = Project(root)
     project.root.mkdir()
     (project.root / "data/raw").mkdir(parents=True)
     project.write("data/raw/a", "1")
