@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.schedules import CronSchedule
 from ruamel.yaml import YAML
 
+from flows import schedule
 from tests.flows.receiver import Receiver
 
 HERE = Path(__file__).parent
@@ -162,10 +164,17 @@ def start_ui(project: Project) -> "subprocess.Popen[str]":
 
 
 def schedule_training(project: Project) -> None:
-    """`medseg schedule on`, with the training by policy in less than two minutes."""
-    soon = datetime.now() + timedelta(seconds=75)
-    told = project.medseg("schedule", "on", "--training-at", f"{soon:%H:%M}", "--json")
+    """`medseg schedule on`; then the training by policy is set to the next minute, since that took its time."""
+    far = datetime.now() + timedelta(hours=12)
+    told = project.medseg("schedule", "on", "--training-at", f"{far:%H:%M}", "--json", timeout_s=600)
     assert told.returncode == 0, told.stderr
+    for client in project.prefect():
+        by_policy = client.read_deployment_by_name(schedule.TRAINING)
+        (planned,) = by_policy.schedules
+        assert (planned.active, planned.schedule.cron) == (True, f"{far.minute} {far.hour} * * *")
+        soon = datetime.now(UTC) + timedelta(seconds=70)
+        cron = CronSchedule(cron=f"{soon.minute} {soon.hour} * * *", timezone="UTC")
+        client.update_deployment_schedule(by_policy.id, planned.id, schedule=cron)
 
 
 @pytest.fixture(scope="package")
