@@ -12,16 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.schedules import CronSchedule
 from ruamel.yaml import YAML
 
-from flows import schedule
 from tests.flows.receiver import Receiver
 
 HERE = Path(__file__).parent
@@ -164,17 +162,14 @@ def start_ui(project: Project) -> "subprocess.Popen[str]":
 
 
 def schedule_training(project: Project) -> None:
-    """`medseg schedule on`; then the training by policy is set to the next minute, since that took its time."""
-    far = datetime.now() + timedelta(hours=12)
-    told = project.medseg("schedule", "on", "--training-at", f"{far:%H:%M}", "--json", timeout_s=600)
-    assert told.returncode == 0, told.stderr
-    for client in project.prefect():
-        by_policy = client.read_deployment_by_name(schedule.TRAINING)
-        (planned,) = by_policy.schedules
-        assert (planned.active, planned.schedule.cron) == (True, f"{far.minute} {far.hour} * * *")
-        soon = datetime.now(UTC) + timedelta(seconds=70)
-        cron = CronSchedule(cron=f"{soon.minute} {soon.hour} * * *", timezone="UTC")
-        client.update_deployment_schedule(by_policy.id, planned.id, schedule=cron)
+    """`medseg schedule on`, with the training by policy soon, but after that command ended."""
+    for margin_s in (75, 240, 900):
+        soon = (datetime.now() + timedelta(seconds=margin_s)).replace(second=0)
+        told = project.medseg("schedule", "on", "--training-at", f"{soon:%H:%M}", "--json", timeout_s=600)
+        assert told.returncode == 0, told.stderr
+        if datetime.now() < soon - timedelta(seconds=2):
+            return
+    raise AssertionError("this machine is too busy")
 
 
 @pytest.fixture(scope="package")
@@ -192,7 +187,6 @@ def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory, re
         "MEDSEG_WEBHOOK": receiver.address,
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
         "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
     }
     project.write("preempt", "")  # the night's run is asked to stop, and goes on by itself
     ui = start_ui(project)

@@ -81,7 +81,6 @@ class PrefectServer:
             "PREFECT_SERVER_UI_API_URL": f"{self.page}/api",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
         }
 
     def start(self) -> None:

@@ -25,7 +25,6 @@ pytestmark = [
 SOON = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
 }
 
 
@@ -84,11 +83,11 @@ def look(browser: Chromium, project: Project, run: FlowRun) -> None:
     browser.evaluate(f"localStorage.setItem('prefect-password', '{login}')")
     browser.call("Page.navigate", url=f"{page}/runs/flow-run/{run.id}")
     for words in (run.name, "Completed", "Running stage 'train'"):
-        browser.wait(f"document.body.innerText.includes({json.dumps(words)})", 120)
+        browser.wait(f"document.body?.innerText.includes({json.dumps(words)})", 120)
     keep(browser, "run")
     browser.call("Page.navigate", url=f"{page}/runs/flow-run/{run.id}?tab=Artifacts")
     for words in ("dice", "stages", "progress", "evaluation"):
-        browser.wait(f"document.body.innerText.includes({json.dumps(words)})", 120)
+        browser.wait(f"document.body?.innerText.includes({json.dumps(words)})", 120)
     keep(browser, "artifacts")
 
 
