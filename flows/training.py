@@ -103,6 +103,7 @@ def _infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 @task(
+    task_run_name="version",
     cache_policy=NO_CACHE,
     persist_result=False,
     retry_delay_seconds=RETRY_AFTER_S,

@@ -85,7 +85,7 @@ def look(browser: Chromium, project: Project, run: FlowRun) -> None:
     for words in (run.name, "Completed", "Running stage 'train'"):
         browser.wait(f"document.body?.innerText.includes({json.dumps(words)})", 120)
     keep(browser, "run")
-    browser.call("Page.navigate", url=f"{page}/runs/flow-run/{run.id}?tab=Artifacts")
+    browser.evaluate("document.querySelector('#artifacts').click()")
     for words in ("dice", "stages", "progress", "evaluation"):
         browser.wait(f"document.body?.innerText.includes({json.dumps(words)})", 120)
     keep(browser, "artifacts")
