@@ -20,6 +20,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from ruamel.yaml import YAML
 
+from flows import schedule
 from tests.flows.receiver import Receiver
 
 HERE = Path(__file__).parent
@@ -162,13 +163,15 @@ def start_ui(project: Project) -> "subprocess.Popen[str]":
 
 
 def schedule_training(project: Project) -> None:
-    """`medseg schedule on`, with the training by policy soon, but after that command ended."""
+    """`medseg schedule on`, with the training by policy soon, but not before the scheduler knows it."""
     for margin_s in (75, 240, 900):
         soon = (datetime.now() + timedelta(seconds=margin_s)).replace(second=0)
         told = project.medseg("schedule", "on", "--training-at", f"{soon:%H:%M}", "--json", timeout_s=600)
         assert told.returncode == 0, told.stderr
-        if datetime.now() < soon - timedelta(seconds=2):
-            return
+        for client in project.prefect():
+            (planned,) = client.read_deployment_by_name(schedule.TRAINING).schedules
+            if planned.updated and planned.updated < soon.astimezone() - timedelta(seconds=15):
+                return
     raise AssertionError("this machine is too busy")
 
 
