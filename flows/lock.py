@@ -19,6 +19,7 @@ from flows import processes
 from pipelines.work import project
 
 BRIEF_S = 30  # how long a holder may need that only asks for the status, or that died and is being cleaned up
+INGEST_S = 1800  # one that takes in new scans; every hour, so that no night's training is to be left out for it
 
 
 class BusyError(ValueError):
@@ -54,7 +55,7 @@ def held(wait: bool = False, doing: str = "run") -> Iterator[Lock]:
         yield _held
         return
     with _opened("lock") as fd:
-        _acquire(fd, wait)
+        _acquire(fd, wait, doing)
         project.keep_private()
         if mark := _said(fd).get("mark"):
             processes.end(mark)  # what a killed run may have left
@@ -92,18 +93,23 @@ def holder(name: str = "lock") -> dict[str, Any] | None:
         return None if _try(fd) else _said(fd)
 
 
-def _acquire(fd: int, wait: bool) -> None:
+def _acquire(fd: int, wait: bool, doing: str) -> None:
     started = time.monotonic()
     while not _try(fd):
         said, waited_s = _said(fd), time.monotonic() - started
-        brief = said.get("doing") == "status" or not _alive(said.get("pid"))
-        if not wait and waited_s > (BRIEF_S if brief else 1):
+        if not wait and waited_s > _patience_s(said, doing):
             stage = f", now in stage {said['stage']}" if said.get("stage") else ""
             raise BusyError(
                 f"another run is busy in this project (process {said.get('pid', 'unknown')}{stage}); "
                 "wait for it with --wait, or look with `medseg status`"
             )
         time.sleep(0.1)
+
+
+def _patience_s(said: dict[str, Any], doing: str) -> float:
+    if said.get("doing") == "status" or not _alive(said.get("pid")):
+        return BRIEF_S
+    return INGEST_S if said.get("doing") == "ingest" != doing else 1
 
 
 def _try(fd: int) -> bool:

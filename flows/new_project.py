@@ -22,7 +22,7 @@ from pipelines.work.writing import replacing
 USUAL_PROFILE = "smoke"
 # Name in the project -> name in pipelines/shipped. Not `dvc.yaml` there, too: DVC would take it for the project's where
 # the environment lies in the project.
-RENEWED = {"dvc.yaml": "stages.yaml", "prefect.yaml": "prefect.yaml"}
+RENEWED = {"dvc.yaml": "stages.yaml"}
 OTHERS = {
     ".gitignore": "gitignore",
     ".dvc/config": "dvc-config",

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from flows import lock
 from pipelines.work import project
 
 REPORT = "The report: `reports/evaluate/index.html`; in MLflow among the run's artifacts, `evaluate/index.html`."
@@ -38,6 +39,23 @@ def registered() -> dict[str, Any]:
     content = record.read()
     version = registry.of_record(tracking.configure().MlflowClient(), content)
     return {"name": content["name"], "version": None if version is None else str(version.version)}
+
+
+def links(result: dict[str, Any]) -> list[str]:
+    """Markdown: where the report and the version are; addresses where a server has them."""
+    from pipelines.release import tracking
+
+    page = tracking.page() or str((lock.holder("ui") or {}).get("mlflow", ""))
+    if not page or not result["version"]:
+        return [REPORT]
+    client = tracking.configure().MlflowClient()
+    version = client.get_model_version(result["name"], result["version"])
+    info = client.get_run(version.tags["mlflow_run_id"]).info
+    run, models = f"{page}/#/experiments/{info.experiment_id}/runs/{info.run_id}", f"{page}/#/models/{version.name}"
+    return [
+        f"[The report]({run}/artifacts/evaluate%2Findex.html), here `reports/evaluate/index.html`",
+        f"[The training in MLflow]({run}), [version {version.version}]({models}/versions/{version.version})",
+    ]
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from flows import leftovers, lock, login, programs, work_pool
 from pipelines.work import cache, project
@@ -31,6 +30,8 @@ QUIET = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     "PREFECT_CLI_PROMPT": "false",
+    # A lease in memory would be lost when the server restarts, and its slot taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 # Or its database grows for ever; as docker/compose.yaml has it. Variables of one's own come first.
 RETENTION = {
@@ -176,12 +177,13 @@ def _mlflow_for(stack: ExitStack, alive: dict[str, subprocess.Popen[bytes]]) -> 
     from pipelines.release import tracking
 
     tracking.require_answer()
-    store = tracking.tracking_uri()
-    if store.startswith("http"):
-        parts = urlsplit(store)  # without a user and password
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    if page := tracking.page():
+        return page
     address, listening = stack.enter_context(_listening(5000))
-    extra = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # GenAI's: 7 processes
+    extra = {
+        "MLFLOW_BACKEND_STORE_URI": tracking.tracking_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # GenAI's: 7 processes
+    }
     alive["mlflow"] = stack.enter_context(_behind_the_door("mlflow", "mlflow", listening, extra))
     return address
 

@@ -45,6 +45,21 @@ def differences(content: Mapping[str, Any]) -> None:
     print(f"Report: {content['report']}")
 
 
+def again(content: Mapping[str, Any]) -> None:
+    """A version on new scans, beside what it was registered with."""
+    version = f"{content['name']} version {content['version']}"
+    if not content["cases"]:
+        print(f"{version}: no labelled held-out scan of a patient that it does not know")
+        return
+    table = Table("structure", box=box.SIMPLE_HEAD, title=f"{version} on {content['cases']} new scans")
+    for heading in ("Dice", "when registered"):
+        table.add_column(heading, justify="right")
+    for row in content["structures"]:
+        table.add_row(row["structure"], *("-" if row[key] is None else f"{row[key]:.3f}" for key in ("dice", "then")))
+    terminal().print(table)
+    print(f"Report: {content['report']}")
+
+
 def _interval(figure: Mapping[str, Any] | None, digits: int) -> str:
     if not figure or figure["mean"] is None:
         return "-"

@@ -1,4 +1,4 @@
-"""The work pool of a project's deployments: what its runs may be, the worker that takes them, prefect.yaml applied.
+"""The work pool of a project's deployments: what its runs may be, the worker that takes them, the server's set-up.
 
 Whoever may start a run may not say what program it is. Prefect's own template of a process pool lets every run bring
 its command, environment and folder; this one has no variables at all, so that what a run brings is not used.
@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows import programs
+from flows import automations, deployments, gpu_slot, programs
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 NAME = "medseg"
+ENVIRONMENT = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # flows/automations.py expects three in 90 s
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # each twice as long after the one before: a server may be away for 8 minutes
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what it says while its database restarts
+}
 TEMPLATE: dict[str, Any] = {
     "job_configuration": {
         # Tethered to the worker: a worker that is killed takes its flow runs, and what they started, with it.
         "command": "python -m pipelines.work.tether python -m prefect.engine",
-        "env": {},
+        "env": ENVIRONMENT,
         "labels": {},
         "stream_output": True,
     },
@@ -30,8 +35,11 @@ TEMPLATE: dict[str, Any] = {
 
 @contextmanager
 def worker(*queues: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Apply prefect.yaml, then a process worker on the pool, of the named queues only if any. Needs PREFECT_API_URL."""
-    deploy()
+    """Set up, then a process worker on the pool, of the named queues only if any. Needs PREFECT_API_URL."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        set_up(client)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", NAME, "--type", "process"]
     command += ["--install-policy", "never", *(part for queue in queues for part in ("--work-queue", queue))]
     with programs.logged("worker", command, {"PREFECT_WORKER_QUERY_SECONDS": "2"}) as process:
@@ -49,14 +57,9 @@ def prepare(client: "SyncPrefectClient") -> None:
         client.update_work_pool(NAME, WorkPoolUpdate(base_job_template=TEMPLATE))
 
 
-def deploy() -> None:
-    """The pool, and the deployments of prefect.yaml on it. Raises ValueError if Prefect refuses them."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        prepare(client)
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
-    with programs.logged("deploy", command) as process:
-        if process.wait():
-            log, line = programs.log_file("deploy"), programs.last_line("deploy")
-            raise ValueError(f"prefect.yaml: Prefect refuses it, see {log}: {line}")
+def set_up(client: "SyncPrefectClient") -> None:
+    """All that this project has on a Prefect server; what is there is brought up to date. A second at most."""
+    prepare(client)
+    gpu_slot.prepare(client)
+    deployments.apply(client, NAME)
+    automations.apply(client)

@@ -64,3 +64,17 @@ def compare_versions(
 
     content = comparing.compare(model_uri(first), model_uri(other), to, other_code)
     (show.as_json if json else show_evaluation.differences)(content)
+
+
+def reevaluate_version(
+    model: Annotated[str | None, typer.Option(help="a version; the champion unless told")] = None, json: Json = False
+) -> None:
+    """A version on held-out scans of patients that came after it. `medseg schedule on` does it every week."""
+    enter_project(needs_mlflow=True)
+    log_to_terminal()
+    from flows import lock, show, show_evaluation
+    from pipelines.serving import reevaluating
+
+    with lock.held(doing="reevaluate"):
+        content = reevaluating.reevaluate(model_uri(model or "champion"))
+    (show.as_json if json else show_evaluation.again)(content)

@@ -12,9 +12,7 @@ from flows.commands.common import Json
 def make_project(
     folder: Annotated[Path, typer.Argument(metavar="DIR", resolve_path=True, help="new, empty, or a project")],
     profile: Annotated[str | None, typer.Option(help="for params.yaml, where there is none yet; smoke")] = None,
-    upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="renew dvc.yaml and prefect.yaml where you did not change them")
-    ] = False,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="renew dvc.yaml where you did not change it")] = False,
 ) -> None:
     """Make a folder a project of your own. What is there already stays as it is."""
     os.environ["MEDSEG_ROOT"] = str(folder)  # the project from here on, wherever we are

@@ -125,6 +125,13 @@ def released_name(name: str) -> str:
     return settings.released or name if settings and settings.name == name else name
 
 
+def champion(name: str) -> str | None:
+    """`models:/...@champion` of the model whose records say `name`, if MLflow has a version of that alias at all."""
+    client, released = tracking.configure().MlflowClient(), released_name(name)
+    found = client.search_registered_models(f"name = '{released}'")
+    return f"models:/{released}@champion" if any("champion" in each.aliases for each in found) else None
+
+
 def ledger_of(client: Any, name: str) -> Ledger:
     """Of the model whose records say `name`: what lies here and what the registry holds. Raises LedgerError.
 

@@ -37,8 +37,20 @@ _PLACES = (
 )
 
 
+class AwayError(ValueError):
+    """MLflow does not answer."""
+
+
 def tracking_uri() -> str:
     return os.environ.get(VARIABLE) or _own_uri()
+
+
+def page() -> str:
+    """The address of the named server's page, without user and password; empty if none is named."""
+    parts = urlsplit(tracking_uri())
+    if parts.scheme not in ("http", "https"):
+        return ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def is_embedded() -> bool:
@@ -75,9 +87,9 @@ def require_answer() -> None:
             socket.create_connection((uri.hostname or "localhost", uri.port or port), PATIENCE_S).close()
     except urllib.error.HTTPError as error:
         if error.code >= 500:  # a proxy answers for a server that is away
-            raise ValueError(_away(f"HTTP {error.code}")) from None
+            raise AwayError(_away(f"HTTP {error.code}")) from None
     except OSError as error:
-        raise ValueError(_away(str(getattr(error, "reason", error)))) from None
+        raise AwayError(_away(str(getattr(error, "reason", error)))) from None
 
 
 def configure() -> ModuleType:

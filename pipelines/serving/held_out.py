@@ -7,6 +7,7 @@ the label as the source wrote it. What cannot be measured is left out, with its 
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,12 +67,17 @@ class HeldOutJob:
     predictions: Path
 
 
-def segment_and_measure(weights: Path, conditions: Conditions, memory_bytes: int, predictions: Path) -> HeldOut:
-    """Every labelled held-out case. `predictions`: a folder that exists; CASE.nii.gz each go there."""
+def segment_and_measure(
+    weights: Path, conditions: Conditions, memory_bytes: int, predictions: Path, only: Collection[str] | None = None
+) -> HeldOut:
+    """Every labelled held-out case, or of them `only` these. `predictions`: a folder that exists; CASE.nii.gz each go
+    there."""
     rows = {row.case_id: row for row in manifest.read()}
     job = HeldOutJob(rows, weights, conditions, frozenset(sufficiency.never_drawn(list(rows.values()))), predictions)
     loads, left_out, found = [], dict[str, str](), dict[str, MeasuredCase]()
     for path in sorted((project.CASES / TEST).glob("*.safetensors")):
+        if only is not None and path.stem not in only:
+            continue
         try:
             if (case := casefile.read(path)).record.annotated:
                 need = footprint.segmentation_bytes(case, weights, conditions)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.work.wording import did_you_mean, short, type_and_bound
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PREFIX = "MEDSEG_"
 SESSION = "MEDSEG_SESSION"  # the mark by which flows/processes.py finds what it started; set by the program itself
 ONLY_IN_TESTS = "MEDSEG_TEST_DATA"
-SECRET = "key_file"  # also the name of the key's file is nobody's business
+SECRETS = ("key_file", "webhook")  # also the name of the key's file is nobody's business
 
 
 def _unset(means: str, description: str, **bounds: Any) -> Any:
@@ -87,6 +87,9 @@ class Environment(BaseSettings):
     )
     deterministic: bool = Field(
         default=False, description="on GPUs, only kernels that give the same bits in every run; slower, more memory"
+    )
+    webhook: SecretStr | None = _unset(
+        "nobody is told", "address that gets what needs a person as JSON: runs that failed, requests that wait"
     )
     debug: bool = Field(default=False, description="show the trace of an error")
 
@@ -169,7 +172,7 @@ def _name(field: str) -> str:
 
 def _shown(field: str) -> str | None:
     value = os.environ.get(_name(field)) or None
-    return "set" if value and field == SECRET else value
+    return "set" if value and field in SECRETS else value
 
 
 def _spelled(default: Any) -> str:

@@ -22,6 +22,7 @@ _NAMES = {  # by module and name, also of what they inherit from
     "sqlalchemy.exc.SQLAlchemyError",
     "sqlite3.Error",
 }
+_AWAY = {"httpx.TransportError", "pipelines.release.tracking.AwayError", "sqlalchemy.exc.OperationalError"}
 # What has no type of its own: torch raises RuntimeError for all of it.
 _MEMORY = ("can't allocate memory", "CUDA out of memory", "DataLoader worker (pid")  # the last: killed
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
@@ -46,6 +47,13 @@ def is_memory(error: BaseException) -> bool:
     return torchs or isinstance(error, MemoryError)
 
 
+def is_infrastructure(error: BaseException) -> bool:
+    """Is a server away, or a connection lost? Then the same again, a little later, may well succeed."""
+    status = getattr(error, "get_http_status_code", None)  # MLflow's, also of what its server could not do
+    at_fault = callable(status) and status() >= 500
+    return at_fault or isinstance(error, (ConnectionError, TimeoutError)) or _is_one_of(_AWAY, error)
+
+
 def is_full_disk(error: BaseException) -> bool:
     """However the library that wrote calls it."""
     if isinstance(error, OSError):
@@ -65,7 +73,11 @@ def full_disk(path: Path, written_bytes: int = 0) -> OSError:
 
 
 def _is_of_a_library(error: BaseException) -> bool:
-    return bool(_NAMES & {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__})
+    return _is_one_of(_NAMES, error)
+
+
+def _is_one_of(names: set[str], error: BaseException) -> bool:
+    return bool(names & {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__})
 
 
 def _text(error: BaseException) -> str:

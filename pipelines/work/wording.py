@@ -5,7 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 FEW = 40
-KINDS = {"integer": "whole number", "number": "number", "string": "word", "boolean": "true or false", "path": "path"}
+KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "word",
+    "boolean": "true or false",
+    "path": "path",
+    "password": "secret",
+}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

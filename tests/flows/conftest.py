@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from ruamel.yaml import YAML
 
+from flows import schedule
+from tests.flows.receiver import Receiver
+
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 MEDSEG = str(Path(sys.executable).with_name("medseg"))
-NIGHTLY, TIMEZONE = "0 2 * * *", "Europe/Berlin"  # as in prefect.yaml
 
 
 @dataclass
@@ -121,12 +122,17 @@ def toy_profile() -> str:
 
 @pytest.fixture(scope="package")
 def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("toy") / "project")
+    return make_toy(tmp_path_factory.mktemp("toy") / "project")
+
+
+def make_toy(root: Path) -> Project:
+    """With DVC, git and an MLflow database, and never run."""
+    project = Project(root)
     project.root.mkdir()
     (project.root / "data/raw").mkdir(parents=True)
     project.write("data/raw/a", "1")
     project.write(".gitignore", "/.medseg/\n/data/\n/models/\n/reports/\n")
-    for source in (HERE / "toy.py", HERE / "dvc.yaml", REPOSITORY / "prefect.yaml"):
+    for source in (HERE / "toy.py", HERE / "dvc.yaml"):
         shutil.copy(source, project.root)
     (project.root / "profiles").mkdir()
     shutil.copy(REPOSITORY / "profiles/base.yaml", project.root / "profiles")
@@ -145,25 +151,49 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture(scope="package")
-def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project with `medseg ui` running. The night of its nightly deployment falls within the next two minutes."""
-    project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
-    soon = datetime.now(ZoneInfo(TIMEZONE)) + timedelta(minutes=2)
-    project.replace("prefect.yaml", NIGHTLY, f"{soon.minute} {soon.hour} * * *")
-    project.replace("prefect.yaml", "active: false", "active: true")
-    project.environment = {
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
-    }
-    project.write("preempt", "")  # the night's run is asked to stop, and goes on by itself
+def start_ui(project: Project) -> "subprocess.Popen[str]":
+    """`medseg ui`, up; its Prefect server goes into the project's environment."""
     ui = project.start(MEDSEG, "ui")
     eventually(lambda: "Ctrl-C" in project.read("out") or ui.poll() is not None, 180, "medseg ui is up")
     assert ui.poll() is None, project.read("out")
     address = next(line.split()[1] for line in project.read("out").splitlines() if line.startswith("Prefect"))
-    project.environment["PREFECT_API_URL"] = f"{address}/api"
-    project.environment["PREFECT_API_AUTH_STRING"] = project.read(".medseg/login").strip()
+    project.environment.setdefault("PREFECT_API_URL", f"{address}/api")
+    project.environment.setdefault("PREFECT_API_AUTH_STRING", project.read(".medseg/login").strip())
+    return ui
+
+
+def schedule_training(project: Project) -> None:
+    """`medseg schedule on`, with the training by policy soon, but not before the scheduler knows it."""
+    for margin_s in (75, 240, 900):
+        soon = (datetime.now() + timedelta(seconds=margin_s)).replace(second=0)
+        told = project.medseg("schedule", "on", "--training-at", f"{soon:%H:%M}", "--json", timeout_s=600)
+        assert told.returncode == 0, told.stderr
+        for client in project.prefect():
+            (planned,) = client.read_deployment_by_name(schedule.TRAINING).schedules
+            if planned.updated and planned.updated < soon.astimezone() - timedelta(seconds=15):
+                return
+    raise AssertionError("this machine is too busy")
+
+
+@pytest.fixture(scope="package")
+def receiver() -> Iterator[Receiver]:
+    """Where MEDSEG_WEBHOOK of `served` leads."""
+    with Receiver.started() as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def served(fresh_template: Project, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Project]:
+    """A project with `medseg ui` running and its schedules on; the night's training begins within two minutes."""
+    project = fresh_template.copy(tmp_path_factory.mktemp("served") / "project")
+    project.environment = {
+        "MEDSEG_WEBHOOK": receiver.address,
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",
+    }
+    project.write("preempt", "")  # the night's run is asked to stop, and goes on by itself
+    ui = start_ui(project)
+    schedule_training(project)
     yield project
     ui.send_signal(signal.SIGTERM)
     assert ui.wait(timeout=60) == 128 + signal.SIGTERM

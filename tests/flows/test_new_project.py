@@ -14,7 +14,7 @@ from pipelines.work import project
 from tests.conftest import REPOSITORY
 
 WRITTEN = {
-    "dvc.yaml", "prefect.yaml", "params.yaml", "structures.yaml", "README.md", ".gitignore", ".dvc/config",
+    "dvc.yaml", "params.yaml", "structures.yaml", "README.md", ".gitignore", ".dvc/config",
     ".dvc/.gitignore", "release/plan.yaml", "release/card.yaml",
 }  # fmt: skip
 OLDER = "stages: {}\n"
@@ -84,7 +84,7 @@ def test_the_source_checkout_is_a_project_with_the_programs_own_files() -> None:
     made = new_project.Made(is_new=False)
     for name, shipped in new_project.RENEWED.items():
         new_project._renew(REPOSITORY / name, (project.SHIPPED / shipped).read_text(), False, made)
-    assert (made.kept, made.remarks) == (["dvc.yaml", "prefect.yaml"], [])
+    assert (made.kept, made.remarks) == (["dvc.yaml"], [])
 
 
 def test_a_folder_with_files_is_refused_and_none_is_named(folder: Path) -> None:

@@ -33,7 +33,14 @@ def inventory() -> None:
 
 
 def ingest() -> None:
-    manifest.write(Path("data/manifest.parquet"), [])
+    """As many scans as the file `scans` says."""
+    count = int(Path("scans").read_text()) if Path("scans").exists() else 0
+    manifest.write(Path("data/manifest.parquet"), [scan(str(number)) for number in range(count)])
+
+
+def scan(name: str) -> manifest.Row:
+    files = [manifest.File(role, f"data/raw/{name}-{role}", sha256=f"{role}{name}") for role in ("MR", "label")]
+    return manifest.Row(name, name, "msd", manifest.TRAIN, ["MR"], files, list(STRUCTURES))
 
 
 def preprocess() -> None:

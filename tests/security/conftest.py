@@ -126,8 +126,7 @@ def _serve(root: Path) -> Iterator[Guarded]:
         (root / folder).mkdir(parents=True)
     project.write("data/raw/a", "a scan")
     project.write("dvc.yaml", "stages: {}\n")
-    for name in ("prefect.yaml", "profiles/base.yaml"):
-        shutil.copy(REPOSITORY / name, root / name)
+    shutil.copy(REPOSITORY / "profiles/base.yaml", root / "profiles/base.yaml")
     for folder in (".medseg", "data"):
         (root / folder).chmod(0o755)  # as older versions made them
     ui = project.start(MEDSEG, "ui")

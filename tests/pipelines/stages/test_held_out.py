@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from pipelines.cases.case_making import prepare_case
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.evaluation import tables
 from pipelines.params import profiles
-from pipelines.release import audit, registry
+from pipelines.release import audit, growth, registry
 from pipelines.scans import manifest, scan_files, vocabulary
-from pipelines.scans.manifest import TEST, File, Row
-from pipelines.serving import comparing
+from pipelines.scans.manifest import TEST, TRAIN, File, Row
+from pipelines.serving import comparing, reevaluating
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages import evaluate
@@ -192,6 +192,28 @@ def test_two_versions_segment_the_same_scans_and_their_differences_are_paired(
     assert looks == {weights_file.digest(folder): 5 for folder in folders.values()}
     same = comparing.compare("models:/m/1", "models:/m/1", tmp_path / "same")
     assert {each["mean"] for each in same["differences"]} == {0}
+
+
+def test_a_version_is_measured_again_on_scans_of_patients_that_it_does_not_know(
+    held_out: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = version("models:/m/1", project.TRAINED)
+    told.record.update(identity={}, mean_dice=0.75, dice={"hippocampus_anterior": 0.7})
+    monkeypatch.setattr(registry, "find", lambda _model: told)
+    monkeypatch.setattr(growth, "trained_on", lambda *_of: [*held_out[:2], replace(held_out[2], split=TRAIN)])
+    found = reevaluating.reevaluate("models:/m@champion")
+    assert (found["cases"], found["left_out"], found["mean_dice_then"]) == (2, 0, 0.75)
+    rows = {row["structure"]: row for row in found["structures"]}
+    assert rows["hippocampus_anterior"]["then"] == 0.7
+    assert {path.name for path in Path("reports/reevaluate/m-1/predictions").iterdir()} == {
+        "msd-3.nii.gz",
+        "msd-4.nii.gz",
+    }
+    assert Path(found["report"]).is_file()
+    (look,) = audit.read()
+    assert (look.event, look.facts["cases"]) == ("evaluate", 2)
+    monkeypatch.setattr(growth, "trained_on", lambda *_of: held_out)
+    assert reevaluating.reevaluate("models:/m@champion")["cases"] == 0
 
 
 def version(model: str, folder: Path) -> registry.RegisteredModel:

@@ -77,10 +77,13 @@ def test_values_have_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (now.checkpoint_s, now.hang_s, now.restarts, now.ranks) == (0.0, 1800.0, 3, None)
 
 
-def test_the_keys_file_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keys_file_and_the_webhook_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSEG_KEY_FILE", "/home/me/study.key")
     assert "study.key" not in str(environment.rows())
     assert {row["value"] for row in environment.rows() if row["name"] == "MEDSEG_KEY_FILE"} == {"set"}
+    monkeypatch.setenv("MEDSEG_WEBHOOK", "https://chat.example/secret")
+    assert "secret" not in str([row["value"] for row in environment.rows()])
+    assert "secret" not in repr(environment.read())
 
 
 def test_every_variable_is_explained() -> None:

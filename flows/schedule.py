@@ -1,0 +1,126 @@
+"""`medseg schedule`: what runs by itself in this project, switched on and off. Off until somebody says `on`.
+
+The switch lies on the Prefect server - the one of PREFECT_API_URL, of the running `medseg ui`, or this project's own
+database - and stays as it is over restarts. Runs happen while a server and a worker are up: `medseg ui` is both.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flows import deployments, gpu_slot, server, work_pool
+from flows.deployments import Planned
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+TRAINING = "training/by-policy"
+
+
+def switch(active: bool, training_at: str = "") -> dict[str, Any]:
+    """All schedules on or off; what `look` says. `training_at`: HH:MM, when the nightly training begins."""
+    cron = _daily(training_at) if training_at else None
+    with _client() as client:
+        work_pool.set_up(client)
+        for planned in deployments.SCHEDULED:
+            deployment = client.read_deployment_by_name(planned.full_name)
+            for each in deployment.schedules:
+                wanted = cron if cron and planned.full_name == TRAINING else each.schedule
+                client.update_deployment_schedule(deployment.id, each.id, active=active, schedule=wanted)
+        return _status(client)
+
+
+def look() -> dict[str, Any]:
+    """Keys: `server`, `worker` (whether one is online), `gpu_cluster` (slots, taken), `deployments`: a row each with
+    name, active, cron, timezone, next, last (state's name), parameters."""
+    with _client() as client:
+        return _status(client)
+
+
+def _daily(time_of_day: str) -> Any:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        at = datetime.strptime(time_of_day, "%H:%M")
+    except ValueError:
+        raise ValueError(f"--training-at {time_of_day}: not a time of day; write HH:MM, as in 02:00") from None
+    return CronSchedule(cron=f"{at.minute} {at.hour} * * *", timezone=deployments.timezone_here())
+
+
+@contextmanager
+def _client() -> Iterator["SyncPrefectClient"]:
+    with server.reachable() as ready:
+        from prefect.client.orchestration import get_client
+
+        ready()
+        with get_client(sync_client=True) as client:
+            yield client
+
+
+def _status(client: "SyncPrefectClient") -> dict[str, Any]:
+    from prefect.exceptions import ObjectNotFound
+
+    rows = []
+    for planned in deployments.TABLE:
+        try:
+            rows.append(_row(client, planned, client.read_deployment_by_name(planned.full_name)))
+        except ObjectNotFound:
+            rows.append({"name": planned.full_name, "active": False, "cron": planned.cron, "set_up": False})
+    return {
+        "server": str(client.api_url),
+        "worker": _worker(client),
+        "gpu_cluster": _slots(client),
+        "deployments": rows,
+    }
+
+
+def _row(client: "SyncPrefectClient", planned: Planned, found: "DeploymentResponse") -> dict[str, Any]:
+    schedule = next(iter(found.schedules), None)
+    cron = schedule.schedule if schedule else None
+    return {
+        "name": planned.full_name,
+        "set_up": True,
+        "active": bool(schedule and schedule.active and not found.paused),
+        "cron": getattr(cron, "cron", ""),
+        "timezone": getattr(cron, "timezone", ""),
+        "parameters": found.parameters,
+        **_runs(client, found),
+    }
+
+
+def _runs(client: "SyncPrefectClient", found: "DeploymentResponse") -> dict[str, Any]:
+    """`next`: when the next run is due. `last`: name and time of the newest one that ended."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+    runs = client.read_flow_runs(deployment_filter=of_it, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=100)
+    due = [run.next_scheduled_start_time for run in runs if run.state and run.state.is_scheduled()]
+    ended = next((run.state for run in runs if run.state and run.state.is_final()), None)
+    return {
+        "next": min((time.isoformat() for time in due if time), default=None),
+        "last": ended and {"state": ended.name, "at": ended.timestamp.isoformat(), "message": ended.message},
+    }
+
+
+def _worker(client: "SyncPrefectClient") -> bool:
+    from prefect.exceptions import ObjectNotFound
+
+    path = {"work_pool_name": work_pool.NAME}
+    try:
+        found = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path, json={})
+    except ObjectNotFound:
+        return False
+    return any(each["status"] == "ONLINE" for each in found.json())
+
+
+def _slots(client: "SyncPrefectClient") -> dict[str, int] | None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        limit = client.read_global_concurrency_limit_by_name(gpu_slot.NAME)
+    except ObjectNotFound:
+        return None
+    return {"slots": limit.limit, "taken": limit.active_slots}
