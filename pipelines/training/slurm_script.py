@@ -92,15 +92,15 @@ def script(stage: str, asked: Machines) -> str:
     return SCRIPT.format(
         stage=stage, preempted=preemption.EXIT_CODE, requeues=ours.requeues, prologue=ours.slurm_prologue or "",
         root=shlex.quote(str(project.root().resolve())), ranks=asked.ranks, cpus=asked.cpus,
-        wait_s=ours.grace_s + LINGER_S, command=shlex.join(_command(stage)),
+        wait_s=ours.grace_s + LINGER_S, command=shlex.join(_command(stage, asked)),
     )  # fmt: skip
 
 
-def _command(stage: str) -> list[str]:
+def _command(stage: str, asked: Machines) -> list[str]:
     ours, root = environment.read(), str(project.root().resolve())
     if not ours.image:
         return [sys.executable, "-m", "pipelines", stage]
     folders = [root, *([str(ours.checkpoints)] if ours.checkpoints else [])]
     binds = [part for folder in folders for part in ("--bind", folder)]
-    devices = ["--nv"] if ours.gpus else []
+    devices = ["--nv"] if asked.gpus else []
     return ["apptainer", "exec", *devices, *binds, "--pwd", root, ours.image, "python", "-m", "pipelines", stage]
