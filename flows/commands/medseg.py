@@ -16,7 +16,7 @@ import typer
 
 from flows.commands import audit as audit_commands
 from flows.commands import card as card_commands
-from flows.commands import configuration, evaluation, exports, launch, lineage, long_run, projects, release
+from flows.commands import clusters, configuration, evaluation, exports, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
 from flows.commands import structures as structure_commands
@@ -35,7 +35,7 @@ app.add_typer(gate_commands.app, name="gate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
 app.add_typer(card_commands.app, name="card")
-app.add_typer(launch.launch_app, name="launch")
+app.add_typer(clusters.launch_app, name="launch")
 
 
 @app.command("run")
