@@ -127,6 +127,7 @@ def _container(stage: str, first: str, asked: Machines) -> dict[str, Any]:
             *_variables(first, asked),
             {"name": "MEDSEG_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
         ],
+        **({"envFrom": [{"secretRef": {"name": ours.kube_secret}}]} if ours.kube_secret else {}),
         "ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": str(asked.cpus), **memory, **gpus}, "limits": {**memory, **gpus}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

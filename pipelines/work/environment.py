@@ -116,6 +116,7 @@ class Environment(BaseSettings):
     kube_claim: str = Field(
         default="medseg", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="volume claim that holds the project"
     )
+    kube_secret: str | None = _unset("none", "secret whose keys are pods' variables, as in MLFLOW_TRACKING_PASSWORD")
     kube_memory_gib: int = Field(default=32, ge=1, le=65_536, description="memory of a pod, a quarter for loaders")
     in_job: bool = Field(default=False, description="set in a cluster's job: its result is kept for the stage")
 

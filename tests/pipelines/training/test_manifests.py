@@ -51,6 +51,7 @@ def refuse_unknown(model: Any, document: dict[str, Any]) -> None:
 def test_the_schemas_take_them(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if queue:
         monkeypatch.setenv("MEDSEG_KUBE_QUEUE", queue)
+        monkeypatch.setenv("MEDSEG_KUBE_SECRET", "mlflow")
     for document in rendered("indexed-job"):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     refuse_unknown(models.JobsetV1alpha2JobSet, rendered("jobset")[0])
