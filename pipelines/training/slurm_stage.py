@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TELL_S = 0.5  # between looks at the job's log
 LOOK_S, LOOK_RARELY_S = 2.0, 30.0  # at the queue: at first, and of a job that has been there for long
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
-HELD_S = 20  # that a requeued job waits: clocks of machines may differ so much
+HELD_S = 10  # that a requeued job waits: clocks of machines may differ so much
 
 
 class SlurmStage:
