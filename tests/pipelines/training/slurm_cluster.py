@@ -9,11 +9,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.conftest import REPOSITORY
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 NODES = ("n1", "n2")
@@ -144,7 +147,12 @@ class SlurmCluster:
     def _daemon(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{command[0]}.out").open("ab") as out:
             return subprocess.Popen(
-                command, env={**os.environ, **self.environment}, stdout=out, stderr=out, start_new_session=True
+                [sys.executable, "-m", "pipelines.work.tether", *command],  # a test that is killed leaves none behind
+                cwd=REPOSITORY,
+                env={**os.environ, **self.environment},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
     def _until_idle(self) -> None:

@@ -42,6 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (project / "model/engine/watch.py").open("a") as file:
         file.write(HOLD)
     call(project, sys.executable, "-m", "dvc", "repro", "pretrain")
+    shutil.copy(project / "dvc.lock", project / "before.lock")
     return project
 
 
@@ -53,18 +54,19 @@ def local(project: Path) -> tuple[bytes, bytes]:
 
 @pytest.fixture(autouse=True)
 def forgotten(project: Path, local: tuple[bytes, bytes]) -> None:
-    """What the run before has left; the next one waits at a step until it may go on."""
-    for name in (".medseg/checkpoints", ".medseg/finished", ".medseg/jobs", "models/train"):
+    """What the run before has left, and what DVC knows of it; the next one waits at a step until it may go on."""
+    for name in (".medseg/checkpoints", ".medseg/finished", ".medseg/jobs", "models/train", ".dvc/cache/runs"):
         shutil.rmtree(project / name, ignore_errors=True)
+    shutil.copy(project / "before.lock", project / "dvc.lock")
     (project / "hold").write_text(str(HELD_AT))
 
 
 def repro(project: Path, **variables: str) -> bytes:
-    """Train anew as DVC's stage, whatever its caches know; dvc.lock then."""
+    """Train as DVC's stage; dvc.lock then."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        call(project, sys.executable, "-m", "dvc", "repro", "--single-item", "--force", "--no-run-cache", "train")
+        call(project, sys.executable, "-m", "dvc", "repro", "--single-item", "train")
     return (project / "dvc.lock").read_bytes()
 
 
