@@ -39,12 +39,12 @@ def submit(options: Sequence[str], script: str, variables: Mapping[str, str]) ->
     return done.stdout.strip().partition(";")[0]  # `number;cluster`
 
 
-def active(name: str) -> str | None:
-    """The number of our own job of this name that waits or runs, if there is one."""
-    done = _call(["squeue", "--noheader", "--user", str(os.getuid()), "--name", name, "--format", "%A"])
+def active(name: str) -> dict[str, str]:
+    """Our own jobs of this name that are not over: number -> state."""
+    done = _call(["squeue", "--noheader", "--user", str(os.getuid()), "--name", name, "--format", "%A|%T"])
     if done.returncode:
         raise ValueError(f"squeue does not tell whether job {name} runs already: {_said(done)}; try again")
-    return max(done.stdout.split(), key=int, default=None)
+    return {number: state for number, _, state in (line.partition("|") for line in done.stdout.split())}
 
 
 def look(job: str) -> Look | None:

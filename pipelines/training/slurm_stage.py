@@ -34,7 +34,8 @@ class SlurmStage:
         self.ancestors = Ancestors()
         self.name = slurm_script.job_name(run)
         self.log = project.state_folder() / "jobs" / f"{run}.log"
-        self.told: Look | None = None
+        self.told: Look | None = Look("")
+        self.ran = False
         self.own_lines: list[str] = []  # of the job's log that begin as a stage's errors do
 
     def see_through(self) -> None:
@@ -51,9 +52,12 @@ class SlurmStage:
             raise ValueError(self._failure(end))
 
     def _attach(self) -> str | None:
-        job = slurm.active(self.name)
-        if job:
-            log.info("%s: Slurm has job %s of this run already; its log so far: %s", self.stage, job, self.log)
+        while "COMPLETING" in (jobs := slurm.active(self.name)).values():
+            time.sleep(LOOK_S)  # then it is gone, or queued again
+        if not jobs:
+            return None
+        job = max(jobs, key=int)
+        log.info("%s: Slurm has job %s of this run already; its log so far: %s", self.stage, job, self.log)
         return job
 
     def _submit(self) -> str:
@@ -93,7 +97,8 @@ class SlurmStage:
             log.info("%s: Slurm does not answer; job %s goes on without it", self.stage, job)
             return
         log.info("%s: job %s is %s%s", self.stage, job, now.state, f" ({now.reason})" if now.state == "PENDING" else "")
-        if now.state == "PENDING" and now.reason == "BeginTime":
+        self.ran |= now.state == "RUNNING"
+        if self.ran and now.state == "PENDING" and now.reason == "BeginTime":
             slurm.hasten(job, HELD_S)
 
     def _failure(self, end: Look) -> str:

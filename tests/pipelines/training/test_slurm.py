@@ -162,6 +162,15 @@ def test_what_the_programs_answer(programs: Path, squeue: str, sacct: str, scont
     assert slurm.look("7") == seen
 
 
+def test_a_job_is_found_by_its_name(programs: Path) -> None:
+    program(programs, "squeue", "echo '7|COMPLETING'; echo '12|PENDING'")
+    assert slurm.active("medseg-train-1") == {"7": "COMPLETING", "12": "PENDING"}
+    assert "--name medseg-train-1" in (programs / "squeue.calls").read_text()
+    program(programs, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(ValueError, match=r"^squeue does not tell whether job medseg-train-1 runs already: Unable to"):
+        slurm.active("medseg-train-1")
+
+
 def test_a_refusal_is_told_as_slurm_tells_it(programs: Path) -> None:
     program(programs, "sbatch", "echo 'sbatch: error: invalid account' >&2; exit 1")
     with pytest.raises(ValueError, match=r"^sbatch refuses the job: sbatch: error: invalid account; see"):
