@@ -2,7 +2,6 @@
 processes: whatever happens to job, node or orchestrator, lock and weights are those of an undisturbed local run."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -137,20 +136,21 @@ def test_the_lock_is_that_of_pods(project: Path, local: tuple[bytes, bytes], mon
     for name in ("NODES", "RANKS", "IMAGE"):
         monkeypatch.delenv(f"MEDSEG_{name}")
     spec = next(each["spec"] for each in manifests if each["kind"] == "Job")
+    (port,) = slurm_cluster.free_ports(1)
     with ExitStack() as stack:
-        pods = [stack.enter_context(pod(project, spec, index)) for index in range(spec["completions"])]
+        pods = [stack.enter_context(pod(project, spec, index, port)) for index in range(spec["completions"])]
         assert [each.wait(timeout=300) for each in pods] == [0, 0], told(project, "pod-0")
     assert repro(project, MEDSEG_RANKS="2") == local[0]
     assert weights(project) == local[1]
 
 
 @contextmanager
-def pod(project: Path, spec: dict[str, Any], index: int) -> Iterator[subprocess.Popen[str]]:
+def pod(project: Path, spec: dict[str, Any], index: int, port: int) -> Iterator[subprocess.Popen[str]]:
     """The container of an Indexed Job's pod as a process, where the volume is the project and each host this one."""
     container = spec["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value", str(index)) for each in container["env"]}
     variables["MEDSEG_ROOT"] = str(project)
-    variables["MEDSEG_RENDEZVOUS"] = re.sub(r"^.*:", "127.0.0.1:", variables["MEDSEG_RENDEZVOUS"])
+    variables["MEDSEG_RENDEZVOUS"] = f"127.0.0.1:{port}"
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     with (project / f"pod-{index}.log").open("w") as log:
         process = subprocess.Popen(
