@@ -222,7 +222,7 @@ def test_a_job_that_outlives_its_orchestrator_is_found_again_and_a_cancelled_run
     job = cluster.jobs()
     with ordered(project, cluster) as run:
         number = job[0].split()[0]
-        until(lambda: f"Slurm has job {number} of this run already" in told(project, "run"), 120, "found")
+        until(lambda: f"Slurm has job {number} of this run already" in told(project, "run"), 400, "found")
         assert cluster.jobs() == job
         run.terminate()
         assert run.wait(timeout=60) == 128 + signal.SIGTERM
@@ -237,8 +237,8 @@ def test_a_job_that_ends_while_nobody_watches_is_not_trained_again(
         run.kill()
         run.wait()
     go_on(project)
-    until(lambda: not cluster.jobs(), 120, "the job has ended")
+    until(lambda: not cluster.jobs(), 300, "the job has ended")
     with ordered(project, cluster) as run:
-        assert run.wait(timeout=300) == 0, told(project, "run")
+        assert run.wait(timeout=600) == 0, told(project, "run")
     assert "a cluster's job finished this run; its result is taken" in told(project, "run")
     assert weights(project) == local[1]
