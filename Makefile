@@ -1,5 +1,6 @@
 # make run     the whole pipeline on phantoms, from nothing: environment, scans, training, evaluation, registered version
 # make test    checks and tests                     make test-slow   the long ones as well
+# make test-cluster   training on a real Slurm cluster of two nodes, started here; as root it installs Slurm (apt) if it is missing
 # make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
 # make drills  kill training at 20 random moments, let its ranks hang, kill preprocessing at 10 moments, compare results
 # make attacks   the attacks and faults that were tried on the product: each must be held
@@ -25,7 +26,7 @@ CPU_BUILD = grep --after-context=1 ^torch== requirements.lock
 LOCK ?= $$($(CPU_BUILD) | $(PIP) --quiet --dry-run --no-deps --require-hashes --requirement /dev/stdin 2> /dev/null && \
     echo requirements.lock || echo requirements-gpu.lock)
 
-.PHONY: run test test-quick test-slow drills attacks bench brats scale check format lock clean
+.PHONY: run test test-quick test-slow test-cluster drills attacks bench brats scale check format lock clean
 run: .venv/ready
 	$(BIN)/medseg run
 	@echo "To type medseg as it is printed: source $(BIN)/activate"
@@ -39,6 +40,12 @@ test-quick: .venv/ready
 
 test-slow: .venv/ready
 	$(PYTEST)
+
+test-cluster: .venv/ready
+	@export PATH="$$PATH:/usr/sbin"; command -v munged slurmctld slurmd sbatch > /dev/null || \
+	    { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; } || \
+	    echo "Slurm could not be installed: its tests are skipped"
+	$(BIN)/python -m pytest -n 0 -m cluster --durations 0 tests/pipelines/training/test_on_clusters.py
 
 drills: .venv/ready
 	$(BIN)/python -m benchmarks.drills

@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parents[1]
 # group: they share servers.
 LONGEST = (
     "tests/test_pipeline.py",
+    "tests/pipelines/training/test_on_clusters.py",
     "tests/test_installed.py",
     "tests/flows",
     "tests/security",

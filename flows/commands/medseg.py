@@ -16,7 +16,7 @@ import typer
 
 from flows.commands import audit as audit_commands
 from flows.commands import card as card_commands
-from flows.commands import configuration, evaluation, exports, lineage, long_run, operations, projects, release
+from flows.commands import clusters, configuration, evaluation, exports, lineage, long_run, operations, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
 from flows.commands import schedule as schedule_commands
@@ -37,6 +37,7 @@ app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
 app.add_typer(card_commands.app, name="card")
 app.add_typer(schedule_commands.app, name="schedule")
+app.add_typer(clusters.launch_app, name="launch")
 
 
 @app.command("run")

@@ -1,4 +1,4 @@
-"""Start the ranks of a training stage on this machine and see them through.
+"""Start the ranks of a training stage on this machine and see them through, or have a cluster do it (slurm_stage.py).
 
 The stage is torchrun's agent and starts the ranks, each of which is the same program again (rank.py). How many, on how
 many threads and where are placement, not parameters: MEDSEG_RANKS (default: all GPUs, else as many cores as share the
@@ -24,10 +24,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from model.engine.watch import PREEMPTED, STOP_SIGNALS
 from pipelines import params
 from pipelines.params.recipe import Optimisation
-from pipelines.training import allocators, certificates, nodes
+from pipelines.training import allocators, certificates, finished, nodes
 from pipelines.training.meeting import Meeting, Start
 from pipelines.training.nodes import Nodes
 from pipelines.training.rank import PEER_LOST, LearningStage, as_rank, block_of, run_folder
+from pipelines.training.slurm_stage import SlurmStage
+from pipelines.training.wanted import asked_for
 from pipelines.work import environment, preemption
 
 log = logging.getLogger(__name__)
@@ -40,17 +42,33 @@ def main(stage: LearningStage) -> None:
         allocators.require()
         as_rank(stage, params.load())
         return
-    settings, machines = params.load(), nodes.here()
-    block = block_of(stage.name, settings)
+    settings, ours = params.load(), environment.read()
+    block, folder = block_of(stage.name, settings), run_folder(stage.name, settings)
+    if ours.in_job:
+        if not finished.kept(folder.name):  # it is, if a job that was through is started again
+            _on_machines(stage.name, settings, block, folder)
+    elif finished.take(stage.name, folder.name):
+        log.info("%s: a cluster's job finished this run; its result is taken", stage.name)
+    elif ours.launcher == "slurm":
+        SlurmStage(stage.name, folder.name, asked_for(settings.model, block)).see_through()
+    else:
+        _on_machines(stage.name, settings, block, folder)
+
+
+def _on_machines(stage: str, settings: params.Params, block: Optimisation, folder: Path) -> None:
+    """On this one, and on those where the same command was started."""
+    machines = nodes.here()
     ranks = rank_count(block, machines.count)
     certificates.require(certificates.launch(settings.model, block, ranks * machines.count, ranks))
     preemption.forget()
     try:
-        Launcher(stage.name, ranks, machines, run_folder(stage.name, settings)).see_through()
+        Launcher(stage, ranks, machines, folder).see_through()
     except SystemExit as end:
         if end.code == PREEMPTED:
-            preemption.note(stage.name)
+            preemption.note(stage)
         raise
+    if environment.read().in_job and machines.rank == 0:
+        finished.keep(stage, folder.name)
 
 
 class Launcher:

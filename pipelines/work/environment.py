@@ -9,7 +9,7 @@ import logging
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -92,6 +92,36 @@ class Environment(BaseSettings):
         "nobody is told", "address that gets what needs a person as JSON: runs that failed, requests that wait"
     )
     debug: bool = Field(default=False, description="show the trace of an error")
+    launcher: Literal["local", "slurm"] = Field(
+        default="local", description="where `pretrain` and `train` run: on this machine, or as a job of Slurm's"
+    )
+    gpus: int | None = _unset("none", "GPUs that a cluster is asked for on each machine", ge=1, le=64)
+    gpu: str | None = _unset(
+        "not checked before",
+        "their kind, as `medseg certify --gpu` has it: for the certificate, before a job is queued",
+    )
+    cpus: int | None = _unset("one a rank", "cores that a cluster is asked for on each machine", ge=1, le=4096)
+    image: str | None = _unset(
+        "no container", "what a cluster runs the ranks in: a .sif file for Slurm (Apptainer), an image for Kubernetes"
+    )
+    requeues: int = Field(
+        default=10, ge=0, le=1000, description="how often a job that had to stop is queued again by itself"
+    )
+    slurm_account: str | None = _unset("Slurm's own", "account that a job is charged to")
+    slurm_partition: str | None = _unset("Slurm's own", "partition of a job")
+    slurm_qos: str | None = _unset("Slurm's own", "quality of service of a job")
+    slurm_constraint: str | None = _unset("none", "features that machines must have, as in a100&ib")
+    slurm_reservation: str | None = _unset("none", "reservation that a job runs in")
+    slurm_extra: str | None = _unset("none", "more options of sbatch, as in --time 2-0 --mem 400G")
+    slurm_prologue: str | None = _unset("none", "shell lines of a job before its ranks, as in module load cuda")
+    slurm_export: str | None = _unset("none", "more variables that a job sees, by name, separated by commas")
+    kube_queue: str | None = _unset("none", "Kueue's local queue that a job waits in")
+    kube_claim: str = Field(
+        default="medseg", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="volume claim that holds the project"
+    )
+    kube_secret: str | None = _unset("none", "secret whose keys are pods' variables, as in MLFLOW_TRACKING_PASSWORD")
+    kube_memory_gib: int = Field(default=32, ge=1, le=65_536, description="memory of a pod, a quarter for loaders")
+    in_job: bool = Field(default=False, description="set in a cluster's job: its result is kept for the stage")
 
 
 def read() -> Environment:

@@ -27,6 +27,22 @@ def _hang_if_asked(watch, _beat=Watch.beat):
 Watch.beat = _hang_if_asked
 """
 
+# Likewise: while the file `hold` is there, with a number, ranks wait after so many beats, unless asked to stop.
+HOLD = """
+
+def _hold_if_asked(watch, _beat=Watch.beat):
+    import time
+
+    _beat(watch)
+    watch.beats = getattr(watch, "beats", 0) + 1
+    asked = Path("hold")
+    while not watch.stop and asked.exists() and watch.beats > int(asked.read_text() or 0):
+        time.sleep(0.05)
+
+
+Watch.beat = _hold_if_asked
+"""
+
 
 def prepare(folder: Path, steps: int) -> Path:
     """A copy of the project, its phantoms preprocessed, whose ranks hang when `hang` says so."""
