@@ -189,6 +189,7 @@ class Evaluate(Block):
         description="above this share of held-out cases that cannot be measured the stage stops"
     )
     references: int = Field(
+        default=200,
         ge=0,
         le=10_000,
         description="training scans of a source that new scans are held against, to tell unfamiliar ones; each costs "

@@ -74,9 +74,9 @@ class Job:
         if unfamiliar not in (FLAG, REFUSE):
             raise ValueError(f"--unfamiliar {unfamiliar}: must be {FLAG} or {REFUSE}")
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
-        weights, known = as_registered.weights(version), as_registered.known(version)
-        bounds, refuse = examination.bounds_here(), unfamiliar == REFUSE
-        return Job(weights, conditions, labels_of, modality, bounds, version, known, refuse)
+        refuse = unfamiliar == REFUSE
+        weights, known = as_registered.weights(version), as_registered.known(version, needed=refuse)
+        return Job(weights, conditions, labels_of, modality, examination.bounds_here(), version, known, refuse)
 
 
 def checked(to: Sequence[str], requests: Sequence[Request] = ()) -> tuple[str, ...]:

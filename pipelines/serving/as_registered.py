@@ -16,7 +16,7 @@ from pipelines.release.record import FAMILIARITY
 from pipelines.release.registry import RegisteredModel
 from pipelines.scans import manifest
 from pipelines.serving import familiarity
-from pipelines.serving.familiarity import Familiarity
+from pipelines.serving.familiarity import Familiarity, OtherCodeError
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ def weights(version: RegisteredModel) -> Path:
     for what, own in (("structures", list(card.classes)), ("identity", card.identity)):
         if record.get(what, own) != own:
             raise ValueError(
-                f"the record of {version.name} version {version.version} names another {what} than its weights do; "
-                "register what was trained again"
+                f"{version.name} version {version.version}: {what} in its record and in its weights differ; register "
+                "what was trained again"
             )
     kept = dossier.place(version.record_sha256) / dossier.MANIFEST
     if kept.is_file() and manifest.digest(kept) != record["manifest_sha256"]:
@@ -39,15 +39,21 @@ def weights(version: RegisteredModel) -> Path:
     return folder
 
 
-def known(version: RegisteredModel) -> Familiarity:
-    """Empty for a version that was registered without it, which is told. Raises ValueError if it is another's."""
-    file = dossier.evaluation_file(version.record, version.run_id, FAMILIARITY)
-    if file is None:
-        log.warning(
-            "%s version %s cannot tell unfamiliar scans: evaluate and register again", version.name, version.version
-        )
+def known(version: RegisteredModel, needed: bool = False) -> Familiarity:
+    """Empty for a version that was registered without it or with other code, which is told, or refused if `needed`.
+
+    Raises ValueError if the file is not the version's.
+    """
+    told = f"{version.name} version {version.version} cannot tell unfamiliar scans"
+    try:
+        if (file := dossier.evaluation_file(version.record, version.run_id, FAMILIARITY)) is None:
+            raise OtherCodeError("it was evaluated before there was such a check; evaluate and register again")
+        found = familiarity.read(file)
+    except OtherCodeError as error:
+        if needed:
+            raise ValueError(f"{told}: {error}") from None
+        log.warning("%s: %s", told, error)
         return Familiarity()
-    found = familiarity.read(file)
     if found.weights_sha256 != version.record["weights_sha256"]:
         raise ValueError(f"{file} is of other weights than the version's; evaluate and register again")
     return found

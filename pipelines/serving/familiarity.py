@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipelines.serving import appearance
@@ -40,6 +40,10 @@ _MEANT = {
     appearance.PLACES: "what is bright where",
     NETWORK: "what the network sees",
 }
+
+
+class OtherCodeError(ValueError):
+    """Of a file that cannot be used here."""
 
 
 @dataclass(frozen=True)
@@ -160,15 +164,16 @@ class Familiarity:
 
 
 def read(path: Path) -> Familiarity:
-    """Raises ValueError if it is none, or was made by other code, whose numbers mean something else."""
+    """Raises ValueError if it is none; OtherCodeError if it was made by other code, whose numbers mean something else."""
     try:
         with safe_open(path, "numpy") as file:
             told = json.loads(file.metadata()["familiarity"])
             numbers = {name: file.get_tensor(name).astype(np.float64) for name in told["bounds"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} is not readable ({type(error).__name__}); evaluate and register again") from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        told = f"{path.name} is not readable ({type(error).__name__}); evaluate and register again"
+        raise ValueError(told) from None
     if told["code_sha256"] != made_by():
-        raise ValueError(f"{path.name} was made by other code; evaluate and register again")
+        raise OtherCodeError(f"{path.name} was made by other code; evaluate and register again")
     sources: dict[str, dict[str, Known]] = {}
     for name, seen in numbers.items():
         source, _, group = name.partition("/")
