@@ -75,7 +75,7 @@ class Job:
             raise ValueError(f"--unfamiliar {unfamiliar}: must be {FLAG} or {REFUSE}")
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         refuse = unfamiliar == REFUSE
-        weights, known = as_registered.weights(version), as_registered.known(version, needed=refuse)
+        weights, known = as_registered.weights_of(version), as_registered.known_to(version, needed=refuse)
         return Job(weights, conditions, labels_of, modality, examination.bounds_here(), version, known, refuse)
 
 

@@ -29,9 +29,9 @@ def appearance(image: np.ndarray, modalities: Sequence[str], geometry: Geometry)
     voxel_mm = np.asarray(geometry.spacing_mm)
     found = {VOXEL: np.log(voxel_mm), FIELD: np.log(voxel_mm * geometry.shape)}
     for modality, channel in zip(modalities, image, strict=True):
-        found[f"{INTENSITY}.{modality}"] = intensity(channel)
-        found[f"{GRAIN}.{modality}"] = grain(channel)
-        found[f"{PLACES}.{modality}"] = places(channel)
+        found[f"{INTENSITY}.{modality}"] = _intensity(channel)
+        found[f"{GRAIN}.{modality}"] = _grain(channel)
+        found[f"{PLACES}.{modality}"] = _places(channel)
     return found
 
 
@@ -53,7 +53,7 @@ def shown(group: str, value: float) -> float:
     return float(np.exp(value)) if group in (VOXEL, FIELD) else float(value)
 
 
-def intensity(channel: np.ndarray) -> np.ndarray:
+def _intensity(channel: np.ndarray) -> np.ndarray:
     """Percentiles, and the roots of the shares of voxels at the lowest and the highest value, where clipping shows."""
     seen = _thinned(channel)
     low, high = float(seen.min()), float(seen.max())
@@ -62,7 +62,7 @@ def intensity(channel: np.ndarray) -> np.ndarray:
     return np.asarray([*np.percentile(seen, PERCENTILES), *np.sqrt(ends)])
 
 
-def grain(channel: np.ndarray) -> np.ndarray:
+def _grain(channel: np.ndarray) -> np.ndarray:
     """By axis: mean change from voxel to voxel, and how much rougher than straight it is; logarithms. Noise is rough,
     what was blurred or resampled is smooth."""
     found = []
@@ -77,7 +77,7 @@ def grain(channel: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def places(channel: np.ndarray) -> np.ndarray:
+def _places(channel: np.ndarray) -> np.ndarray:
     """Means of 4 x 4 x 4 parts, (64,): a picture so coarse that patients are alike in it, and organs are not."""
     seen = _thinned(channel)
     for axis, size in enumerate(seen.shape):

@@ -1,7 +1,7 @@
 """A version's parts as its record names them, or why one of them is refused.
 
-    weights = as_registered.weights(version)            folder, every byte checked
-    known = as_registered.known(version)                what tells scans that are unlike its training scans
+    weights = as_registered.weights_of(version)         folder, every byte checked
+    known = as_registered.known_to(version)             what tells scans that are unlike its training scans
 
 The record is the version: its digest is in the registry, and for released ones in the signed ledger. Code and settings
 are held to it by pipelines/serving/conditions.py.
@@ -21,7 +21,7 @@ from pipelines.serving.familiarity import Familiarity, OtherCodeError
 log = logging.getLogger(__name__)
 
 
-def weights(version: RegisteredModel) -> Path:
+def weights_of(version: RegisteredModel) -> Path:
     """Raises ValueError if they, what they say of themselves, or the manifest kept of the version are not its own."""
     folder, record = version.weights(), version.record
     card = weights_file.read_card(folder)
@@ -39,7 +39,7 @@ def weights(version: RegisteredModel) -> Path:
     return folder
 
 
-def known(version: RegisteredModel, needed: bool = False) -> Familiarity:
+def known_to(version: RegisteredModel, needed: bool = False) -> Familiarity:
     """Empty for a version that was registered without it or with other code, which is told, or refused if `needed`.
 
     Raises ValueError if the file is not the version's.

@@ -35,7 +35,7 @@ class Exportable:
         """`model`, `other_code`: as `pipelines.serving.prediction.predict` has them; so are the refusals."""
         version = registry.find(model)
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
-        segmenter = Segmenter.load(as_registered.weights(version), conditions)
+        segmenter = Segmenter.load(as_registered.weights_of(version), conditions)
         segmenter.network.to("cpu")
         number, bounds = str(version.version), examination.bounds_here()
         return Exportable(version.name, number, version.mark, version.record, segmenter, bounds)

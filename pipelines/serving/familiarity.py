@@ -164,7 +164,7 @@ class Familiarity:
 
 
 def read(path: Path) -> Familiarity:
-    """Raises ValueError if it is none; OtherCodeError if it was made by other code, whose numbers mean something else."""
+    """Raises ValueError if it is none; OtherCodeError if other code made it, whose numbers mean something else."""
     try:
         with safe_open(path, "numpy") as file:
             told = json.loads(file.metadata()["familiarity"])

@@ -36,8 +36,8 @@ class MedSegModel:
     def __init__(self, version: registry.RegisteredModel, other_code: bool) -> None:
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         self.record_sha256 = record.digest(version.record)
-        self.segmenter = Segmenter.load(as_registered.weights(version), conditions)
-        self.known = as_registered.known(version)
+        self.segmenter = Segmenter.load(as_registered.weights_of(version), conditions)
+        self.known = as_registered.known_to(version)
         self.standing = version.told
         log.log(logging.INFO if version.standing.released else logging.WARNING, "%s", version.told)
 

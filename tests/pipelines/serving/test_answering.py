@@ -27,6 +27,7 @@ from tests.pipelines.dicom import dicom_files
 from tests.pipelines.serving.networks import KNOWN, write_weights
 
 MODEL = "models:/medsegformer/1"
+OWN_MM = (48.0, 32.0, 33.6)  # the field of view of `body`
 VOLUME = {"lower_factor": 0.8, "upper_factor": 1.25, "level": 0.9, "n": 40, "patients": 40, "measured_coverage": 0.9}
 
 
@@ -93,10 +94,10 @@ def test_every_kind_of_a_series_says_the_same(project: Path) -> None:
     assert len(line.facts["outputs"]) == len(ends)
 
 
-def knows(project: Path, field_mm: float) -> None:
+def knows(project: Path, field_mm: tuple[float, float, float]) -> None:
     """The version's training scans had this field of view."""
     version = registry.find(MODEL)
-    rows = np.log(np.full((6, 3), field_mm))
+    rows = np.tile(np.log(field_mm), (6, 1))
     file = project / record.FAMILIARITY
     known = {"kits": {"field": Known.of("field", rows, [f"p{n}" for n in range(6)])}}
     Familiarity(version.record["weights_sha256"], known, {"kidney": 1.0}).write(file)
@@ -109,7 +110,7 @@ def knows(project: Path, field_mm: float) -> None:
 def test_a_scan_unlike_training_is_told_in_every_answer_or_refused(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    knows(project, 500.0)
+    knows(project, (500.0, 500.0, 500.0))
     series(project / "in")
     with pytest.raises(ValueError, match=r"1 of 1 scans .*: unfamiliar scan: field of view: \d.* training 500 to 500"):
         list(predict(project / "in", project / "out", MODEL, to=KINDS, unfamiliar="refuse"))
@@ -130,7 +131,7 @@ def test_a_scan_unlike_training_is_told_in_every_answer_or_refused(
 
 
 def test_a_scan_like_those_of_training_is_not(project: Path) -> None:
-    knows(project, 40.0)
+    knows(project, OWN_MM)
     series(project / "in")
     (_, report) = predict(project / "in", project / "out", MODEL, to=["nifti", "json"], unfamiliar="refuse")
     told = json.loads(report.read_text())["familiarity"]
@@ -177,7 +178,7 @@ def test_a_version_whose_parts_are_not_as_registered_is_refused(project: Path, s
     else:
         sha256 = version.record["weights_sha256"]
         version.record["weights_sha256"] = "0" * 64 if spoilt == "weights" else sha256
-        knows(project, 40.0)
+        knows(project, OWN_MM)
         version.record["weights_sha256"] = sha256
         kept = next(project.rglob(record.FAMILIARITY))
         if spoilt == "gone":
