@@ -41,7 +41,7 @@ from pipelines.serving.segmenter import Segmenter
 from pipelines.work import project
 from pipelines.work.memory import GIB
 
-REFUSED = 1e3  # the score of a scan that is refused before it is looked at
+REFUSED = familiarity.MOST  # the score of a scan that is refused before it is looked at
 Spoilt = tuple[str, np.ndarray, np.ndarray]
 
 
@@ -73,7 +73,12 @@ class Check:
         if not judged.unfamiliar:
             judged = self.known.judged(scan.source, {**look, NETWORK: features(self.segmenter, scan)})
         kind.scores.append(judged.score or 0.0)
-        kind.told.update({reason.partition(":")[0].partition(" of ")[0] for reason in judged.reasons})
+        kind.told.update({_group(reason, scan.modalities) for reason in judged.reasons})
+
+
+def _group(reason: str, modalities: Sequence[str]) -> str:
+    told = reason.partition(":")[0]
+    return next((told.removesuffix(f" of {name}") for name in modalities if told.endswith(f" of {name}")), told)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ deepest level (pipelines/serving/bottleneck.py). In each group a scan is as far 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +22,12 @@ from pipelines.serving import appearance
 from pipelines.work import code
 from pipelines.work.writing import replacing
 
-NETWORK = "network"
+NETWORK, SCALE = "network", "scale"
 NEAREST = 3
-FEWEST = 5  # patients: below, nothing is said of a source
+FEWEST = 10  # patients: below, other sources say how much patients differ; without such nothing is said
+MOST = 1000.0  # above, a score says nothing more
+WIDER = 5  # patients: of so many a bound is twice as wide as of very many
+DRAWS = 10
 TAIL = 3.43  # a tail that halves and halves again: from the 90th percentile to where 1 of 500 lies
 Look = Mapping[str, np.ndarray]
 # Deviations below these are no deviations: training scans that are all alike must not make every other one unfamiliar.
@@ -66,33 +68,50 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """One group of some scans (n, F), and whose they are."""
+
+    numbers: np.ndarray
+    patients: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return len(np.unique(self.patients))
+
+    def deviation(self, group: str) -> np.ndarray:
+        """(F,), never too small to divide by."""
+        kind, found = group.partition(".")[0], self.numbers.std(axis=0)
+        floor = 0.2 * float(np.median(found)) if kind == NETWORK else _FLOOR.get(kind, _FLOOR_ELSE)
+        return np.maximum(found, max(floor, 1e-6))
+
+
+@dataclass(frozen=True)
 class Known:
-    """One group of one source. `seen` (n, F): of the training scans; `bound`: on the distance from them."""
+    """One group of one source. `seen` (n, F): of the training scans; `scale` (F,): a deviation of each number; `bound`:
+    on the distance from them."""
 
     group: str
     seen: np.ndarray
-    bound: float
+    scale: np.ndarray
+    bound: float = 0.0
 
     @classmethod
-    def of(cls, group: str, seen: np.ndarray, patients: Sequence[str]) -> Self:
+    def of(cls, group: str, own: Rows, lenders: Sequence[Rows] = ()) -> Self:
         """The bound: the largest distance of a training scan from those of other patients, or what the bulk of these
-        distances lets expect of one in 500, if that is more."""
-        made, names = cls(group, seen, 0.0), np.asarray(patients)
-        apart = np.asarray([made.distance(row, names != name) for row, name in zip(seen, names, strict=True)])
+        distances lets expect of one in 500, if that is more; wider, the fewer patients there are.
+
+        `lenders`: the same group of other sources, for one of too few patients. Theirs differ by so much, seen from as
+        few of them; so may its own.
+        """
+        scale = np.max([each.deviation(group) for each in (own, *lenders)], axis=0)
+        made = cls(group, own.numbers, scale)
+        apart = np.concatenate([_as_few(group, each, scale, own.count) for each in lenders]) if lenders else np.asarray(
+            [made.distance(row, own.patients != whose) for row, whose in zip(own.numbers, own.patients, strict=True)]
+        )  # fmt: skip
         half, most = np.quantile(apart, (0.5, 0.9))
-        least = float(np.sqrt(seen.shape[1]))  # all alike: one floor off in every number
-        bound = max(float(apart.max()), float(half + TAIL * (most - half)))
-        return cls(group, seen, bound if bound > 0 else least)
-
-    @cached_property
-    def centre(self) -> np.ndarray:
-        return np.median(self.seen, axis=0)
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        kind, deviation = self.group.partition(".")[0], self.seen.std(axis=0)
-        floor = 0.2 * float(np.median(deviation)) if kind == NETWORK else _FLOOR.get(kind, _FLOOR_ELSE)
-        return np.maximum(deviation, max(floor, 1e-6))
+        bound = (1 + WIDER / own.count) * max(float(apart.max()), float(half + TAIL * (most - half)))
+        least = float(np.sqrt(len(scale)))  # a deviation off in every number: where all training scans are alike
+        return cls(group, own.numbers, scale, max(bound, least))
 
     def distance(self, row: np.ndarray, among: np.ndarray | None = None) -> float:
         """Mean over the nearest. `among`: bool (n,), to choose from."""
@@ -115,6 +134,16 @@ class Known:
         return f"{told}; {words[at]}: {value:.3g}, training {least:.3g} to {most:.3g}"
 
 
+def _as_few(group: str, lender: Rows, scale: np.ndarray, count: int) -> np.ndarray:
+    """How far a lender's scans are from those of `count` other of its patients, drawn several times."""
+    rng, found = np.random.default_rng(0), list[float]()
+    for _ in range(DRAWS):
+        drawn = np.isin(lender.patients, rng.permutation(np.unique(lender.patients))[:count])
+        few = Known(group, lender.numbers[drawn], scale)
+        found += [few.distance(row) for row in lender.numbers[~drawn]]
+    return np.asarray(found)
+
+
 @dataclass(frozen=True)
 class Familiarity:
     """`sources`: source -> group -> what is known of it. `confidence`: structure -> the lowest that 98 of 100 held-out
@@ -133,9 +162,9 @@ class Familiarity:
         if not self.weights_sha256:
             return Judged(None, ("the version was registered without its training scans' looks: nothing can be told",))
         if not known:
-            return Judged(None, (f"fewer than {FEWEST} training patients of {source}: too few to tell",))
+            return Judged(None, (f"fewer than {FEWEST} training patients of {source}, and no others: too few to tell",))
         scores = {
-            group: own.distance(look[group]) / own.bound
+            group: min(own.distance(look[group]) / own.bound, MOST)
             for group, own in known.items()
             if group in look and len(look[group]) == own.seen.shape[1]
         }
@@ -151,13 +180,10 @@ class Familiarity:
         ]
 
     def write(self, path: Path) -> None:
-        numbers = {
-            f"{source}/{group}": np.ascontiguousarray(own.seen, np.float32)
-            for source, groups in self.sources.items()
-            for group, own in groups.items()
-        }
-        bounds = {name: float(self.sources[source][group].bound) for name in numbers
-                  for source, _, group in [name.partition("/")]}  # fmt: skip
+        every = {f"{source}/{group}": own for source, groups in self.sources.items() for group, own in groups.items()}
+        numbers = {name: np.ascontiguousarray(own.seen, np.float32) for name, own in every.items()}
+        numbers |= {f"{name}/{SCALE}": np.ascontiguousarray(own.scale, np.float32) for name, own in every.items()}
+        bounds = {name: float(own.bound) for name, own in every.items()}
         told = {"weights_sha256": self.weights_sha256, "code_sha256": made_by(), "bounds": bounds}
         with replacing(path) as temporary:
             save_file(numbers, temporary, {"familiarity": json.dumps({**told, "confidence": dict(self.confidence)})})
@@ -168,16 +194,16 @@ def read(path: Path) -> Familiarity:
     try:
         with safe_open(path, "numpy") as file:
             told = json.loads(file.metadata()["familiarity"])
-            numbers = {name: file.get_tensor(name).astype(np.float64) for name in told["bounds"]}
+            numbers = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         told = f"{path.name} is not readable ({type(error).__name__}); evaluate and register again"
         raise ValueError(told) from None
     if told["code_sha256"] != made_by():
         raise OtherCodeError(f"{path.name} was made by other code; evaluate and register again")
     sources: dict[str, dict[str, Known]] = {}
-    for name, seen in numbers.items():
+    for name, bound in told["bounds"].items():
         source, _, group = name.partition("/")
-        sources.setdefault(source, {})[group] = Known(group, seen, told["bounds"][name])
+        sources.setdefault(source, {})[group] = Known(group, numbers[name], numbers[f"{name}/{SCALE}"], bound)
     return Familiarity(told["weights_sha256"], sources, told["confidence"])
 
 

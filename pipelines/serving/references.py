@@ -8,7 +8,7 @@ the same kind is flagged. The bounds on confidence are of held-out scans: on its
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ from pipelines.evaluation.score import Score, structures_of
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN
 from pipelines.scans.volume import Geometry
-from pipelines.serving import bottleneck, familiarity, footprint
+from pipelines.serving import bottleneck, footprint
 from pipelines.serving.appearance import appearance
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.familiarity import NETWORK, Familiarity, Known, Look
+from pipelines.serving.familiarity import FEWEST, NETWORK, Familiarity, Known, Look, Rows
 from pipelines.serving.held_out import MeasuredCase
 from pipelines.serving.segmenter import Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import faults, project, within_memory
@@ -70,9 +70,7 @@ def of_training(
                 "evaluate: training scan %s is not looked at: %s", path.stem, getattr(outcome, "reason", outcome)
             )
     patients = {row.case_id: row.patient for row in manifest.read()}
-    sources = {name: known_of([each for each in found if each.source == name], patients) for name in sorted(taken)}
-    digest = weights_file.digest(weights)
-    return Familiarity(digest, {name: own for name, own in sources.items() if own}, confidence_bounds(held_out))
+    return Familiarity(weights_file.digest(weights), known_of(found, patients), confidence_bounds(held_out))
 
 
 def reference_of(path: Path, weights: Path, conditions: Conditions) -> Reference | str:
@@ -91,16 +89,37 @@ def reference_of(path: Path, weights: Path, conditions: Conditions) -> Reference
         return reason
 
 
-def known_of(references: Sequence[Reference], patients: Mapping[str, str]) -> dict[str, Known]:
-    """By group; empty of too few patients. Groups of a modality that few of them have are left out."""
-    groups = dict.fromkeys(group for each in references for group in each.look)
-    found = {}
-    for group in groups:
-        own = [each for each in references if group in each.look]
-        names = [patients[each.case_id] for each in own]
-        if len(set(names)) >= familiarity.FEWEST:
-            found[group] = Known.of(group, np.asarray([each.look[group] for each in own], np.float64), names)
+def known_of(references: Sequence[Reference], patients: Mapping[str, str]) -> dict[str, dict[str, Known]]:
+    """By source and group; without those of too few patients, if there are no others to tell how much these differ."""
+    rows = {
+        source: _rows([each for each in references if each.source == source], patients)
+        for source in sorted({each.source for each in references})
+    }
+    found: dict[str, dict[str, Known]] = {}
+    for source, groups in rows.items():
+        for group, own in groups.items():
+            lenders = [] if own.count >= FEWEST else list(_lenders(rows, source, group))
+            if lenders or own.count >= FEWEST:
+                found.setdefault(source, {})[group] = Known.of(group, own, lenders)
     return found
+
+
+def _rows(references: Sequence[Reference], patients: Mapping[str, str]) -> dict[str, Rows]:
+    """By group, of the scans that have it."""
+    found = {}
+    for group in dict.fromkeys(group for each in references for group in each.look):
+        own = [each for each in references if group in each.look]
+        whose = np.asarray([patients[each.case_id] for each in own])
+        found[group] = Rows(np.asarray([each.look[group] for each in own], np.float64), whose)
+    return found
+
+
+def _lenders(rows: Mapping[str, Mapping[str, Rows]], source: str, group: str) -> Iterator[Rows]:
+    """The same kind of group of other sources, whatever their modality."""
+    for other, groups in rows.items():
+        for name, each in groups.items():
+            if other != source and name.partition(".")[0] == group.partition(".")[0] and each.count >= FEWEST:
+                yield each
 
 
 def flagged_of(known: Familiarity, cases: Sequence[MeasuredCase]) -> list[str]:

@@ -19,7 +19,7 @@ from pipelines.scans import manifest
 from pipelines.serving import answering
 from pipelines.serving.answering import KINDS, Job, checked
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.familiarity import Familiarity, Known
+from pipelines.serving.familiarity import Familiarity, Known, Rows
 from pipelines.serving.prediction import predict
 from pipelines.work.digests import sha256_of
 from tests.conftest import REPOSITORY, save
@@ -97,9 +97,9 @@ def test_every_kind_of_a_series_says_the_same(project: Path) -> None:
 def knows(project: Path, field_mm: tuple[float, float, float]) -> None:
     """The version's training scans had this field of view."""
     version = registry.find(MODEL)
-    rows = np.tile(np.log(field_mm), (6, 1))
+    rows = Rows(np.tile(np.log(field_mm), (6, 1)), np.arange(6))
     file = project / record.FAMILIARITY
-    known = {"kits": {"field": Known.of("field", rows, [f"p{n}" for n in range(6)])}}
+    known = {"kits": {"field": Known.of("field", rows)}}
     Familiarity(version.record["weights_sha256"], known, {"kidney": 1.0}).write(file)
     version.record["evaluation_files"] = {record.FAMILIARITY: sha256_of(file)}
     place = dossier.place(version.record_sha256) / dossier.EVALUATION

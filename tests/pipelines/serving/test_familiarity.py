@@ -12,7 +12,8 @@ from pipelines.scans.volume import Geometry, Volume
 from pipelines.serving import bottleneck, familiarity
 from pipelines.serving.appearance import appearance, names
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.familiarity import NETWORK, Familiarity, Known, Look
+from pipelines.serving.familiarity import NETWORK, Familiarity, Known, Look, Rows
+from pipelines.serving.references import Reference, known_of
 from pipelines.serving.segmenter import Segmenter
 from tests.pipelines.serving.networks import write_weights
 
@@ -39,10 +40,14 @@ def look(array: np.ndarray, spacing_mm: tuple[float, float, float] = (2.0, 2.0, 
     return appearance(image, [modality], geometry)
 
 
+def rows(numbers: object, patients: list[str]) -> Rows:
+    return Rows(np.asarray(numbers, np.float64), np.asarray(patients))
+
+
 @pytest.fixture(scope="module")
 def known() -> Familiarity:
     looks, patients = [look(scan(number)) for number in range(PATIENTS)], [f"p{n}" for n in range(PATIENTS)]
-    groups = {group: Known.of(group, np.asarray([each[group] for each in looks]), patients) for group in looks[0]}
+    groups = {group: Known.of(group, rows([each[group] for each in looks], patients)) for group in looks[0]}
     return Familiarity("ab" * 32, {"kits": groups})
 
 
@@ -125,9 +130,24 @@ def test_of_what_nothing_is_known_nothing_is_said(known: Familiarity) -> None:
 
 
 def test_a_patients_own_scans_do_not_vouch_for_each_other() -> None:
-    rows = np.repeat(np.arange(6.0)[:, None], 2, axis=0)
-    assert Known.of("field", rows, [f"p{n // 2}" for n in range(12)]).bound > 0.5
-    assert Known.of("field", np.zeros((6, 3)), [f"p{n}" for n in range(6)]).bound == pytest.approx(3**0.5)
+    pairs = np.repeat(np.arange(6.0)[:, None] ** 2, 2, axis=0)
+    alone, together = (Known.of("field", rows(pairs, [f"p{n // by}" for n in range(12)])).bound for by in (2, 1))
+    assert alone > together
+    assert Known.of("field", rows(np.zeros((6, 3)), [f"p{n}" for n in range(6)])).bound == pytest.approx(3**0.5)
+
+
+def test_of_few_patients_others_tell_how_much_patients_differ() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"p{n}" for n in range(40)]
+    few, many = rows(rng.normal(5, 1, (2, 4)), names[:2]), rows(rng.normal(0, 1, (40, 4)), names)
+    found = Known.of("field", few, [many])
+    assert max(found.distance(row) for row in rng.normal(5, 1, (200, 4))) <= found.bound
+    assert min(found.distance(row) for row in rng.normal(40, 1, (200, 4))) > found.bound
+    references = [Reference(f"c{n}", "few", {"field": few.numbers[n]}) for n in range(2)]
+    patients = {f"c{n}": names[n] for n in range(40)}
+    assert not known_of(references, patients)
+    lenders = [Reference(f"c{n}", "many", {"field": many.numbers[n]}) for n in range(40)]
+    assert known_of([*references, *lenders], patients)["few"]["field"].bound == found.bound
 
 
 @pytest.mark.parametrize("flips", [(), (0, 2)])

@@ -119,12 +119,12 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
 
 
 def test_training_scans_are_looked_at_and_held_out_ones_held_against_them(held_out: list[Row], tmp_path: Path) -> None:
-    trained = [_case(tmp_path, number, split=TRAIN) for number in range(10, 18)]
-    larger = _case(tmp_path, 20, size=30)
+    trained = [_case(tmp_path, number, split=TRAIN) for number in range(10, 20)]
+    larger = _case(tmp_path, 30, size=30)
     manifest.write(project.MANIFEST, [*held_out, *trained, larger])
     evaluate.main()
     told = json.loads((project.EVALUATION / "metrics.json").read_text())["familiarity"]
-    assert told == {"training_scans": {"msd": 8}, "held_out": 6, "held_out_flagged": ["msd-20"]}
+    assert told == {"training_scans": {"msd": 10}, "held_out": 6, "held_out_flagged": ["msd-30"]}
     known = familiarity.read(project.EVALUATION / record.FAMILIARITY)
     assert list(known.sources["msd"]) == ["voxel", "field", "intensity.T1", "grain.T1", "places.T1", "network"]
     content = record.make("m", project.TRAINED, project.EVALUATION)
