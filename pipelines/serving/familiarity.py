@@ -24,7 +24,7 @@ from pipelines.work.writing import replacing
 
 NETWORK, SCALE = "network", "scale"
 NEAREST = 3
-FEWEST = 10  # patients: below, other sources say how much patients differ; without such nothing is said
+FEWEST = 5  # patients: below, other sources say how much patients differ; without such nothing is said
 MOST = 1000.0  # above, a score says nothing more
 WIDER = 5  # patients: of so many a bound is twice as wide as of very many
 DRAWS = 10
