@@ -6,7 +6,7 @@ PROJECT: trained here by `medseg run`. Its held-out scans are what must not be f
 cropped, clipped, inverted, drowned in noise and under wrong units, and the scans of each FOLDER under every modality
 that the model knows, are what must. A FOLDER whose scans the model was trained on belongs in no such list. Prints a
 table: scans, share flagged or refused, area under the ROC curve against the held-out ones, what told; and what the
-check costs beside a prediction. 5 minutes a project of small scans on one core.
+check costs beside a prediction. $MEDSEG_WORKERS processes; some minutes a project of small scans.
 """
 
 import argparse
@@ -14,7 +14,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,9 +43,11 @@ from pipelines.serving.preparing import Prepared, prepared
 from pipelines.serving.scan_search import find_scans
 from pipelines.serving.segmenter import Segmenter
 from pipelines.work import project
+from pipelines.work.cores import workers
 from pipelines.work.memory import GIB
 
 REFUSED = familiarity.MOST  # the score of a scan that is refused before it is looked at
+HELD_OUT = "held-out"
 Spoilt = tuple[str, np.ndarray, np.ndarray]
 
 
@@ -54,6 +60,17 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A held-out scan, as it is and, with a `number`, under all damage; or one file of another kind."""
+
+    title: str
+    row: Row | None = None
+    number: int | None = None
+    file: Path | None = None
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
 class Check:
     """A project's network and what it knows of its training scans."""
 
@@ -61,19 +78,38 @@ class Check:
     known: Familiarity
     bounds: Quality
 
-    def add(self, kind: Kind, files: dict[str, Path], modality: str | None = None) -> None:
+    def score(self, files: dict[str, Path], modality: str | None = None) -> tuple[float, list[str]]:
+        """And what told. The network is not asked where the scan's looks suffice."""
         try:
             scan = prepared(self.segmenter.plan, files, modality, self.bounds)
         except VolumeError as error:
-            kind.scores.append(REFUSED)
-            kind.told[f"refused: {str(error).partition(':')[0][:24]}"] += 1
-            return
+            return REFUSED, [f"refused: {str(error).partition(':')[0][:24]}"]
         look = appearance(scan.image, scan.modalities, scan.geometry)
         judged = self.known.judged(scan.source, look)
         if not judged.unfamiliar:
             judged = self.known.judged(scan.source, {**look, NETWORK: features(self.segmenter, scan)})
-        kind.scores.append(judged.score or 0.0)
-        kind.told.update({_group(reason, scan.modalities) for reason in judged.reasons})
+        return judged.score or 0.0, sorted({_group(reason, scan.modalities) for reason in judged.reasons})
+
+
+def scored(task: Task) -> list[tuple[str, float, list[str]]]:
+    """Title, score, what told. In a process of its own."""
+    check = check_here()
+    if task.file:
+        return [(task.title, *check.score({"": task.file}, task.modality))]
+    assert task.row
+    if task.number is None:
+        return [(task.title, *check.score(files_of(task.row)))]
+    with TemporaryDirectory() as scratch:
+        spoiled = spoilt(task.row, Path(scratch), task.number)
+        return [(f"{task.title}, {what}", *check.score(files)) for what, files in spoiled]
+
+
+@cache
+def check_here() -> Check:
+    torch.set_num_threads(1)
+    settings = params.load()
+    conditions = Conditions.of_here(settings.evaluate.overlap, tuple(settings.evaluate.flips))
+    return Check(Segmenter.load(project.TRAINED, conditions), known_here(conditions), settings.ingest.quality)
 
 
 def _group(reason: str, modalities: Sequence[str]) -> str:
@@ -88,33 +124,32 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=6, help="scans of a kind")
     told = parser.parse_args()
     others = [folder.resolve() for folder in told.others]
-    torch.set_num_threads(1)
     for folder in [each.resolve() for each in told.projects]:
         os.chdir(folder)
+        check_here.cache_clear()
         report(folder.name, *measured(others, told.each))
 
 
 def measured(others: Sequence[Path], each: int) -> tuple[Kind, dict[str, Kind], str]:
     """Of the project here: held-out scans, the others by kind, and what the check costs."""
-    settings = params.load()
-    conditions = Conditions.of_here(settings.evaluate.overlap, tuple(settings.evaluate.flips))
-    check = Check(Segmenter.load(project.TRAINED, conditions), known_here(conditions), settings.ingest.quality)
+    check = check_here()  # before the processes: they have it from this one
     held_out = [row for row in manifest.usable(manifest.read()) if row.split == TEST and row.annotated]
-    familiar, kinds = Kind(), dict[str, Kind]()
-    for row in held_out:
-        check.add(familiar, files_of(row))
     by_source = {row.source: [r for r in held_out if r.source == row.source][:each] for row in held_out}
-    with TemporaryDirectory() as scratch:
-        for source, rows in by_source.items():
-            for number, row in enumerate(rows):
-                for what, files in spoilt(row, Path(scratch), number):
-                    check.add(kinds.setdefault(f"{source}, {what}", Kind()), files)
-        for folder in others:
-            for scan in list(find_scans(folder).values())[:each]:
-                for modality in check.segmenter.plan.modalities:
-                    kind = kinds.setdefault(f"{folder.name} as {modality}", Kind())
-                    check.add(kind, {"": next(iter(scan.values()))}, modality)
-    return familiar, kinds, costs(check, [rows[0] for rows in by_source.values()])
+    tasks = [Task(HELD_OUT, row) for row in held_out]
+    tasks += [Task(row.source, row, n) for rows in by_source.values() for n, row in enumerate(rows)]
+    for folder in others:
+        for scan in list(find_scans(folder).values())[:each]:
+            file = next(iter(scan.values()))
+            tasks += [
+                Task(f"{folder.name} as {name}", file=file, modality=name) for name in check.segmenter.plan.modalities
+            ]
+    kinds: dict[str, Kind] = {}
+    with ProcessPoolExecutor(workers(), get_context("fork")) as pool:
+        for title, score, told in chain.from_iterable(pool.map(scored, tasks)):
+            kind = kinds.setdefault(title, Kind())
+            kind.scores.append(score)
+            kind.told.update(told)
+    return kinds.pop(HELD_OUT), kinds, costs(check, [rows[0] for rows in by_source.values()])
 
 
 def known_here(conditions: Conditions) -> Familiarity:
