@@ -26,11 +26,11 @@ from model.tasks.layout import Layout
 
 @dataclass
 class Bottleneck:
-    """Listens to the network's encoder. Runs that are not finite, which inference repeats, are left out."""
+    """Listens to the network's encoder, from whatever thread it runs in. Runs that are not finite, which inference
+    repeats, are left out."""
 
     network: MedSegFormer
-    total: Tensor | None = None
-    runs: int = 0
+    heard: list[Tensor] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -44,17 +44,13 @@ class Bottleneck:
 
     @property
     def mean(self) -> np.ndarray:
-        """(E,), empty if nothing went through."""
-        if self.total is None:
-            return np.zeros(0, np.float32)
-        return (self.total / max(1, self.runs)).float().cpu().numpy()
+        """(E,), empty if nothing finite went through."""
+        pooled_NE = torch.cat(self.heard) if self.heard else torch.zeros(0, 0)
+        finite_NE = pooled_NE[pooled_NE.isfinite().all(1)]
+        return finite_NE.mean(0).float().cpu().numpy() if len(finite_NE) else np.zeros(0, np.float32)
 
     def _take(self, _encoder: nn.Module, _given: object, features_BDHWE: list[Tensor]) -> None:
-        pooled_BE = features_BDHWE[-1].float().mean((1, 2, 3)).double()
-        finite = pooled_BE.isfinite().all(1)
-        taken = pooled_BE[finite].sum(0)
-        self.total = taken if self.total is None else self.total + taken
-        self.runs += int(finite.sum())
+        self.heard.append(features_BDHWE[-1].float().mean((1, 2, 3)).double())
 
 
 @torch.inference_mode()
