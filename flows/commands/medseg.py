@@ -111,6 +111,7 @@ def predict(
     to: Annotated[
         str, typer.Option(help="comma list of nifti, dicom-seg, dicom-labelmap, rtstruct, sr, json, png")
     ] = "nifti",
+    unfamiliar: Annotated[str, typer.Option(help="scans unlike those of training: flag, or refuse")] = "flag",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the first GPU if there is one")] = None,
     json: Json = False,
 ) -> None:
@@ -130,9 +131,8 @@ def predict(
 
     version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
-    for path in segment(
-        source, target, this, labels_of, modality, overwrite, other_code, [kind.strip() for kind in to.split(",")]
-    ):
+    kinds = [kind.strip() for kind in to.split(",")]
+    for path in segment(source, target, this, labels_of, modality, overwrite, other_code, kinds, unfamiliar):
         print(show.json_line({"path": str(path), **version.to_json()}) if json else path, flush=True)
 
 

@@ -37,12 +37,13 @@ class MeasuredVolume:
 @dataclass(frozen=True)
 class Maker:
     """The version: what it is called, what it is worth (`standing`: an alias, or that it is not released), and what it
-    resolves to by digests: name -> sha256."""
+    resolves to by digests: name -> sha256. `remark`: in a word, what is wrong with the scan for it."""
 
     name: str
     version: str
     standing: str
     digests: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
 
     @property
     def software(self) -> str:
@@ -81,8 +82,10 @@ class DicomFinding:
 
     @property
     def description(self) -> str:
-        """Of the series: who made it and what that is worth, in the 64 characters that DICOM has for it."""
-        return f"{self.maker.software}: {self.maker.standing}"[:64]
+        """Of the series: who made it and what that is worth, in the 64 characters that DICOM has for it; a long name is
+        cut, never what it is worth."""
+        worth = "; ".join(filter(None, (self.maker.standing, self.maker.remark)))
+        return f"{self.maker.software[: 64 - len(worth) - 2]}: {worth}"
 
 
 def concept(code: Code) -> CodedConcept:
@@ -97,5 +100,5 @@ def modifiers(structure: Structure) -> list[CodedConcept]:
 
 def algorithm(maker: Maker) -> AlgorithmIdentificationSequence:
     family = codes.DCM.ArtificialIntelligence
-    told = {**maker.digests, "standing": maker.standing}
+    told = {**maker.digests, "standing": maker.standing, **({"scan": maker.remark} if maker.remark else {})}
     return AlgorithmIdentificationSequence(maker.name, family, maker.version, MANUFACTURER, told)

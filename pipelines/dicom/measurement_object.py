@@ -50,7 +50,11 @@ def _group(
     finding: DicomFinding, drawn: Dataset, number: int, structure: Structure
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     told = [f"{name} {value}" for name, value in finding.maker.digests.items()]
-    maker = sr.AlgorithmIdentification(finding.maker.name, finding.maker.version, [*told, finding.maker.standing])
+    maker = sr.AlgorithmIdentification(
+        finding.maker.name,
+        finding.maker.version,
+        list(filter(None, (*told, finding.maker.standing, finding.maker.remark))),
+    )
     series = sr.SourceSeriesForSegmentation(str(finding.series.headers()[0].SeriesInstanceUID))
     segment = sr.ReferencedSegment(drawn.SOPClassUID, drawn.SOPInstanceUID, number, source_series=series)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -188,6 +188,13 @@ class Evaluate(Block):
     max_left_out_fraction: Fraction = Field(
         description="above this share of held-out cases that cannot be measured the stage stops"
     )
+    references: int = Field(
+        default=200,
+        ge=0,
+        le=10_000,
+        description="training scans of a source that new scans are held against, to tell unfamiliar ones; each costs "
+        "about a sixth of segmenting it. 200 tell 1 in 100 apart; 0: none, and no scan is flagged",
+    )
 
 
 class Register(Block):

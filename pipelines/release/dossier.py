@@ -18,6 +18,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipelines.release import record, store, tracking
@@ -84,6 +85,27 @@ def find(record_sha256: str, run_id: str, below: str = "") -> Path:
             )
         _fetch(record_sha256, run_id)
     return verified(folder, record_sha256, below)
+
+
+def evaluation_file(content: Mapping[str, Any], run_id: str, name: str) -> Path | None:
+    """One file of a version's evaluation, its sha256 that of the record; None if the record names none such.
+
+    On a server it is fetched alone where the dossier is not here: label maps may be many gigabytes.
+    Raises ValueError if it is not to be had or not the record's.
+    """
+    if (sha256 := content.get("evaluation_files", {}).get(name)) is None:
+        return None
+    record_sha256, where = record.digest(content), f"{EVALUATION}/{name}"
+    here = place(record_sha256) / where
+    file = here if here.parent.is_dir() or tracking.is_embedded() else project.state_folder() / "evaluation" / sha256
+    if file != here and not file.is_file():
+        with replacing(file) as temporary, TemporaryDirectory(dir=project.state_folder()) as scratch:
+            _download(run_id, f"{_artifact(record_sha256)}/{where}", Path(scratch)).rename(temporary)
+    if not file.is_file():
+        raise ValueError(f"{file} is missing{_REMEDY}")
+    if sha256_of(file) != sha256:
+        raise ValueError(f"{file} is not what the version's record was made of{_REMEDY}")
+    return file
 
 
 def kept() -> list[Path]:
@@ -185,19 +207,25 @@ def _refuse_others(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _fetch(record_sha256: str, run_id: str) -> None:
-    mlflow = tracking.configure()
     log.info("dossier %s: fetching it from MLflow, once", record_sha256[:12])
     where = _artifact(record_sha256)
     with replacing(place(record_sha256)) as temporary:
         temporary.mkdir()
-        try:
-            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=where, dst_path=str(temporary))
-        except mlflow.exceptions.MlflowException as error:
-            raise ValueError(f"MLflow's run {run_id} has no {where}: {error.message}{_REMEDY}") from None
+        _download(run_id, where, temporary)
         for each in (temporary / where).iterdir():
             each.rename(temporary / each.name)
         (temporary / where).rmdir()
         verified(temporary, record_sha256)
+
+
+def _download(run_id: str, where: str, folder: Path) -> Path:
+    """Below `folder`, under its own path. Raises ValueError if the run has none."""
+    mlflow = tracking.configure()
+    try:
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=where, dst_path=str(folder))
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"MLflow's run {run_id} has no {where}: {error.message}{_REMEDY}") from None
+    return folder / where
 
 
 def _artifact(record_sha256: str) -> str:

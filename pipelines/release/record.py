@@ -15,6 +15,7 @@ from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
 FILE = project.REGISTERED / "model.json"
+FAMILIARITY = "familiarity.safetensors"  # among the evaluation's outputs, since there are such
 
 
 def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
@@ -48,8 +49,11 @@ def make(name: str, trained: Path, evaluation: Path) -> dict[str, Any]:
 
 
 def evaluation_files(folder: Path) -> dict[str, str]:
-    """Name -> sha256: of the files that hold the figures, and one over all label maps, by name and content."""
+    """Name -> sha256: of the files that hold the figures, of what tells unfamiliar scans, if there is such a file, and
+    one over all label maps, by name and content."""
     found = {name: sha256_of(folder / name) for name in ("metrics.json", "details.json", "cases.parquet")}
+    if (folder / FAMILIARITY).is_file():
+        found[FAMILIARITY] = sha256_of(folder / FAMILIARITY)
     predictions = {file.name: sha256_of(file) for file in (folder / "predictions").iterdir()}
     return {**found, "predictions": canonical.digest(predictions)}
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.structure import IGNORED, Structure
 from pipelines.scans.volume import Geometry, read, reoriented, write_label
+from pipelines.serving import as_registered
 from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, Request
 from pipelines.serving.conditions import Conditions
+from pipelines.serving.familiarity import Familiarity, Judged
 from pipelines.serving.from_files import segment_files
 from pipelines.serving.scan_search import MADE_HERE, description_of
 from pipelines.serving.segmenter import Segmented, Segmenter, cached_segmenter
@@ -41,6 +43,8 @@ from pipelines.work.digests import sha256_of
 from pipelines.work.wording import did_you_mean
 from pipelines.work.writing import replacing
 
+FLAG, REFUSE = "flag", "refuse"  # what becomes of a scan that is unlike those of training
+UNFAMILIAR = "unfamiliar"
 STANDING = "; "  # what follows it in a mark is the version's standing when the answer was made
 KINDS = (NIFTI, *DICOM, JSON, PNG)
 
@@ -55,14 +59,24 @@ class Job:
     modality: str | None
     bounds: Quality | None
     version: RegisteredModel
+    known: Familiarity = field(default_factory=Familiarity)
+    refuse_unfamiliar: bool = False
 
     @staticmethod
     def of(
-        version: RegisteredModel, labels_of: str | None = None, modality: str | None = None, other_code: bool = False
-    ) -> "Job":
-        """Raises ValueError if its weights are not to be had, or the code is another than its evaluation's."""
+        version: RegisteredModel, labels_of: str | None = None, modality: str | None = None, other_code: bool = False,
+        unfamiliar: str = FLAG,
+    ) -> "Job":  # fmt: skip
+        """`unfamiliar`: what becomes of scans that are unlike those of training, FLAG or REFUSE.
+
+        Raises ValueError if its weights are not to be had, anything is not as registered, or the code is another than
+        its evaluation's."""
+        if unfamiliar not in (FLAG, REFUSE):
+            raise ValueError(f"--unfamiliar {unfamiliar}: must be {FLAG} or {REFUSE}")
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
-        return Job(version.weights(), conditions, labels_of, modality, examination.bounds_here(), version)
+        refuse = unfamiliar == REFUSE
+        weights, known = as_registered.weights_of(version), as_registered.known_to(version, needed=refuse)
+        return Job(weights, conditions, labels_of, modality, examination.bounds_here(), version, known, refuse)
 
 
 def checked(to: Sequence[str], requests: Sequence[Request] = ()) -> tuple[str, ...]:
@@ -116,8 +130,10 @@ def answer(
     """
     inputs = _inputs(request)
     segmenter = segmenter or cached_segmenter(job.weights, job.conditions)
-    segmented, geometry, notes = segment_files(segmenter, request.files, job.modality, job.bounds)
-    made = _Answer(request, job, segmenter, segmented, geometry)
+    segmented, geometry, notes, judged = segment_files(
+        segmenter, request.files, job.modality, job.bounds, job.known, job.refuse_unfamiliar
+    )
+    made = _Answer(request, job, segmenter, segmented, geometry, judged)
     notes = [*(note for each in request.series for note in each.notes), *notes]
     if not made.structures and (kept := [kind for kind in to if kind in DICOM]):
         notes.append(f"nothing was found: no {', '.join(kept)}, as an object without a segment does not exist")
@@ -126,6 +142,7 @@ def answer(
         "mark": made.mark,
         "made_by": _made_by(job),
         "structures": made.measures(),
+        "familiarity": judged.to_json(),
         "warnings": notes,
     }
     with ExitStack() as whole:
@@ -161,6 +178,7 @@ class _Answer:
     segmenter: Segmenter
     segmented: Segmented
     geometry: Geometry
+    judged: Judged
 
     @property
     def mark(self) -> str:
@@ -193,7 +211,8 @@ class _Answer:
     def finding(self) -> DicomFinding:
         made_by = _made_by(self.job)
         digests = {name: value for name, value in made_by.items() if name.endswith("_sha256") and value}
-        maker = Maker(self.job.version.name, str(self.job.version.version), self.job.version.mark, digests)
+        version, remark = self.job.version, UNFAMILIAR if self.judged.unfamiliar else ""
+        maker = Maker(version.name, str(version.version), version.mark, digests, remark)
         slices = self.segmented.label.transpose(2, 1, 0)
         measured = {each.name: self.measured(each.name) for each in self.structures}
         return DicomFinding(self.request.series[0], slices, self.structures, measured, maker, self.mark)
@@ -232,6 +251,5 @@ class _Answer:
         name, scan = next(iter(self.request.files.items()))
         volume = read(scan)
         label = reoriented(self.segmented.label, volume.affine).array
-        preview.draw(
-            file, volume, label, name or self.job.modality or "CT", self.structures, self.job.version.told, self.mark
-        )
+        told = self.job.version.told + (f"; {UNFAMILIAR} scan" if self.judged.unfamiliar else "")
+        preview.draw(file, volume, label, name or self.job.modality or "CT", self.structures, told, self.mark)

@@ -10,6 +10,7 @@ from pipelines.cases.preparation import Preprocessing
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
 from pipelines.release import record, registry
+from pipelines.serving import as_registered
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.exported_network import ExportedNetwork
 from pipelines.serving.prediction import STANDING
@@ -34,7 +35,7 @@ class Exportable:
         """`model`, `other_code`: as `pipelines.serving.prediction.predict` has them; so are the refusals."""
         version = registry.find(model)
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
-        segmenter = Segmenter.load(version.weights(), conditions)
+        segmenter = Segmenter.load(as_registered.weights_of(version), conditions)
         segmenter.network.to("cpu")
         number, bounds = str(version.version), examination.bounds_here()
         return Exportable(version.name, number, version.mark, version.record, segmenter, bounds)

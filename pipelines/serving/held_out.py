@@ -25,8 +25,10 @@ from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import TEST, Row
 from pipelines.scans.volume import Geometry, VolumeError, restore, write_label
 from pipelines.serving import footprint
+from pipelines.serving.appearance import appearance
 from pipelines.serving.certainty import FOREGROUND, CertaintyCounts
 from pipelines.serving.conditions import Conditions
+from pipelines.serving.familiarity import NETWORK, Look
 from pipelines.serving.segmenter import Segmented, Segmenter, cached_segmenter, scans_at_a_time
 from pipelines.work import faults, project, within_memory
 from pipelines.work.within_memory import Load, LocalExecutor, Lost
@@ -34,10 +36,13 @@ from pipelines.work.within_memory import Load, LocalExecutor, Lost
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """`calibration`: voxels that reference or prediction has, by how sure the network was of them."""
+    """`calibration`: voxels that reference or prediction has, by how sure the network was of them. `look`: as
+    `pipelines.serving.familiarity` judges it."""
 
+    source: str
     scores: list[Score]
     calibration: CertaintyCounts | None = None
+    look: Look = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def _measured(case: Case, segmenter: Segmenter, job: HeldOutJob) -> MeasuredCase
         subject_of(row), reference, found.label, tuple(spacing_mm.tolist()), case.record.annotated,
         vocabulary.here(), job.never_drawn, Told(found.confidence, found.flip_dice),
     )  # fmt: skip
-    return MeasuredCase(scores, found.reliability.get(FOREGROUND))
+    look = {**appearance(np.asarray(case.image), case.record.modalities, geometry), NETWORK: found.bottleneck}
+    return MeasuredCase(row.source, scores, found.reliability.get(FOREGROUND), look)
 
 
 def _segmented(case: Case, segmenter: Segmenter, geometry: Geometry) -> Segmented:

@@ -25,7 +25,7 @@ from pipelines.release import registry
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.volume import VolumeError, outline
 from pipelines.serving import footprint
-from pipelines.serving.answering import STANDING, Job, answer, checked, known_mark, mark_of
+from pipelines.serving.answering import FLAG, STANDING, Job, answer, checked, known_mark, mark_of
 from pipelines.serving.as_trained import meet
 from pipelines.serving.asked import NIFTI, Request
 from pipelines.serving.requests import requests
@@ -59,13 +59,14 @@ def predict(
     overwrite: bool = False,
     other_code: bool = False,
     to: Sequence[str] = (NIFTI,),
+    unfamiliar: str = FLAG,
 ) -> Iterator[Path]:
     """Segment `source` (file, folder or zip) into `target` (a file, or a folder); each path once it is written.
 
     `model`: `models:/NAME@ALIAS` or `models:/NAME/VERSION`. `labels_of`: write a source's own label values instead of
     the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`. `to`:
-    kinds of results. Raises ValueError, before anything is written, if nothing may be; and at the end, if any scan
-    failed.
+    kinds of results. `unfamiliar`: scans unlike those of training, FLAG or REFUSE. Raises ValueError, before anything
+    is written, if nothing may be; and at the end, if any scan failed.
     """
     if labels_of is not None:
         contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
@@ -75,7 +76,7 @@ def predict(
         asked = requests(source, target, Path(scratch.name), modality)
         to = checked(to, asked)
         version = registry.find(model)
-        job = Job.of(version, labels_of, modality, other_code)
+        job = Job.of(version, labels_of, modality, other_code, unfamiliar)
         due = [request for request in asked if overwrite or request.refused or not _is_there(request, job, to)]
     except BaseException:
         scratch.cleanup()

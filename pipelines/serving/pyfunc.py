@@ -4,9 +4,9 @@
     labels = model.predict(["scan.nii.gz"])                              # [uint8 (i, j, k), on the scan's own grid]
     labels = model.predict(["ct.nii.gz"], params={"modality": "CT"})     # where the model knows several modalities
 
-A scan that ingest would quarantine is refused; what it would note is logged. With the version MLflow stores the digest
-of a record and this module's name, neither weights nor code: the record is looked up in the registry, the weights in
-the store.
+A scan that ingest would quarantine is refused; what it would note is logged, and so is what is unlike training scans.
+With the version MLflow stores the digest of a record and this module's name, neither weights nor code: the record is
+looked up in the registry, the weights in the store.
 MLflow itself follows an alias, whoever moved it: so the log says, and `standing` of what is loaded, whether the signed
 ledger has released the version.
 The version's conditions of evaluation hold: `mlflow.pyfunc.load_model(uri, model_config={"other_code": True})` accepts
@@ -23,6 +23,7 @@ import numpy as np
 from pipelines.intake import examination
 from pipelines.release import audit, record, registry
 from pipelines.scans.volume import VolumeError
+from pipelines.serving import as_registered
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.from_files import segment_files
 from pipelines.serving.segmenter import Segmenter
@@ -35,7 +36,8 @@ class MedSegModel:
     def __init__(self, version: registry.RegisteredModel, other_code: bool) -> None:
         conditions = Conditions.from_json(version.record["conditions"]).checked(other_code)
         self.record_sha256 = record.digest(version.record)
-        self.segmenter = Segmenter.load(version.weights(), conditions)
+        self.segmenter = Segmenter.load(as_registered.weights_of(version), conditions)
+        self.known = as_registered.known_to(version)
         self.standing = version.told
         log.log(logging.INFO if version.standing.released else logging.WARNING, "%s", version.told)
 
@@ -48,14 +50,14 @@ class MedSegModel:
     def _segment(self, number: int, path: Path, modality: str | None) -> np.ndarray:
         """A scan goes by its number: whoever serves this keeps a log, and a path may name a patient."""
         try:
-            segmented, _, notes = segment_files(self.segmenter, {"": path}, modality, examination.bounds_here())
+            found = segment_files(self.segmenter, {"": path}, modality, examination.bounds_here(), self.known)
         except VolumeError as error:
             raise VolumeError(f"input {number}: {error}") from None
-        for note in notes:
+        for note in found.notes:
             log.warning("input %d: %s", number, note)
-        outputs = [hashlib.sha256(segmented.label.tobytes()).hexdigest()]
+        outputs = [hashlib.sha256(found.segmented.label.tobytes()).hexdigest()]
         audit.append("predict", record_sha256=self.record_sha256, inputs=[sha256_of(path)], outputs=outputs)
-        return segmented.label
+        return found.segmented.label
 
 
 def _load_pyfunc(_path: str, model_config: dict[str, Any]) -> MedSegModel:

@@ -27,6 +27,7 @@ from pipelines.scans import vocabulary
 from pipelines.scans.contracts import smallest_type
 from pipelines.scans.volume import Geometry, restore
 from pipelines.serving import footprint
+from pipelines.serving.bottleneck import Bottleneck
 from pipelines.serving.certainty import Calibrating, Certainty, CertaintyCounts, agreement
 from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.serving.regridding import MostLikely
@@ -42,7 +43,8 @@ class Segmented:
     `label`: structure ids, uint8 or int16, on the file's own grid (i, j, k); `on_grid` on the network's (D, H, W).
     By structure, unions of what the network tells included: `confidence`, Soft Dice Confidence (0 where nothing was
     found); `volume_ml`, the sum of its probabilities; `flip_dice`, mean Dice of all pairs of mirrored views, NaN where
-    none has it, empty without flips. `reliability`: with a reference, by EVERYTHING and FOREGROUND.
+    none has it, empty without flips. `reliability`: with a reference, by EVERYTHING and FOREGROUND. `bottleneck` (E,):
+    mean features of the encoder's deepest level.
     """
 
     label: np.ndarray
@@ -51,6 +53,7 @@ class Segmented:
     volume_ml: Mapping[str, float]
     flip_dice: Mapping[str, float] = field(default_factory=dict)
     reliability: Mapping[str, CertaintyCounts] = field(default_factory=dict)
+    bottleneck: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass
@@ -94,14 +97,15 @@ class Segmenter:
             every = self.plan.sources[source].annotated
             told.calibrating = self._calibrating(shown, every if annotated is None else annotated)
         tally = Tally()
-        for block in self._blocks(image, modalities, source, shown, tally):
-            told.take(block, reference)
+        with Bottleneck(self.network) as seen:
+            for block in self._blocks(image, modalities, source, shown, tally):
+                told.take(block, reference)
         if tally.repeated:
             log.warning(
                 "%d of %d windows overflowed in %s and were repeated in float32",
                 tally.repeated, tally.runs, str(self.precision).removeprefix("torch."),
             )  # fmt: skip
-        return told.segmented(tally)
+        return told.segmented(tally, seen.mean)
 
     def _blocks(
         self, image: np.ndarray, modalities: Sequence[str], source: str, shown: "Shown", tally: Tally
@@ -184,7 +188,7 @@ class _Told:
         if self.calibrating is not None and reference is not None:
             self.calibrating.take(np.asarray(reference[block.box]), block.probability, best, which)
 
-    def segmented(self, tally: Tally) -> Segmented:
+    def segmented(self, tally: Tally, bottleneck: np.ndarray) -> Segmented:
         crop = self.geometry.crop_shape
         voxel_ml = prod(self.geometry.spacing_mm) * prod(crop) / self.on_grid.size / 1000
         label = self.on_grid if self.most_likely is None else self.most_likely.label
@@ -195,6 +199,7 @@ class _Told:
             {name: voxels * voxel_ml for name, voxels in self.certainty.voxels().items()},
             {} if tally.pairs is None else agreement(self.shown.members, tally.pairs.cpu().numpy()),
             {} if self.calibrating is None else self.calibrating.found,
+            bottleneck,
         )
 
 

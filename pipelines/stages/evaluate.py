@@ -1,9 +1,9 @@
 """Segment the held-out scans and measure (DVC stage `evaluate`).
 
 Reads   models/train, data/cases/test, data/manifest.parquet, the held-out labels, params.yaml: evaluate,
-        preprocess.memory_gib
+        preprocess.memory_gib; data/cases/train, for what tells other scans from those of training
 Writes  reports/evaluate/: index.html (the report), metrics.json, details.json, cases.parquet, cases.csv, summary.json
-        (nnU-Net's), predictions/CASE.nii.gz; of gliomas brats/, as brats-evaluate takes them
+        (nnU-Net's), familiarity.safetensors, predictions/CASE.nii.gz; of gliomas brats/, as brats-evaluate takes them
 Run     python -m pipelines evaluate       # 41 hippocampus scans on 2 cores: about 20 s
 
 Every prediction is mapped back to the scan's own grid and compared with the label as the source wrote it there. A case
@@ -20,11 +20,13 @@ from typing import Any
 from model import weights_file
 from pipelines import params
 from pipelines.evaluation import brats, evaluation_folder, views
-from pipelines.release import audit
+from pipelines.params import Params
+from pipelines.release import audit, record
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.manifest import TEST
+from pipelines.serving import references
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.held_out import segment_and_measure
+from pipelines.serving.held_out import HeldOut, segment_and_measure
 from pipelines.work import project
 from pipelines.work.memory import GIB
 from pipelines.work.within_memory import stop_above
@@ -39,7 +41,7 @@ def main() -> None:
     with replacing(project.EVALUATION) as folder:
         predictions = folder / evaluation_folder.PREDICTIONS
         predictions.mkdir(parents=True)
-        found = segment_and_measure(project.TRAINED, conditions, int(settings.preprocess.memory_gib * GIB), predictions)
+        found = segment_and_measure(project.TRAINED, conditions, _memory_bytes(settings), predictions)
         for case_id, reason in found.left_out.items():
             log.warning("evaluate: left out %s: %s", case_id, reason)
         total = len(found.cases) + len(found.left_out)
@@ -48,6 +50,7 @@ def main() -> None:
         stop_above(found.left_out, total, settings.evaluate.max_left_out_fraction, "evaluate.max_left_out_fraction")
         words, rows = vocabulary.here(), {row.case_id: row for row in manifest.read()}
         told = {**_measured_on(project.TRAINED), "conditions": conditions.to_json(), "left_out": found.left_out}
+        told["familiarity"] = _told_apart(folder / record.FAMILIARITY, found, settings, conditions)
         summary = evaluation_folder.summarised(found.scores, words, told, found.calibration)
         evaluation_folder.write(
             folder, found.scores, summary, words, evaluation_folder.facts_of(summary),
@@ -57,6 +60,21 @@ def main() -> None:
         look = {"test_set_sha256": manifest.test_set_sha256(), "cases": len(found.cases)}
         audit.append("evaluate", weights_sha256=told["weights_sha256"], **look)  # before anybody can read the figures
     _report(summary)
+
+
+def _told_apart(file: Path, found: HeldOut, settings: Params, conditions: Conditions) -> dict[str, Any]:
+    """Writes what tells unfamiliar scans from those of training; of how many, and how often it is wrong."""
+    memory_bytes, most = _memory_bytes(settings), settings.evaluate.references
+    known = references.of_training(project.TRAINED, conditions, memory_bytes, most, found.scores)
+    known.write(file)
+    flagged = references.flagged_of(known, found.cases)
+    for case_id in flagged:
+        log.warning("evaluate: held-out scan %s is unlike all training scans", case_id)
+    return {"training_scans": known.counts(), "held_out": len(found.cases), "held_out_flagged": flagged}
+
+
+def _memory_bytes(settings: Params) -> int:
+    return int(settings.preprocess.memory_gib * GIB)
 
 
 def _measured_on(trained: Path) -> dict[str, Any]:

@@ -13,16 +13,21 @@ from pydicom import dcmread
 
 from model import weights_file
 from pipelines import params
-from pipelines.release import audit, registry, store
+from pipelines.dicom.finding import DicomFinding, Maker
+from pipelines.release import audit, dossier, record, registry, store
+from pipelines.scans import manifest
 from pipelines.serving import answering
-from pipelines.serving.answering import KINDS, checked
+from pipelines.serving.answering import KINDS, Job, checked
 from pipelines.serving.conditions import Conditions
+from pipelines.serving.familiarity import Familiarity, Known, Rows
 from pipelines.serving.prediction import predict
+from pipelines.work.digests import sha256_of
 from tests.conftest import REPOSITORY, save
 from tests.pipelines.dicom import dicom_files
 from tests.pipelines.serving.networks import KNOWN, write_weights
 
 MODEL = "models:/medsegformer/1"
+OWN_MM = (48.0, 32.0, 33.6)  # the field of view of `body`
 VOLUME = {"lower_factor": 0.8, "upper_factor": 1.25, "level": 0.9, "n": 40, "patients": 40, "measured_coverage": 0.9}
 
 
@@ -87,6 +92,112 @@ def test_every_kind_of_a_series_says_the_same(project: Path) -> None:
     (line,) = audit.read(("predict",))
     assert len(line.facts["inputs"]) == 12
     assert len(line.facts["outputs"]) == len(ends)
+
+
+def knows(project: Path, field_mm: tuple[float, float, float]) -> None:
+    """The version's training scans had this field of view."""
+    version = registry.find(MODEL)
+    rows = Rows(np.tile(np.log(field_mm), (6, 1)), np.arange(6))
+    file = project / record.FAMILIARITY
+    known = {"kits": {"field": Known.of("field", rows)}}
+    Familiarity(version.record["weights_sha256"], known, {"kidney": 1.0}).write(file)
+    version.record["evaluation_files"] = {record.FAMILIARITY: sha256_of(file)}
+    place = dossier.place(version.record_sha256) / dossier.EVALUATION
+    place.mkdir(parents=True, exist_ok=True)
+    file.rename(place / file.name)
+
+
+def test_a_scan_unlike_training_is_told_in_every_answer_or_refused(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    knows(project, (500.0, 500.0, 500.0))
+    series(project / "in")
+    with pytest.raises(ValueError, match=r"1 of 1 scans .*: unfamiliar scan: field of view: \d.* training 500 to 500"):
+        list(predict(project / "in", project / "out", MODEL, to=KINDS, unfamiliar="refuse"))
+    assert not list((project / "out").glob("*"))
+    written = {path.suffixes[-2] + path.suffix if path.suffix in (".dcm", ".gz") else path.suffix: path
+               for path in predict(project / "in", project / "out", MODEL, to=KINDS)}  # fmt: skip
+    report = json.loads(written[".json"].read_text())
+    assert report["familiarity"]["unfamiliar"] is True
+    assert report["familiarity"]["score"] > report["familiarity"]["bound"] == 1
+    assert f"unfamiliar scan: {report['familiarity']['reasons'][0]}" in report["warnings"]
+    assert report["warnings"][0] in caplog.text
+    sure = report["structures"]["kidney"]["confidence"]
+    assert any(note.startswith("kidney: confidence") for note in report["warnings"]) is bool(sure)
+    for end in (".seg.dcm", ".labelmap.dcm", ".rtstruct.dcm", ".sr.dcm"):
+        assert dcmread(written[end]).SeriesDescription == f"medsegformer 1: {registry.NOT_RELEASED}; unfamiliar"
+    with pytest.raises(ValueError, match="--unfamiliar perhaps: must be flag or refuse"):
+        predict(project / "in", project / "out", MODEL, unfamiliar="perhaps")
+
+
+def test_a_scan_like_those_of_training_is_not(project: Path) -> None:
+    knows(project, OWN_MM)
+    series(project / "in")
+    (_, report) = predict(project / "in", project / "out", MODEL, to=["nifti", "json"], unfamiliar="refuse")
+    told = json.loads(report.read_text())["familiarity"]
+    assert (told["unfamiliar"], told["reasons"]) == (False, [])
+
+
+def test_what_is_not_released_says_so_on_everything(project: Path) -> None:
+    series(project / "in")
+    for path in predict(project / "in", project / "out", MODEL, to=KINDS):
+        if path.suffix == ".dcm":
+            told = str(dcmread(path).SeriesDescription)
+        elif path.suffix == ".png":
+            with Image.open(path) as picture:
+                told = picture.info["medsegformer"]
+        else:
+            told = path.read_text() if path.suffix == ".json" else bytes(nib.load(path).header["descrip"]).decode()
+        assert registry.NOT_RELEASED in told, path.name
+
+
+def test_a_long_name_is_cut_and_what_it_is_worth_is_not() -> None:
+    maker = Maker("m" * 63, "12", registry.NOT_RELEASED, remark="unfamiliar")
+    told = DicomFinding(None, np.zeros((1, 1, 1)), [], {}, maker, "").description  # type: ignore[arg-type]
+    assert len(told) <= 64
+    assert told.endswith(f": {registry.NOT_RELEASED}; unfamiliar")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ("identity", "identity in its record and in its weights differ"),
+        ("structures", "structures in its record and in its weights differ"),
+        ("manifest", r"manifest\.parquet is not the manifest of the version's record"),
+        ("file", r"familiarity\.safetensors is not what the version's record was made of"),
+        ("gone", r"familiarity\.safetensors is missing; bring it back"),
+        ("weights", r"familiarity\.safetensors is of other weights than the version's"),
+    ],
+)
+def test_a_version_whose_parts_are_not_as_registered_is_refused(project: Path, spoilt: str, told: str) -> None:
+    version = registry.find(MODEL)
+    if spoilt in ("identity", "structures"):
+        version.record[spoilt] = ["liver"]
+    elif spoilt == "manifest":
+        manifest.write(dossier.place(version.record_sha256) / dossier.MANIFEST, [])
+    else:
+        sha256 = version.record["weights_sha256"]
+        version.record["weights_sha256"] = "0" * 64 if spoilt == "weights" else sha256
+        knows(project, OWN_MM)
+        version.record["weights_sha256"] = sha256
+        kept = next(project.rglob(record.FAMILIARITY))
+        if spoilt == "gone":
+            kept.unlink()
+        elif spoilt == "file":
+            kept.write_bytes(kept.read_bytes() + b" ")
+        else:
+            kept.parents[1].rename(dossier.place(version.record_sha256))
+    with pytest.raises(ValueError, match=told):
+        Job.of(version)
+
+
+def test_a_version_without_looks_works_and_says_so(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(project / "scan.nii.gz", body().transpose(2, 1, 0) - 1000, np.diag([-2.0, -2.0, 4.0, 1]))
+    (_, report) = predict(project / "scan.nii.gz", project / "out", MODEL, to=["nifti", "json"])
+    assert "version 1 cannot tell unfamiliar scans: it was evaluated before" in caplog.text
+    assert json.loads(report.read_text())["familiarity"]["score"] is None
+    with pytest.raises(ValueError, match=r"cannot tell unfamiliar scans: .*; evaluate and register again"):
+        predict(project / "scan.nii.gz", project / "other", MODEL, unfamiliar="refuse")
 
 
 def test_nothing_identifying_outside_the_dicom_objects(project: Path, caplog: pytest.LogCaptureFixture) -> None:

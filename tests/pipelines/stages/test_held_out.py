@@ -21,15 +21,16 @@ from pipelines.cases.case_making import prepare_case
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.evaluation import tables
 from pipelines.params import profiles
-from pipelines.release import audit, growth, registry
+from pipelines.release import audit, growth, record, registry
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, TRAIN, File, Row
-from pipelines.serving import comparing, reevaluating
+from pipelines.serving import comparing, familiarity, reevaluating, references
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages import evaluate
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
+from pipelines.work.memory import GIB
 from tests.conftest import save
 
 HIPPOCAMPUS = ("hippocampus_anterior", "hippocampus_posterior")
@@ -58,7 +59,7 @@ def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     return rows
 
 
-def _case(folder: Path, number: int, source: str = "msd", size: int = 20) -> Row:
+def _case(folder: Path, number: int, source: str = "msd", size: int = 20, split: str = TEST) -> Row:
     rng = np.random.default_rng(number)
     label = np.zeros((size, size, size), np.uint8)
     label[4:8, 4:16, 4:16], label[8:12, 4:16, 4:16] = 1, 2
@@ -72,10 +73,10 @@ def _case(folder: Path, number: int, source: str = "msd", size: int = 20) -> Row
         for role, path in saved.items()
     ]
     row = Row(
-        f"{source}-{number}", f"{number}", source, TEST, ["T1"], files, list(HIPPOCAMPUS),
+        f"{source}-{number}", f"{number}", source, split, ["T1"], files, list(HIPPOCAMPUS),
         [1.0, 1.0, 1.0], [size, size, size], "RAS",
     )  # fmt: skip
-    path = folder / project.CASES / TEST / f"{row.case_id}.safetensors"
+    path = folder / project.CASES / split / f"{row.case_id}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     casefile.write(path, prepare_case(row, PLAN, 100))
     return row
@@ -115,6 +116,22 @@ def test_what_cannot_be_measured_is_left_out_by_name_and_the_rest_is_measured(
         "msd-4.nii.gz",
     ]
     assert {score.case_id for score in tables.read(project.EVALUATION / "cases.parquet")} == {"msd-0", "msd-2", "msd-4"}
+
+
+def test_training_scans_are_looked_at_and_held_out_ones_held_against_them(held_out: list[Row], tmp_path: Path) -> None:
+    trained = [_case(tmp_path, number, split=TRAIN) for number in range(10, 20)]
+    larger = _case(tmp_path, 30, size=30)
+    manifest.write(project.MANIFEST, [*held_out, *trained, larger])
+    evaluate.main()
+    told = json.loads((project.EVALUATION / "metrics.json").read_text())["familiarity"]
+    assert told == {"training_scans": {"msd": 10}, "held_out": 6, "held_out_flagged": ["msd-30"]}
+    known = familiarity.read(project.EVALUATION / record.FAMILIARITY)
+    assert list(known.sources["msd"]) == ["voxel", "field", "intensity.T1", "grain.T1", "places.T1", "network"]
+    content = record.make("m", project.TRAINED, project.EVALUATION)
+    assert content["evaluation_files"][record.FAMILIARITY] == sha256_of(project.EVALUATION / record.FAMILIARITY)
+    few = references.of_training(project.TRAINED, Conditions.of_here(0.5), GIB, most=3)
+    assert not few.sources  # of three patients nothing can be told
+    assert few.judged("msd", {}).score is None
 
 
 def test_more_left_out_than_the_bound_stops_and_names_them(held_out: list[Row]) -> None:
