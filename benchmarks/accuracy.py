@@ -19,12 +19,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.embeddings import EMBEDDINGS
 from benchmarks.network import KEEP_MEMORY
-from model.data.casefile import Case, open_cases
+from model import weights
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
 from model.engine.parallelize import PRECISIONS, ParallelNetwork
@@ -35,16 +36,18 @@ from model.engine.trainer import FitConfig, Run, fit
 from model.engine.watch import Watch
 from model.weights import load_encoder
 from pipelines import params
+from pipelines.evaluation import cohort
 from pipelines.params import profiles
-from pipelines.scans import manifest
-from pipelines.scans.manifest import TEST
-from pipelines.serving.segmenter import Segmenter
-from pipelines.stages.evaluate import Score, score_case, segment_case, summarise
+from pipelines.scans import vocabulary
+from pipelines.serving.conditions import Conditions
+from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages.train import prepare
 from pipelines.training.rank import Learning
 from pipelines.work import project
+from pipelines.work.memory import GIB
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+MEMORY_BYTES = 4 * GIB  # of evaluation
 TIMED_STEPS = 10, 60  # the difference leaves out what a run costs once
 STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess")
 
@@ -72,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--source", help="train and evaluate on this source alone")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of training")
     parser.add_argument("--steps", type=int, help="as many, whatever they take, instead of a budget")
-    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the profile's; evaluation follows")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of training, instead of the profile's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--embedding", choices=EMBEDDINGS, help="instead of the network's own")
     return parser.parse_args()
@@ -98,8 +101,7 @@ def run_seed(settings: params.Params, seed: int, arguments: argparse.Namespace) 
     job = of_source(prepare(settings.model_copy(update={"train": recipe})), arguments.source)
     steps = arguments.steps or steps_within(job, arguments)
     state, seconds = train(job, steps, arguments.embedding)
-    scores = evaluate(state, job, settings.evaluate.overlap, arguments.source, PRECISIONS[precision])
-    summary = summarise(scores)
+    summary = evaluate(state, job, settings.evaluate.overlap, arguments.source)
     print(
         f"seed {seed}: {steps} steps, {seconds / 60:.2f} CPU minutes, mean Dice {summary['mean_dice']:.4f}", flush=True
     )
@@ -128,7 +130,7 @@ def train(job: Learning, steps: int, embedding: str | None = None, watched: bool
     network = job.network
     if embedding:
         with torch.device("meta"):
-            network.embedding = EMBEDDINGS[embedding](network.config)  # type: ignore[assignment]
+            network.embedding = EMBEDDINGS[embedding](network.config)
     network.to_empty(device="cpu")
     network.init_weights()
     if job.encoder:
@@ -161,25 +163,17 @@ def progress(steps: int) -> Report:
     return report
 
 
-def evaluate(
-    state: TrainState, job: Learning, overlap: float, source: str | None, precision: torch.dtype = torch.bfloat16
-) -> list[Score]:
-    """As the evaluate stage does it, on one core."""
-    rows = {row.case_id: row for row in manifest.read()}
-    if state.average:
-        state.average.swap()
-    device = torch.device("cpu")
-    segmenter = Segmenter(state.network.eval(), job.card, overlap, device, precision)  # type: ignore[arg-type]
-    scores: list[Score] = []
-    for case in held_out(source):
-        reference, segmented = segment_case(segmenter, case, rows[case.record.case_id])
-        scores += score_case(case, reference, segmented.label)
-    return scores
-
-
-def held_out(source: str | None) -> list[Case]:
-    cases = open_cases(project.CASES / TEST, TEST)
-    return [case for case in cases if source in (None, case.record.source)]
+def evaluate(state: TrainState, job: Learning, overlap: float, source: str | None) -> dict[str, Any]:
+    """Mean Dice and Dice by source, of what the evaluate stage would measure with these weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        trained, predictions = Path(folder) / "trained", Path(folder) / "predictions"
+        predictions.mkdir()
+        trained.mkdir()
+        weights.export(trained, state.final_weights(), job.card)
+        found = segment_and_measure(trained, Conditions.of_here(overlap, ()), MEMORY_BYTES, predictions)
+    if found.left_out:
+        raise ValueError(f"scans that cannot be measured: {found.left_out}")
+    return cohort.summarise([score for score in found.scores if source in (None, score.source)], vocabulary.here())
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from pipelines.params import profiles
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.stages import pretrain
 from pipelines.stages import train as training
-from pipelines.stages.evaluate import summarise
 from pipelines.training.rank import Learning
 from pipelines.work import project
 
@@ -108,7 +107,7 @@ def compare(settings: params.Params, encoder: Path | None, arguments: argparse.N
             job = few_labels(settings, seed, arguments.share, encoder if name == "pretrained" else None)
             steps = steps_in(job, arguments.tune_minutes)
             state, seconds = train(job, steps)
-            dice = summarise(evaluate(state, job, settings.evaluate.overlap, SOURCE))["mean_dice"]
+            dice = evaluate(state, job, settings.evaluate.overlap, SOURCE)["mean_dice"]
             found[name].append(float(dice))
             count = len(job.stream.by_source[SOURCE])
             print(

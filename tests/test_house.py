@@ -63,3 +63,32 @@ def test_no_module_is_named_like_a_public_function() -> None:
         and node.name != path.stem
     ]
     assert named == []
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    """Of ours; what they are compared with need not be there."""
+    wanted = [
+        (path.name, node.module, alias.name)
+        for path in sorted((REPOSITORY / "benchmarks").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES
+        for alias in node.names
+    ]
+    assert len(wanted) > 100
+    assert [each for each in wanted if each[2] not in bound_in(each[1])] == []
+
+
+@cache
+def bound_in(module: str) -> set[str]:
+    """Names that `from MODULE import` can have: submodules, and what the module's own lines bind."""
+    folder = REPOSITORY / module.replace(".", "/")
+    file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    found = {path.stem for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    for node in ast.walk(ast.parse(file.read_text())) if file.is_file() else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+    return found
