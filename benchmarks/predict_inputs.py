@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import asdict
@@ -28,7 +29,7 @@ NAME = "m"  # of the registered model
 SIZE, SPACING_MM = (512, 512, 300), (0.8, 0.8, 1.5)  # columns, rows, slices: 410 x 410 x 450 mm
 BODY_MM, TABLE_MM = (360.0, 240.0), 160.0  # axes of the body's ellipse; where the table lies behind its middle
 NOISE_HU = 10.0
-HIPPOCAMPUS = (35, 51, 35)
+HIPPOCAMPUS, HIPPOCAMPUS_PATCH = (35, 51, 35), (40, 56, 40)  # the latter as in profiles/hippocampus.yaml
 CT_SCALE = CTScale(-160.0, 240.0, 40.0, 80.0)
 
 
@@ -43,7 +44,7 @@ def hippocampus_source() -> SourceRecord:
     return SourceRecord(("T1",), names, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), Z_SCORE)
 
 
-def project(root: Path, source: SourceRecord, patch: Sequence[int], overlap: float = 0.5) -> Path:
+def project(root: Path, source: SourceRecord, patch: tuple[int, int, int], overlap: float = 0.5) -> Path:
     """A folder with version 1 of the model NAME: `tiny`, random weights that see background nearly everywhere."""
     root.mkdir(parents=True)
     with _inside(root):
@@ -65,14 +66,14 @@ def _inside(root: Path) -> Iterator[None]:
         yield
 
 
-def _write_weights(folder: Path, source: SourceRecord, patch: Sequence[int]) -> None:
+def _write_weights(folder: Path, source: SourceRecord, patch: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     network = MedSegFormer(PRESETS["tiny"], num_classes=len(source.annotated) + 1)
     words = vocabulary.default()
     ids = {name: words[name].id for name in source.annotated}
     plan = Preprocessing(CT_SCALE, {"benchmark": source})
     card = weights.Card(
-        "tiny", asdict(PRESETS["tiny"]), source.annotated, ids, {"benchmark": tuple(patch)}, plan.to_json(), {}
+        "tiny", asdict(PRESETS["tiny"]), source.annotated, ids, {"benchmark": patch}, plan.to_json(), {}
     )
     for file in folder.iterdir():
         file.unlink()
@@ -111,10 +112,21 @@ def _ball(
     image[box][inside] = value
 
 
-def hippocampi(folder: Path, count: int) -> Path:
-    """Smooth MR of the size of the Decathlon's crops, 1 mm."""
+def part(scan: Path, target: Path, slices: int) -> Path:
+    """The middle slices of a scan."""
+    whole = nib.load(scan)
+    first = (whole.shape[2] - slices) // 2
+    target.parent.mkdir(parents=True)
+    nib.save(whole.slicer[:, :, first : first + slices], target)
+    return target
+
+
+def hippocampi(folder: Path, count: int, real: Sequence[Path] = ()) -> Path:
+    """So many of the `real` ones; without them smooth MR of the size of the Decathlon's crops, 1 mm."""
     folder.mkdir(parents=True)
-    for number in range(count):
+    for file in real[:count]:
+        shutil.copy(file, folder)
+    for number in range(0 if real else count):
         random = np.random.default_rng(number)
         coarse = random.normal(300, 100, [n // 5 + 2 for n in HIPPOCAMPUS])
         smooth = np.kron(coarse, np.ones((5, 5, 5)))[tuple(slice(n) for n in HIPPOCAMPUS)]

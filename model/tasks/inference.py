@@ -99,24 +99,24 @@ def blocks(
                 yield from sums.finished(window_)
 
 
-def _answered(
-    passes: _Passes, windows: Iterator[list[Window]], threads: int
-) -> Iterator[tuple[list[Window], _Answer]]:
-    """In order; with several threads one more is asked for than they are."""
+def _answered(passes: _Passes, windows: Iterator[list[Window]], threads: int) -> Iterator[tuple[list[Window], _Answer]]:
+    """In order. With several threads one more is asked for than they are, and they share the cores."""
     if threads == 1:
         yield from ((several, passes.answers(several)) for several in windows)
         return
-    running: deque[tuple[list[Window], Future[_Answer]]] = deque()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for several in windows:
-                running.append((several, pool.submit(passes.answers, several)))
-                if len(running) > threads:
-                    first, answer = running.popleft()
-                    yield first, answer.result()
-            yield from ((first, answer.result()) for first, answer in running)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    cores, running = torch.get_num_threads(), deque[tuple[list[Window], Future[_Answer]]]()
+    torch.set_num_threads(1)  # what waits for work beside this thread would take theirs
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),))
+    try:
+        for several in windows:
+            running.append((several, pool.submit(passes.answers, several)))
+            if len(running) > threads:
+                first, answer = running.popleft()
+                yield first, answer.result()
+        yield from ((first, answer.result()) for first, answer in running)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
 
 
 def largest(probability_GDHW: Tensor) -> tuple[Tensor, Tensor]:
