@@ -69,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of real scans; without it, hippocampi are made up")
     parser.add_argument("--grid", type=float, default=1.5, help="mm of the network's voxels")
     parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--slices", type=int, default=300, help="of the large scan")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--side", choices=("ours", "monai"), help="in this process; what follows is for it")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
@@ -92,10 +93,10 @@ def measured(scratch: Path, arguments: argparse.Namespace) -> Iterator[str]:
 def large(project: Path, scratch: Path, arguments: argparse.Namespace) -> Iterator[str]:
     from benchmarks import predict_inputs
 
-    scan = predict_inputs.ct(scratch / "scan.nii.gz")
+    scan = predict_inputs.ct(scratch / "scan.nii.gz", arguments.slices)
     if {"scan", "monai"} & set(arguments.only):
         mine = predicted(project, scan, scratch / "out.nii.gz")
-        yield mine.row("512x512x300, 14 classes")
+        yield mine.row(f"512x512x{arguments.slices}, {CLASSES} classes")
         cpu, wall = mine.told["cpu_s"] / mine.cpu_s, mine.told["wall_s"] / mine.wall_s
         yield f"| network: {mine.told['runs']} windows | {wall:.0%} | {cpu:.0%} | | | | |"
     if "monai" in arguments.only:
@@ -103,9 +104,9 @@ def large(project: Path, scratch: Path, arguments: argparse.Namespace) -> Iterat
         theirs = run([sys.executable, "-m", "benchmarks.predict", "--side", "monai", *asked], project)
         yield theirs.row("the same, MONAI, same network", of=mine)
     if "nnunet" in arguments.only:
-        small = predict_inputs.part(scan, scratch / "part" / "part_0000.nii.gz", PART_SLICES)
+        small = predict_inputs.part(scan, scratch / "part" / "part_0000.nii.gz", min(PART_SLICES, arguments.slices))
         mine = predicted(project, small, scratch / "small.nii.gz")
-        yield mine.row(f"512x512x{PART_SLICES}, 14 classes")
+        yield mine.row(f"its middle {PART_SLICES} slices")
         (scratch / "part" / "grid.json").write_text(json.dumps({"mm": arguments.grid, "classes": CLASSES}))
         theirs = run([PEERS, REPOSITORY / "benchmarks" / "peers.py", "prediction", scratch / "part"], project)
         yield theirs.row(f"the same, nnU-Net, its own network: patch {theirs.told['patch']}", of=mine)

@@ -26,7 +26,7 @@ from pipelines.work.writing import write_json
 from tests.pipelines.release import evaluated
 
 NAME = "m"  # of the registered model
-SIZE, SPACING_MM = (512, 512, 300), (0.8, 0.8, 1.5)  # columns, rows, slices: 410 x 410 x 450 mm
+PLANE, SPACING_MM = (512, 512), (0.8, 0.8, 1.5)  # columns, rows, slices: 410 x 410 mm, 300 slices are 450
 BODY_MM, TABLE_MM = (360.0, 240.0), 160.0  # axes of the body's ellipse; where the table lies behind its middle
 NOISE_HU = 10.0
 HIPPOCAMPUS, HIPPOCAMPUS_PATCH = (35, 51, 35), (40, 56, 40)  # the latter as in profiles/hippocampus.yaml
@@ -80,8 +80,9 @@ def _write_weights(folder: Path, source: SourceRecord, patch: tuple[int, int, in
     weights.export(folder, network.state_dict(), card)
 
 
-def ct(path: Path, size: Sequence[int] = SIZE) -> Path:
+def ct(path: Path, slices: int) -> Path:
     """int16: a body of fat with organs and bones in it, in air, on a table; noise of 10 HU."""
+    size = (*PLANE, slices)
     random = np.random.default_rng(0)
     places_mm = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(size, SPACING_MM, strict=True)]
     x, y = places_mm[0][:, None], places_mm[1]
