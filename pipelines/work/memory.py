@@ -13,6 +13,7 @@ FLOAT, HALF, BYTE = 4, 2, 1  # bytes a voxel
 OVERHEAD_BYTES = 12 << 20  # buffers of gzip and of the slabs
 # Of mallopt(3), and how much is asked for at a time.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX, _TOP_PAD_BYTES = -1, -2, -4, -8, 1 << 26
+LEFT_BYTES = 1 << 28  # what small scans use again, one after the other
 ALLOCATOR = 1.12  # measured: what it keeps of freed arrays below its threshold
 
 
@@ -35,7 +36,7 @@ def bound_this_process(more_bytes: int) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within it, freed memory stays with this process, where glibc hands it out; at the end it goes back.
+    """Within it, freed memory stays with this process, where glibc hands it out; at the end it goes back if it is much.
 
     A network frees its largest tensors at every step. Returned to the system each time, they come back as new pages: of
     windows of 96^3 that was 40 % of the CPU time.
@@ -49,18 +50,28 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 0)):  # as glibc has them
+        for name, value in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, LEFT_BYTES), (_TOP_PAD, 0)):
             libc.mallopt(name, value)
-        libc.malloc_trim(0)
+        if libc.mallinfo2().fordblks > LEFT_BYTES:
+            libc.malloc_trim(0)
+
+
+class _Allocated(ctypes.Structure):
+    """`struct mallinfo2`; `fordblks`: bytes that are free and still this process's."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
 @cache
 def _glibc() -> Any:
+    """None where there is another C library, or one from before 2021."""
     try:
         libc = ctypes.CDLL(None)
-        return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
-    except (OSError, TypeError):
+        libc.mallinfo2.restype = _Allocated
+    except (OSError, TypeError, AttributeError):
         return None
+    return libc
 
 
 def free_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while it is asked for, and goes back at the end."""
+"""Freed memory stays with the process while it is asked for, and much of it goes back at the end."""
 
 import resource
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.work import memory
 
-ONCE, TIMES = 64 << 20, 12
+ONCE, TIMES = memory.LEFT_BYTES + (64 << 20), 4
 
 
 def faults(work: Callable[[], object]) -> int:
