@@ -4,8 +4,8 @@
 # make test-quick   within 90 s what starts no servers, ranks or whole runs: for the loop while you work
 # make drills  kill training at 20 random moments, let its ranks hang, kill preprocessing at 10 moments, compare results
 # make attacks   the attacks and faults that were tried on the product: each must be held
-# make bench   the data path and the metrics against nnU-Net, batchgeneratorsv2, MONAI and surface-distance, on the scans
-#              in DATA=DIR if it is given
+# make bench   the data path, the metrics and predictions against nnU-Net, batchgeneratorsv2, MONAI and surface-distance, on
+#              the scans in DATA=DIR if it is given
 # make brats   the metrics against brats-evaluate on the BraTS cases in DATA=DIR
 # make scale   what 15,000 scans cost: verify, status, one more scan
 # make check   format, lint, types, import rules, container files    make format      put format and imports in order
@@ -60,6 +60,7 @@ scale: .venv/ready
 bench: .venv/ready .bench/ready
 	$(BIN)/python -m benchmarks.data $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m benchmarks.evaluation $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.predict $(if $(DATA),--data $(DATA))
 
 brats: .venv/ready .bench-brats/ready
 	$(BIN)/python -m benchmarks.brats $(DATA)

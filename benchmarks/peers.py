@@ -1,6 +1,7 @@
-"""The peers' side of benchmarks/data.py: nnU-Net, batchgeneratorsv2 and MONAI on the same inputs, in their environment.
+"""The peers' side of benchmarks/data.py and benchmarks/predict.py: nnU-Net, batchgeneratorsv2 and MONAI on the same
+inputs, in their environment.
 
-Run     .bench/bin/python benchmarks/peers.py {patch,augmentation,resampling} FOLDER      # by benchmarks/data.py
+Run     .bench/bin/python benchmarks/peers.py {patch,augmentation,resampling,prediction} FOLDER
 Reads   FOLDER: image.npy (1, D, H, W) float32, label.npy (D, H, W) uint8, boxes.npy, block.npy ...
 Prints  JSON: milliseconds of CPU time, bytes
 
@@ -26,8 +27,10 @@ SEEDS = range(4)
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    task = {"patch": patch, "augmentation": augmentation, "resampling": resampling}[sys.argv[1]]
+    if sys.argv[1] != "prediction":
+        torch.set_num_threads(1)
+    tasks = {"patch": patch, "augmentation": augmentation, "resampling": resampling, "prediction": prediction}
+    task = tasks[sys.argv[1]]
     with torch.no_grad():
         print(json.dumps(task(Path(sys.argv[2]))))
 
@@ -166,6 +169,65 @@ def resampling(folder: Path) -> dict[str, float]:
         sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear))
 
     return {"nnU-Net": mean_of_fastest(cubic, [0], 2), "SimpleITK": mean_of_fastest(linear, [0], 5)}
+
+
+def prediction(folder: Path) -> dict[str, Any]:
+    """FOLDER/*_0000.nii.gz by the predictor, with the network of a default plan for scans like it; random weights."""
+    plans, dataset = planned(folder, *json.loads((folder / "grid.json").read_text()).values())
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        1,
+        len(dataset["labels"]),
+        allow_init=True,
+        deep_supervision=False,
+    ).eval()
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    parameters = [network.state_dict()]
+    predictor.manual_initialization(network, manager, configuration, parameters, dataset, "nnUNetTrainer", None)
+    (folder / "out").mkdir()
+    predictor.predict_from_files_sequential(str(folder), str(folder / "out"))
+    return {"patch": "x".join(map(str, configuration.patch_size))}
+
+
+def planned(folder: Path, grid_mm: float, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plans and dataset of nnU-Net's own planner for a cohort of such scans, at `grid_mm`."""
+    import nibabel as nib
+
+    (file,) = folder.glob("*_0000.nii.gz")
+    scan = nib.load(file)
+    spacing_mm = [float(mm) for mm in scan.header.get_zooms()][::-1]
+    shape = [round(n * mm / grid_mm) for n, mm in zip(scan.shape[::-1], spacing_mm, strict=True)]
+    places = {name: folder / "nnunet" / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    os.environ.update({name: str(place) for name, place in places.items()})
+    name = "Dataset001_Benchmark"
+    raw, preprocessed = places["nnUNet_raw"] / name, places["nnUNet_preprocessed"] / name
+    for each in (raw / "imagesTr", raw / "labelsTr", preprocessed):
+        each.mkdir(parents=True)
+    (raw / "imagesTr" / "a_0000.nii.gz").symlink_to(file)
+    (raw / "labelsTr" / "a.nii.gz").symlink_to(file)  # it is not read
+    labels = {"background": 0, **{f"organ{number}": number for number in range(1, classes)}}
+    told = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 50, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps(told))
+    values = {"max": 1000.0, "mean": 40.0, "median": 40.0, "min": -1000.0, "std": 80.0}
+    values |= {"percentile_00_5": -160.0, "percentile_99_5": 240.0}
+    fingerprint = {
+        "foreground_intensity_properties_per_channel": {"0": values},
+        "median_relative_size_after_cropping": 1.0,
+        "shapes_after_crop": [shape] * 50,
+        "spacings": [[grid_mm] * 3] * 50,
+    }
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+    return dict(ExperimentPlanner(1).plan_experiment()), told
 
 
 def mean_of_fastest(function: Callable[[Any], object], arguments: Iterable[Any], repeats: int = 4) -> float:

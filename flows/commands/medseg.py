@@ -117,23 +117,25 @@ def predict(
 ) -> None:
     """Segment scans with a registered version, on their own grid. What is there already is left as it is.
 
-    INPUT also: a DICOM series, study or zip. --json: a line a result, with the version and whether it is released.
+    INPUT also: a DICOM series, study or zip. After several scans a table says what was found in each and which were
+    refused. --json: a line a result, with the version and whether it is released; the last one sums up.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would wait for work in the network's place
     enter_project(needs_mlflow=True)
     log_to_terminal()
     from pipelines.work import devices
 
     devices.choose(device)
-    from flows import show
+    from flows import show_prediction
     from pipelines import params
     from pipelines.release import registry
-    from pipelines.serving.prediction import predict as segment
+    from pipelines.serving.prediction import Prediction
 
     version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
     kinds = [kind.strip() for kind in to.split(",")]
-    for path in segment(source, target, this, labels_of, modality, overwrite, other_code, kinds, unfamiliar):
-        print(show.json_line({"path": str(path), **version.to_json()}) if json else path, flush=True)
+    prediction = Prediction.of(source, target, this, labels_of, modality, overwrite, other_code, kinds, unfamiliar)
+    show_prediction.results(prediction, version.to_json(), json)
 
 
 @app.command()

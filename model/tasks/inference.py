@@ -8,9 +8,12 @@ G groups of classes, B windows, D H W voxels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations, islice
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +71,7 @@ def blocks(
     overlap: float = 0.5,
     precision: torch.dtype = torch.float32,
     batch: int = 1,
+    threads: int = 1,
     flips: Sequence[int] = (),
     tally: Tally | None = None,
 ) -> Iterator[Blended]:
@@ -78,8 +82,9 @@ def blocks(
 
     Windows overlap by `overlap` of their size and are blended with a Gaussian of an eighth of the window (Isensee et
     al. 2021). A scan smaller than the window is padded with zeros, as in training. The network runs where `modality_C`
-    is. `precision`: bfloat16 or float16 run under autocast. `batch`: windows at a time. `flips`: axes (0 to 2) that are
-    mirrored in every combination, the mean of all views is the answer.
+    is. `precision`: bfloat16 or float16 run under autocast. `batch`: windows at a time. `threads`: of a CPU, each at
+    windows of its own, while the answer is put together here. `flips`: axes (0 to 2) that are mirrored in every
+    combination, the mean of all views is the answer.
     Raises ValueError if logits are not finite in float32.
     """
     layout = Layout.of(image_CDHW.shape[1:], window, overlap)
@@ -87,11 +92,31 @@ def blocks(
     passes.views = [axes for count in range(len(flips) + 1) for axes in combinations(flips, count)]
     windows, last = layout.windows(), len(layout.lines[layout.order[2]].starts) - 1
     sums = Sums(layout, len(groups), modality_C.device)
-    while several := list(islice(windows, batch)):
-        for window_, part, share in zip(several, passes.answers(several), passes.shares(several), strict=True):
+    for several, answer in _answered(passes, iter(lambda: list(islice(windows, batch)), []), threads):
+        for window_, part, share in zip(several, passes.taken(several, answer), passes.shares(several), strict=True):
             sums.add(window_, part, share)
             if window_[layout.order[2]] == last:
                 yield from sums.finished(window_)
+
+
+def _answered(passes: _Passes, windows: Iterator[list[Window]], threads: int) -> Iterator[tuple[list[Window], _Answer]]:
+    """In order. With several threads one more is asked for than they are, and they share the cores."""
+    if threads == 1:
+        yield from ((several, passes.answers(several)) for several in windows)
+        return
+    cores, running = torch.get_num_threads(), deque[tuple[list[Window], Future[_Answer]]]()
+    torch.set_num_threads(1)  # what waits for work beside this thread would take theirs
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),))
+    try:
+        for several in windows:
+            running.append((several, pool.submit(passes.answers, several)))
+            if len(running) > threads:
+                first, answer = running.popleft()
+                yield first, answer.result()
+        yield from ((first, answer.result()) for first, answer in running)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
 
 
 def largest(probability_GDHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,9 +133,18 @@ def largest(probability_GDHW: Tensor) -> tuple[Tensor, Tensor]:
     return best, which
 
 
+class _Answer(NamedTuple):
+    """Of windows: probabilities (B, G, reach), which group each view finds likeliest (V, B, reach) with flips, and how
+    many windows were run again in float32."""
+
+    probability: Tensor
+    said: Tensor | None
+    repeated: int
+
+
 @dataclass
 class _Passes:
-    """The network over windows of one scan."""
+    """The network over windows of one scan. `answers` changes nothing here, so that threads may share it."""
 
     network: nn.Module
     image: Tensor
@@ -121,7 +155,6 @@ class _Passes:
     precision: torch.dtype
     tally: Tally
     views: list[tuple[int, ...]] = field(default_factory=lambda: [()])
-    scratch: Tensor | None = None
 
     def shares(self, windows: Sequence[Window]) -> list[Tensor]:
         return [
@@ -129,19 +162,30 @@ class _Passes:
             for window in windows
         ]
 
-    def answers(self, windows: Sequence[Window]) -> Tensor:
-        """Mean probabilities of all views, (B, G, reach), of the windows' voxels inside the scan."""
+    @torch.inference_mode()
+    def answers(self, windows: Sequence[Window]) -> _Answer:
+        """The mean of all views, of the windows' voxels inside the scan."""
         patches = torch.stack([self._cut(self.layout.corner(window)) for window in windows])
         if len(self.views) == 1:
-            return self._inside(self._probability(patches))
-        total, said = torch.zeros(()), []
+            probability, repeated = self._probability(patches)
+            return _Answer(self._inside(probability), None, repeated)
+        total, said, all_repeated = torch.zeros(()), [], 0
         for axes in self.views:
             dims = [axis + 2 for axis in axes]
-            probability = self._inside(self._probability(patches.flip(dims)).flip(dims))
+            probability, repeated = self._probability(patches.flip(dims))
+            probability = self._inside(probability.flip(dims))
             said.append(torch.stack([largest(own)[1] for own in probability]))
             total = probability if not axes else total.add_(probability)
-        self._compare(windows, torch.stack(said))
-        return total.div_(len(self.views))
+            all_repeated += repeated
+        return _Answer(total.div_(len(self.views)), torch.stack(said), all_repeated)
+
+    def taken(self, windows: Sequence[Window], answer: _Answer) -> Tensor:
+        """The probabilities, once the tally knows of them."""
+        self.tally.runs += len(windows) * len(self.views)
+        self.tally.repeated += answer.repeated
+        if answer.said is not None:
+            self._compare(windows, answer.said)
+        return answer.probability
 
     def _cut(self, corner: Window) -> Tensor:
         """A window's voxels, on the network's device, zeros around the scan."""
@@ -155,29 +199,24 @@ class _Passes:
         d, h, w = (slice(line.before, line.before + line.reach) for line in self.layout.lines)
         return values[..., d, h, w]
 
-    def _probability(self, patches_BCDHW: Tensor) -> Tensor:
-        """Of one view it lies where that of the windows before lay: fresh memory costs as much as a softmax."""
-        logits = merge(self._logits(patches_BCDHW).float(), self.groups)
-        if len(self.views) > 1:
-            return logits.softmax(1)
-        if self.scratch is None or self.scratch.shape != logits.shape:
-            self.scratch = torch.empty_like(logits)
-        return torch.softmax(logits, 1, out=self.scratch)
+    def _probability(self, patches_BCDHW: Tensor) -> tuple[Tensor, int]:
+        logits, repeated = self._logits(patches_BCDHW)
+        return merge(logits.float(), self.groups).softmax(1), repeated
 
-    def _logits(self, patches: Tensor) -> Tensor:
-        logits = self._run(patches, self.precision)
+    def _logits(self, patches: Tensor) -> tuple[Tensor, int]:
+        """And how many of the patches were run again."""
+        logits, repeated = self._run(patches, self.precision), 0
         broken = ~_finite(logits)
-        self.tally.runs += len(patches)
         if broken.any():
             again = logits[broken]
             if self.precision != torch.float32:
-                self.tally.repeated += len(again)
+                repeated = len(again)
                 again = self._run(patches[broken], torch.float32)
             if not _finite(again).all():
                 raise ValueError("the network answers with numbers that are not finite, in float32 as well")
             logits = logits.float()
             logits[broken] = again
-        return logits
+        return logits, repeated
 
     def _run(self, patches: Tensor, precision: torch.dtype) -> Tensor:
         modality_BC = self.modality.expand(len(patches), -1)

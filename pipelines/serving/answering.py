@@ -31,6 +31,7 @@ from pipelines.release.registry import RegisteredModel
 from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.structure import IGNORED, Structure
+from pipelines.scans.vocabulary import Vocabulary
 from pipelines.scans.volume import Geometry, read, reoriented, write_label
 from pipelines.serving import as_registered
 from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, Request
@@ -185,16 +186,25 @@ class _Answer:
         return mark_of(self.request, self.job)
 
     @cached_property
+    def words(self) -> Vocabulary:
+        return vocabulary.of_records(self.segmenter.card.vocabulary)
+
+    @cached_property
+    def voxels(self) -> dict[int, int]:
+        """Their number by id, of those that have any."""
+        counts = sum(np.bincount(plane.ravel(), minlength=2**15) for plane in self.segmented.label.T)
+        return {value: int(np.asarray(counts)[value]) for value in np.flatnonzero(counts).tolist()}
+
+    @cached_property
     def structures(self) -> list[Structure]:
         """Those with a voxel, by id."""
-        words = {each.id: each for each in vocabulary.of_records(self.segmenter.card.vocabulary).values()}
-        return [words[value] for value in np.unique(self.segmented.label).tolist() if value not in (0, IGNORED)]
+        words = {each.id: each for each in self.words.values()}
+        return [words[value] for value in self.voxels if value not in (0, IGNORED)]
 
     def measured(self, name: str) -> MeasuredVolume:
         """Of a structure or union: zero where it has no voxel."""
-        words = vocabulary.of_records(self.segmenter.card.vocabulary)
         voxel_ml = abs(float(np.linalg.det(np.asarray(self.geometry.affine)[:3, :3]))) / 1000
-        volume_ml = int(np.isin(self.segmented.label, words.covered_ids(name)).sum()) * voxel_ml
+        volume_ml = sum(self.voxels.get(value, 0) for value in self.words.covered_ids(name)) * voxel_ml
         told = self.job.version.record.get("volume", {}).get(name)
         interval = VolumeInterval(**told) if told else None
         bounds = interval.of(volume_ml) if interval else None
@@ -244,8 +254,7 @@ class _Answer:
     def _own_values(self) -> np.ndarray:
         if self.job.labels_of is None:
             return self.segmented.label
-        words = vocabulary.of_records(self.segmenter.card.vocabulary)
-        return contract_of(self.job.labels_of).from_structures(self.segmented.label, words)
+        return contract_of(self.job.labels_of).from_structures(self.segmented.label, self.words)
 
     def _picture(self, file: Path) -> None:
         name, scan = next(iter(self.request.files.items()))

@@ -19,19 +19,19 @@ _ENDS = {
 class Request:
     """One scan. `files`: by modality, "" or the number of a channel where the name does not say; a channel of a file as
     pipelines/scans/channels.py names it. `target`: of its label map; other results lie beside it. `series`: what
-    `files` were read from, if from DICOM; `refused`: why they could not be."""
+    `files` were read from, if from DICOM; `refused`: why they could not be. `called`: in logs and tables, where files
+    are called as patients may be."""
 
     files: dict[str, Path]
     target: Path
     series: tuple[SourceSeries, ...] = ()
     refused: str = ""
+    called: str = "the scan"
 
     @property
     def told_as(self) -> str:
         """A DICOM series by its pseudonym: folders of DICOM are called as patients are."""
-        if self.series or self.refused:
-            return _stem(self.target)
-        return ", ".join(str(file) for file in self.files.values())
+        return _stem(self.target) if self.series or self.refused else self.called
 
     def output(self, kind: str) -> Path:
         return self.target if kind == NIFTI else self.target.with_name(_stem(self.target) + _ENDS[kind])

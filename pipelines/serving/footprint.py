@@ -22,6 +22,7 @@ from pipelines.cases.preparation import SourceRecord
 from pipelines.cases.resampling import axes_in_order, resampled_shape
 from pipelines.scans.volume import Geometry, Outline
 from pipelines.serving.conditions import Conditions
+from pipelines.work.cores import workers
 from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overhead
 
 INDEX = 8  # bytes a voxel
@@ -32,6 +33,7 @@ FULL_RESOLUTION = 19
 IN_FLOAT32 = 30  # the same where it computes in float32: 27 measured for a window of 48^3
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for
+MOST_THREADS = 8  # more wait for the one that puts their windows together
 MOST_AT_A_TIME, SHARE_OF_GPU = 8, 0.5  # windows; of what is left free
 
 Shape = tuple[int, int, int]
@@ -111,6 +113,18 @@ def windows_at_a_time(card: Card, window: Sequence[int], flips: Sequence[int], h
         return 1
     room = int(SHARE_OF_GPU * (free_on_gpu() - held_bytes))
     return max(1, min(MOST_AT_A_TIME, room // window_bytes(card, window, flips)))
+
+
+def threads(card: Card, conditions: Conditions, room_bytes: int) -> int:
+    """Of a CPU, each with windows of its own: one a core as far as there is room for them beside the first."""
+    if torch.cuda.is_available():
+        return 1
+    classes = len(card.classes) + 1
+    each = max(
+        window_bytes(card, window, conditions.flips) + FLOAT * classes * prod(window)
+        for window in card.patch_size.values()
+    )
+    return max(1, min(MOST_THREADS, workers(), 1 + room_bytes // each))
 
 
 def free_here() -> int:

@@ -8,12 +8,14 @@ predicted to suffice; whatever happens to one, the others go on.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -43,46 +45,95 @@ VOXEL_S = 5e-6  # roughly, of a voxel of the network's grid on one core: only th
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one request: what was noted, why it failed, if it did, and what was written, if not."""
+    """Of one request: what was noted, why it failed, if it did, and what was written and measured, if not.
+
+    `scan`: what it is called. `structures`: as the report has them. `seconds`: in the process that did it.
+    """
 
     notes: list[str] = field(default_factory=list)
     failure: str = ""
     written: list[Path] = field(default_factory=list)
+    structures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    scan: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the results' paths, which may be called as patients are."""
+        return {
+            "scan": self.scan,
+            "refused": self.failure or None,
+            "structures": self.structures,
+            "warnings": self.notes,
+            "seconds": round(self.seconds, 2),
+        }
 
 
-def predict(
-    source: Path,
-    target: Path,
-    model: str,
-    labels_of: str | None = None,
-    modality: str | None = None,
-    overwrite: bool = False,
-    other_code: bool = False,
-    to: Sequence[str] = (NIFTI,),
-    unfamiliar: str = FLAG,
-) -> Iterator[Path]:
-    """Segment `source` (file, folder or zip) into `target` (a file, or a folder); each path once it is written.
+@dataclass(frozen=True)
+class Prediction:
+    """All scans of an input that are to be segmented; `done_before` are not among them."""
 
-    `model`: `models:/NAME@ALIAS` or `models:/NAME/VERSION`. `labels_of`: write a source's own label values instead of
-    the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`. `to`:
-    kinds of results. `unfamiliar`: scans unlike those of training, FLAG or REFUSE. Raises ValueError, before anything
-    is written, if nothing may be; and at the end, if any scan failed.
-    """
-    if labels_of is not None:
-        contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
-    checked(to)
-    scratch = TemporaryDirectory(prefix="medseg-")  # of what is read from DICOM; gone with the generator below
-    try:
-        asked = requests(source, target, Path(scratch.name), modality)
-        to = checked(to, asked)
-        version = registry.find(model)
-        job = Job.of(version, labels_of, modality, other_code, unfamiliar)
-        due = [request for request in asked if overwrite or request.refused or not _is_there(request, job, to)]
-    except BaseException:
-        scratch.cleanup()
-        raise
-    log.info("predict: %d scans, %d of them done before, with %s", len(asked), len(asked) - len(due), version.told)
-    return _written(due, job, to, scratch)
+    due: list[Request]
+    done_before: int
+    job: Job
+    to: tuple[str, ...]
+    scratch: TemporaryDirectory[str]  # of what is read from DICOM
+
+    @staticmethod
+    def of(
+        source: Path,
+        target: Path,
+        model: str,
+        labels_of: str | None = None,
+        modality: str | None = None,
+        overwrite: bool = False,
+        other_code: bool = False,
+        to: Sequence[str] = (NIFTI,),
+        unfamiliar: str = FLAG,
+    ) -> "Prediction":
+        """Of `source` (file, folder or zip) into `target` (a file, or a folder).
+
+        `model`: `models:/NAME@ALIAS` or `models:/NAME/VERSION`. `labels_of`: write a source's own label values instead
+        of the system's structure ids. `overwrite`: make what is there anew. `other_code`: see `Conditions.checked`.
+        `to`: kinds of results. `unfamiliar`: scans unlike those of training, FLAG or REFUSE. Raises ValueError, before
+        anything is written, if nothing may be.
+        """
+        if labels_of is not None:
+            contract_of(labels_of).inverse()  # refuses what cannot be written before the network is loaded
+        checked(to)
+        scratch = TemporaryDirectory(prefix="medseg-")
+        try:
+            asked = requests(source, target, Path(scratch.name), modality)
+            kinds = checked(to, asked)
+            version = registry.find(model)
+            job = Job.of(version, labels_of, modality, other_code, unfamiliar)
+            due = [each for each in asked if overwrite or each.refused or not _is_there(each, job, kinds)]
+        except BaseException:
+            scratch.cleanup()
+            raise
+        done_before = len(asked) - len(due)
+        log.info("predict: %d scans, %d of them done before, with %s", len(asked), done_before, version.told)
+        return Prediction(due, done_before, job, kinds, scratch)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """As they come, once each. Raises ValueError at the end if any scan failed."""
+        failed: list[tuple[str, str]] = []
+        with self.scratch:
+            for request, found in _outcomes(self.due, self.job, self.to):
+                outcome = replace(found, scan=request.told_as)
+                for note in outcome.notes:
+                    log.warning("predict: %s: %s", outcome.scan, note)
+                if outcome.failure:
+                    failed.append((outcome.scan, outcome.failure))
+                    log.warning("predict: left out %s: %s", *failed[-1])
+                yield outcome
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(self.due)} scans could not be segmented: {listed(failed)}")
+
+
+def predict(*asked: Any, **more: Any) -> Iterator[Path]:
+    """Each path once it is written. Arguments and refusals: as `Prediction.of`, at once; as `outcomes`, at the end."""
+    prediction = Prediction.of(*asked, **more)
+    return (path for outcome in prediction.outcomes() for path in outcome.written)
 
 
 def _is_there(request: Request, job: Job, to: Sequence[str]) -> bool:
@@ -95,20 +146,6 @@ def _is_there(request: Request, job: Job, to: Sequence[str]) -> bool:
                 "or name another OUTPUT"
             )
     return len(there) == len(to)
-
-
-def _written(due: list[Request], job: Job, to: Sequence[str], scratch: TemporaryDirectory[str]) -> Iterator[Path]:
-    failed: list[tuple[str, str]] = []
-    with scratch:
-        for request, outcome in _outcomes(due, job, to):
-            for note in outcome.notes:
-                log.warning("predict: %s: %s", request.told_as, note)
-            if outcome.failure:
-                failed.append((request.told_as, outcome.failure))
-                log.warning("predict: left out %s: %s", *failed[-1])
-            yield from outcome.written
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(due)} scans could not be segmented: {listed(failed)}")
 
 
 def _outcomes(due: list[Request], job: Job, to: Sequence[str]) -> Iterator[tuple[Request, Outcome]]:
@@ -134,7 +171,9 @@ def _outcomes(due: list[Request], job: Job, to: Sequence[str]) -> Iterator[tuple
             loads.append(Load(request, own + need, seconds))
     work = partial(segment_one, job=job, to=to)
     if scans_at_a_time() == 1 or len(loads) == 1:
-        segmenter = Segmenter.load(job.weights, job.conditions) if loads else None
+        room = free - max((load.memory_bytes for load in loads), default=0)
+        threads = footprint.threads(card, job.conditions, room)
+        segmenter = Segmenter.load(job.weights, job.conditions, threads) if loads else None
         items = track((load.item for load in loads), len(loads), "predict")
         yield from ((item, work(item, segmenter=segmenter)) for item in items)
         return
@@ -165,15 +204,17 @@ def segment_one(
     request: Request, job: Job, to: Sequence[str] = (NIFTI,), segmenter: Segmenter | None = None
 ) -> Outcome:
     """Read, segment and write one scan, or say why not: one bad scan must not stop the others."""
+    start = time.monotonic()
     try:
         written, report = answer(request, job, to, segmenter)
-        return Outcome(report["warnings"], written=written)
+        found = Outcome(report["warnings"], written=written, structures=report["structures"])
     except Exception as error:  # of any kind: it is told, counted, and the command ends with 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # a GPU that was too small for this scan may do for the next one
         if environment.debugging():
             log.exception("predict: %s", request.told_as)
-        return Outcome(failure=_reason(error))
+        found = Outcome(failure=_reason(error))
+    return replace(found, seconds=time.monotonic() - start)
 
 
 def _reason(error: Exception) -> str:

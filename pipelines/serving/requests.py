@@ -1,12 +1,15 @@
 """What a prediction is asked for: which scans lie in a file or folder, and where the results of each go.
 
-A label map never replaces what it was made from, nor lies where the next prediction would take it for a scan.
+A label map never replaces what it was made from, nor lies where the next prediction would take it for a scan. Logs and
+tables call a scan as a published data set does, or by its place among the scans in the order of their names: `scan 3`.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.scans import channels
+from pipelines.scans.naming import published
 from pipelines.serving import dicom_inputs
 from pipelines.serving.asked import Request
 from pipelines.serving.scan_search import ENDINGS, find_scans, is_nifti
@@ -24,8 +27,12 @@ def requests(source: Path, target: Path, scratch: Path | None = None, modality: 
     series = dicom_inputs.requests_in(root, target, scratch, modality) if scratch else []
     scans = {} if series and not dicom_inputs.has_nifti(root) else find_scans(root)
     found = [
-        Request(files, target if source.is_file() and is_nifti(target) else target / f"{name}{ENDINGS[0]}")
-        for name, files in scans.items()
+        Request(
+            files,
+            target if source.is_file() and is_nifti(target) else target / f"{name}{ENDINGS[0]}",
+            called=name if _is_published(files.values(), root) else f"scan {number}",
+        )
+        for number, (name, files) in enumerate(scans.items(), 1)
     ]
     inputs = {_identity(file): file for request in found for file in request.files.values()}
     for request in found:
@@ -47,6 +54,12 @@ def _check_target(source: Path, target: Path) -> None:
         raise ValueError(
             f"OUTPUT {target.name}: label maps are written as .nii.gz or .nii, or into a folder; rename it"
         )
+
+
+def _is_published(files: Iterable[Path], root: Path) -> bool:
+    """Do the names below `root` say nothing of a person?"""
+    folder = root if root.is_dir() else root.parent
+    return all(published(channels.file_of(file).relative_to(folder).as_posix()) for file in files)
 
 
 def _identity(path: Path) -> tuple[int, int]:

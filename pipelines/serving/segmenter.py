@@ -31,6 +31,7 @@ from pipelines.serving.bottleneck import Bottleneck
 from pipelines.serving.certainty import Calibrating, Certainty, CertaintyCounts, agreement
 from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.serving.regridding import MostLikely
+from pipelines.work import memory
 from pipelines.work.cores import workers
 
 log = logging.getLogger(__name__)
@@ -66,13 +67,16 @@ class Segmenter:
     device: torch.device
     precision: torch.dtype
     flips: tuple[int, ...] = ()
+    threads: int = 1
 
     @staticmethod
-    def load(path: Path, conditions: Conditions) -> "Segmenter":
-        """On the first GPU if there is one. `conditions`: `checked`, where they are of an earlier evaluation."""
+    def load(path: Path, conditions: Conditions, threads: int = 1) -> "Segmenter":
+        """On the first GPU if there is one. `conditions`: `checked`, where they are of an earlier evaluation.
+        `threads`: of a CPU, each at windows of its own."""
         network, card = weights.load(path)
         where = device()
-        return Segmenter(network.to(where), card, conditions.overlap, where, precision_of(where), conditions.flips)
+        precision = precision_of(where)
+        return Segmenter(network.to(where), card, conditions.overlap, where, precision, conditions.flips, threads)
 
     @property
     def plan(self) -> Preprocessing:
@@ -97,7 +101,7 @@ class Segmenter:
             every = self.plan.sources[source].annotated
             told.calibrating = self._calibrating(shown, every if annotated is None else annotated)
         tally = Tally()
-        with Bottleneck(self.network) as seen:
+        with Bottleneck(self.network) as seen, memory.kept():
             for block in self._blocks(image, modalities, source, shown, tally):
                 told.take(block, reference)
         if tally.repeated:
@@ -121,6 +125,7 @@ class Segmenter:
             overlap=self.overlap,
             precision=self.precision,
             batch=footprint.windows_at_a_time(self.card, window, self.flips, 4 * len(shown.groups) * layout.held),
+            threads=self.threads,
             flips=self.flips,
             tally=tally,
         )

@@ -1,5 +1,6 @@
 """Laws of the sliding window, its agreement with the plain method and with MONAI's."""
 
+import threading
 from itertools import combinations, pairwise
 
 import pytest
@@ -115,6 +116,27 @@ def test_blocks_are_the_plain_method(size: tuple[int, int, int], overlap: float)
             seen[block.box] += 1
         assert (seen == 1).all()
         agree(found, expected, BLENDED)
+
+
+@pytest.mark.parametrize("flips", [(), (1, 2)])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_give_the_same_bits(threads: int, flips: tuple[int, ...]) -> None:
+    scan = (Convolution(), noise(21, 22, 23), MODALITY, ONE_MM, ALL, (8, 6, 10))
+    one, several = Tally(), Tally()
+    alone = [block.probability.clone() for block in blocks(*scan, flips=flips, tally=one)]
+    found = [block.probability.clone() for block in blocks(*scan, flips=flips, tally=several, threads=threads)]
+    for expected, each in zip(alone, found, strict=True):
+        assert torch.equal(expected, each)
+    assert one.runs == several.runs
+    assert not flips or torch.equal(one.pairs, several.pairs)  # type: ignore[arg-type]
+
+
+def test_what_a_thread_raises_is_raised_and_the_threads_end() -> None:
+    cores, before = torch.get_num_threads(), threading.active_count()
+    with pytest.raises(ValueError, match="not finite"):
+        list(blocks(Pointwise(), torch.full((1, 20, 8, 8), torch.nan), MODALITY, ONE_MM, ALL, (8, 8, 8), threads=2))
+    assert torch.get_num_threads() == cores
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("flips", [(0,), (2,), (1, 2), (0, 1, 2)])

@@ -120,7 +120,7 @@ def test_what_ingest_refuses_prediction_refuses_and_the_others_go_on(
     save(scans / "a.nii.gz", image, AFFINE)
     paths = predict(scans, tmp_path / "out", MODEL)
     assert next(paths) == tmp_path / "out" / "b.nii.gz"
-    with pytest.raises(ValueError, match=r"1 of 2 scans could not be segmented: .*a\.nii\.gz") as refused:
+    with pytest.raises(ValueError, match="1 of 2 scans could not be segmented: scan 1: ") as refused:
         next(paths)
     assert told in str(refused.value)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.nii.gz"]
@@ -197,7 +197,7 @@ def test_whatever_happens_to_a_scan_the_others_go_on(
     monkeypatch.setattr(answering, "segment_files", fail)
     paths = predict(scans, tmp_path / "out", MODEL)
     assert next(paths).name == "b.nii.gz"
-    with pytest.raises(ValueError, match=f"1 of 2 scans could not be segmented: .*a.nii.gz: {told}") as failed:
+    with pytest.raises(ValueError, match=f"1 of 2 scans could not be segmented: scan 1: {told}") as failed:
         next(paths)
     assert "frame #0" not in str(failed.value)
 
@@ -209,7 +209,7 @@ def test_a_scan_that_cannot_fit_is_named_before_it_is_read(
     monkeypatch.setattr(footprint, "free_here", lambda: 150 << 20)
     paths = predict(scans, tmp_path / "out", MODEL)
     assert [next(paths).name, next(paths).name] == ["a.nii.gz", "b.nii.gz"]
-    with pytest.raises(ValueError, match=r"large.nii.gz: needs 0\.\d+ GiB, 0\.15 are free"):
+    with pytest.raises(ValueError, match=r"scan 3: needs 0\.\d+ GiB, 0\.15 are free"):
         next(paths)
 
 

@@ -29,6 +29,20 @@ def test_scans_of_one_name_in_two_folders_are_two_scans(tmp_path: Path) -> None:
     assert set(find_scans(tmp_path)) == {"case_1/imaging", "case_2/imaging"}
 
 
+def test_a_scan_is_told_of_as_published_or_by_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("Task04_Hippocampus/imagesTr/hippocampus_001", "Miller/ct", "anna_miller_flair", "anna_miller_t1"):
+        scan(folder / f"{name}.nii.gz")
+    told = {next(iter(each.files.values())).name: each.told_as for each in requests(folder, tmp_path / "out")}
+    assert told == {
+        "ct.nii.gz": "scan 1",
+        "hippocampus_001.nii.gz": "Task04_Hippocampus/imagesTr/hippocampus_001",
+        "anna_miller_flair.nii.gz": "scan 3",
+    }
+    (alone,) = requests(folder / "Miller/ct.nii.gz", tmp_path / "out.nii.gz")
+    assert alone.told_as == "ct"
+
+
 def test_one_scan_stored_twice_is_refused(tmp_path: Path) -> None:
     for suffix in (".nii", ".nii.gz"):
         scan(tmp_path / f"a{suffix}")
