@@ -1,9 +1,10 @@
 """Other machines as serve.yaml names them, and what goes wrong with them, in words that name no patient."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # PS3.5 6.2: printable, no backslash, no space around.
 AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
@@ -94,3 +95,10 @@ class DimseSettings(_Block):
     object_bytes: int = Field(default=2 << 30, ge=1, description="of one object; the association is broken off beyond")
     series_bytes: int = Field(default=8 << 30, ge=1, description="of one series or study; it is refused whole beyond")
     series_objects: int = Field(default=20_000, ge=1, description="objects of one series or study; likewise")
+
+    @field_validator("networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
