@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from pydicom import Dataset, dcmread
-from pydicom.filebase import DicomFileLike
-from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 from pipelines.service.arrivals import ANOTHER_OBJECT, NO_ROOM, NOT_UNDERSTOOD, STORED
 from pipelines.service.dimse import C_ECHO, Receiver
@@ -224,10 +223,10 @@ def test_what_is_no_scan_is_not_kept(receiver: Start, jobs: Jobs, tmp_path: Path
     association = associate(receiver())
     assert store(association, b"%PDF-1.7 nothing that DICOM knows" * 9, "1.2.3") == NOT_UNDERSTOOD
     dataset = dcmread(first)
-    content = BytesIO()
-    write_dataset(DicomFileLike(content, False, True), dataset)
-    assert store(association, content.getvalue(), "1.2.3") == ANOTHER_OBJECT
-    assert store(association, content.getvalue(), dataset.SOPInstanceUID) == STORED
+    content = encode(dataset, is_implicit_vr=False, is_little_endian=True)
+    assert content
+    assert store(association, content, "1.2.3") == ANOTHER_OBJECT
+    assert store(association, content, dataset.SOPInstanceUID) == STORED
     document = dicom_files.image()
     document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
     assert association.send_c_store(document).Status == STORED  # it came along
