@@ -10,7 +10,7 @@ PeerBusyError; neither quotes the peer, whose words may name a patient, nor a UI
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,14 @@ def _check_stored(answer: Dataset, peer: WebPeer) -> None:
 
 @contextmanager
 def _client(peer: WebPeer, max_bytes: int) -> Iterator[DICOMwebClient]:
-    with requests.Session() as session:
+    with requests.Session() as session, ExitStack() as responses:
         session.trust_env = False  # no .netrc, which would replace the token
         session.max_redirects = 0  # the token is for this peer
         if peer.ca_file:
             session.verify = str(peer.ca_file)
         headers = {"Accept-Encoding": "identity", **_authorization(peer)}
         client = DICOMwebClient(
-            peer.dicomweb, session, headers=headers, callback=_bounded(max_bytes), permissive_uid=True,
+            peer.dicomweb, session, headers=headers, callback=_bounded(max_bytes, responses), permissive_uid=True,
             timeout=(min(CONNECT_S, peer.timeout_s), min(SILENCE_S, peer.timeout_s)),
         )  # fmt: skip
         client.set_http_retry_params(retry=False)  # whoever asks tries again, later
@@ -111,12 +111,12 @@ def _authorization(peer: WebPeer) -> dict[str, str]:
     return {"Authorization": content if " " in content else f"Bearer {content}"}
 
 
-def _bounded(max_bytes: int) -> Callable[..., requests.Response]:
-    """A hook for responses: all together may hold so many bytes, however they are read."""
+def _bounded(max_bytes: int, responses: ExitStack) -> Callable[..., requests.Response]:
+    """A hook for responses: all together may hold so many bytes, however they are read; `responses` closes them."""
     left = max_bytes
 
     def hook(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-        chunks = response.iter_content
+        chunks = responses.enter_context(response).iter_content
 
         def counted(*how: Any, **named: Any) -> Iterator[bytes]:
             nonlocal left
