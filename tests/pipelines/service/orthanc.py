@@ -53,6 +53,17 @@ class Orthanc:
         """Of the study's series, by QIDO-RS."""
         return sorted(series["00080060"]["Value"][0] for series in self.qido(study))
 
+    def wait(self, study: str, series: int, patience_s: float = 240) -> None:
+        """Until the study has so many series."""
+        end = time.monotonic() + patience_s
+        while len(self.qido(study)) < series:
+            assert time.monotonic() < end, self.modalities(study)
+            time.sleep(0.3)
+
+    def file(self, instance: str) -> bytes:
+        address = f"http://127.0.0.1:{self.http_port}/instances/{instance}/file"
+        return httpx.get(address, auth=(USER, PASSWORD), timeout=60).content
+
     def knows(self, name: str, ae_title: str, port: int) -> None:
         """As a node that takes C-STORE and may send it."""
         self.rest("PUT", f"/modalities/{name}", json={"AET": ae_title, "Host": "127.0.0.1", "Port": port})
