@@ -44,12 +44,11 @@ def checked_uid(keyword: str, uid: str) -> str:
 
 def wado(peer: WebPeer, wanted: Wanted) -> int:
     """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
-    study = checked_uid("study", wanted.study)
+    study = checked_uid("study", wanted.study) if wanted.study else ""
+    series = checked_uid("series", wanted.series) if wanted.series or not study else ""
     with _told(peer, "fetch"), _client(peer, wanted.max_bytes) as client:
-        if wanted.series:
-            found = client.iter_series(study, checked_uid("series", wanted.series), _ANY_SYNTAX)
-        else:
-            found = client.iter_study(study, _ANY_SYNTAX)
+        study = study or _study_of(client, series, peer)
+        found = client.iter_series(study, series, _ANY_SYNTAX) if series else client.iter_study(study, _ANY_SYNTAX)
         count = 0
         for count, dataset in enumerate(found, 1):
             if count > wanted.max_files:
@@ -60,6 +59,14 @@ def wado(peer: WebPeer, wanted: Wanted) -> int:
     if not count:
         raise PeerRefusedError(f"{peer.told_as} holds nothing under the study and series asked for")
     return count
+
+
+def _study_of(client: DICOMwebClient, series: str, peer: WebPeer) -> str:
+    """By QIDO-RS: viewers name a series alone."""
+    found = client.search_for_series(search_filters={"SeriesInstanceUID": series}, limit=1)
+    if not found:
+        raise PeerRefusedError(f"{peer.told_as} holds no such series")
+    return checked_uid("study", str(found[0]["0020000D"]["Value"][0]))
 
 
 def stow(peer: WebPeer, files: Sequence[Path]) -> int:

@@ -54,10 +54,13 @@ def test_what_a_pacs_holds_is_fetched_as_it_is_stored(pacs: Orthanc, files: list
     assert set(got) == set(sent)
     assert all(np.array_equal(got[uid], sent[uid]) for uid in sent)
     assert wado(peer, wanted(tmp_path / "whole", series="")) == 12
+    assert wado(peer, wanted(tmp_path / "by series", study="")) == 6
     for how, told in (
         ({"study": "1.2.3"}, r"no such study, series or service \(HTTP 404\)"),
         ({"study": "1/../2"}, "study is no DICOM UID: 1 to 64 digits and dots are due; 6 characters"),
         ({"series": "1.2.3.9"}, "HTTP 404"),
+        ({"study": "", "series": "1.2.3.9"}, "holds no such series"),
+        ({"study": "", "series": ""}, "series is no DICOM UID"),
         ({"max_bytes": 5000}, "sent more than 5000 bytes"),
         ({"max_files": 5}, "more than 5 objects"),
     ):

@@ -83,4 +83,6 @@ def test_a_study_is_received_and_answered_by_dimse(hospital: Hospital, tmp_path:
     assert sent["FailedInstancesCount"] == 0
     hospital.pacs.wait(study, 3)
     check_results(hospital.pacs, study, files)
-    assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0  # SEG and SR come along, and are no scans
+    assert (
+        hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0
+    )  # SEG and SR come along, and are no scans
