@@ -43,6 +43,7 @@ from pipelines.service.arrivals import Accept, Arrivals
 from pipelines.service.peers import DimseSettings
 from pipelines.work.tether import tether
 
+log = logging.getLogger(__name__)
 for _told in ("pynetdicom", "pydicom"):  # they log UIDs and values, and stacks of what peers did wrong
     logging.getLogger(_told).setLevel(logging.CRITICAL + 1)
 
@@ -62,8 +63,14 @@ C_ECHO = "1.2.840.10008.1.1"
 def receive(settings: DimseSettings, folder: Path, accept: Accept) -> None:
     tether()
     warnings.simplefilter("ignore")  # pydicom's quote values of the header
+    threading.excepthook = _told_by_name
     with Receiver(settings, folder, accept):
         threading.Event().wait()
+
+
+def _told_by_name(error: threading.ExceptHookArgs) -> None:
+    """Of a thread that a peer broke: pynetdicom's end so, and a stack would show what was sent."""
+    log.warning("an association ended by %s", error.exc_type.__name__)
 
 
 class Receiver:
@@ -107,8 +114,11 @@ class Receiver:
 
     def _tend(self) -> None:
         while not self._ended.wait(TICK_S):
-            self._arrivals.give({id(association) for association in self._server.active_associations})
-            self._sweep()
+            try:
+                self._arrivals.give({id(association) for association in self._server.active_associations})
+                self._sweep()
+            except OSError as error:  # of our disk; the next time may do
+                log.error("series that came by DIMSE wait: %s", error.strerror)
 
     def _sweep(self) -> None:
         """Halves of objects whose association is gone; one that lives writes on, or is broken off."""
