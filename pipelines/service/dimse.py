@@ -11,6 +11,7 @@ a peer sent is neither logged nor part of a name.
 import ipaddress
 import logging
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -62,6 +63,8 @@ C_ECHO = "1.2.840.10008.1.1"
 
 def receive(settings: DimseSettings, folder: Path, accept: Accept) -> None:
     tether()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
     warnings.simplefilter("ignore")  # pydicom's quote values of the header
     threading.excepthook = _told_by_name
     with Receiver(settings, folder, accept):
