@@ -30,7 +30,7 @@ LIMITS = sandbox.Limits(seconds=60, memory_gib=2)  # of a chunk: a thousand time
 IMAGE, SEGMENTATION, STRUCTURES, OTHER, REFUSED, FOREIGN, NIFTI = (
     "image", "segmentation", "structures", "other", "refused", "foreign", "nifti",
 )  # fmt: skip
-_IMAGES = {
+IMAGES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
     "1.2.840.10008.5.1.4.1.1.2.1": "enhanced CT",
     "1.2.840.10008.5.1.4.1.1.2.2": "legacy converted CT",
@@ -107,7 +107,7 @@ def _kind(dataset: Dataset) -> tuple[str, str]:
         return SEGMENTATION, ""
     if uid == _STRUCTURES:
         return STRUCTURES, ""
-    if uid in _IMAGES or is_secondary_capture(uid):
+    if uid in IMAGES or is_secondary_capture(uid):
         return IMAGE, ""
     if not uid and "Rows" in dataset and text(dataset, "Modality").upper() in ("CT", "MR"):
         return IMAGE, ""
