@@ -1,8 +1,12 @@
 """The service beside a real PACS: a study comes by DICOMweb or DIMSE, and its SEG and SR lie under it there."""
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import pytest
@@ -20,25 +24,35 @@ OURS = "MEDSEG"
 
 @dataclass
 class Hospital:
+    """A PACS and the service beside it, which `start` begins, again where it was killed."""
+
     pacs: Orthanc
-    service: Served
+    root: Path
+    settings: dict[str, Any]
+    running: ExitStack
+    service: Served = None  # type: ignore[assignment]
+
+    def start(self) -> None:
+        self.service = self.running.enter_context(served(self.root, self.settings))
 
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     root = make_project(tmp_path_factory.mktemp("project"))
     port = free_port()
-    with running(tmp_path_factory.mktemp("orthanc")) as pacs:
+    with ExitStack() as stack:
+        pacs = stack.enter_context(running(tmp_path_factory.mktemp("orthanc")))
         pacs.knows("medseg", OURS, port)
         settings = {
             "destinations": {
                 "web": {"dicomweb": pacs.dicomweb, "token_file": str(pacs.token_file)},
                 "node": {"ae_title": AE_TITLE, "host": "127.0.0.1", "port": pacs.dicom_port},
             },
-            "dimse": {"ae_title": OURS, "port": port, "callers": [AE_TITLE], "complete_s": 1, "deliver": "node"},
+            "dimse": {"ae_title": OURS, "port": port, "callers": [AE_TITLE], "complete_s": 3, "deliver": "node"},
         }
-        with served(root, settings) as service:
-            yield Hospital(pacs, service)
+        found = Hospital(pacs, root, settings, stack)
+        found.start()
+        yield found
 
 
 def scan(folder: Path, study: str) -> tuple[list[Path], str, str]:
@@ -63,6 +77,19 @@ def check_results(pacs: Orthanc, study: str, scanned: list[Path]) -> None:
     seg = hd.seg.segread(DicomBytesIO(found["SEG"]))
     assert {uid for _, _, uid in seg.get_source_image_uids()} <= {dcmread(file).SOPInstanceUID for file in scanned}
     assert dcmread(DicomBytesIO(found["SR"])).CurrentRequestedProcedureEvidenceSequence
+
+
+def test_a_study_that_was_taken_outlives_kill_9(hospital: Hospital, tmp_path: Path) -> None:
+    """All of it is told to be stored, the service is killed before it is complete: answered, and once."""
+    files, study, _ = scan(tmp_path, "by a killed one")
+    hospital.pacs.upload(files)
+    assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0
+    os.killpg(hospital.service.process.pid, signal.SIGKILL)
+    assert hospital.pacs.modalities(study) == ["CT"]
+    hospital.start()
+    hospital.pacs.wait(study, 3)
+    check_results(hospital.pacs, study, files)
+    assert len(list((hospital.root / ".medseg/serve/results").iterdir())) == 1
 
 
 def test_a_study_is_fetched_and_answered_by_dicomweb(hospital: Hospital, tmp_path: Path) -> None:
