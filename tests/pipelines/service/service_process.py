@@ -17,9 +17,9 @@ import numpy as np
 
 from pipelines.release import tracking
 from pipelines.service.access import tokens_of
-from tests.conftest import save
+from tests.conftest import REPOSITORY, save
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 def scan(path: Path, seed: int = 0, size: int = 12) -> Path:
