@@ -103,7 +103,7 @@ def test_a_study_that_was_taken_outlives_kill_9(hospital: Hospital, tmp_path: Pa
     hospital.pacs.wait(study, 3)
     check_results(hospital.pacs, study, files)
     assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0  # with SEG and SR, which are no scans
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while len(list(answers.iterdir())) < before + 2:
         assert time.monotonic() < end
         time.sleep(0.3)
