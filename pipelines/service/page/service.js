@@ -34,7 +34,7 @@ export const asked = async (path) => (await ask(path)).json();
 
 // Upload with progress, which fetch does not tell. { done: promise of the job, stop() }
 export function send(files, { to, modality }, progress) {
-  const query = new URLSearchParams(to.map((kind) => ["to", kind]));
+  const query = new URLSearchParams({ to: to.join(",") });
   if (modality) query.append("modality", modality);
   const body = new FormData(),
     request = new XMLHttpRequest();

@@ -22,7 +22,7 @@ function tell(text) {
 }
 
 function fail(error) {
-  if (error.status === 401) signOut();
+  if (error.status === 401) signOut(); // the token goes, as nobody here knows it
   $("error").textContent = error.message;
 }
 
@@ -31,9 +31,8 @@ async function signIn() {
   try {
     about(await asked("info/"));
   } catch (error) {
-    token.drop();
-    fail(error);
-    return;
+    if (error.status !== 503) return fail(error); // 503: the token counts, but nothing answers yet
+    about({ description: error.message });
   }
   $("token").value = "";
   signed(true);

@@ -11,6 +11,8 @@ const TURNS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp:
 export function showVolume(volume) {
   Object.assign(shown, { volume, at: fullest(volume), hidden: new Set() });
   shown.planes = PLANES.map(planeOf);
+  const widths = PLANES.map((plane) => `minmax(0, ${millimetres(volume, plane.columns).toFixed(2)}fr)`); // one scale
+  $("planes").style.setProperty("--columns", widths.join(" "));
   $("planes").replaceChildren(...shown.planes.map((each) => each.figure));
   legend(volume);
   $("warnings").replaceChildren(...volume.warnings.map((text) => make("li", { text })));
@@ -43,7 +45,9 @@ function planeOf(plane) {
     make("span", { class: "top", text: plane.top, "aria-hidden": "true" }),
   );
   turner.setAttribute("aria-valuemax", volume.shape[plane.axis]);
-  turner.style.aspectRatio = `${millimetres(volume, plane.columns)} / ${millimetres(volume, plane.rows)}`;
+  const [across, down] = [plane.columns, plane.rows].map((axis) => millimetres(volume, axis));
+  turner.style.aspectRatio = `${across} / ${down}`;
+  turner.style.width = `min(100%, ${(85 * across) / down}vh)`; // no taller than the window
   turner.addEventListener("keydown", (event) => {
     const last = volume.shape[plane.axis] - 1,
       now = shown.at[plane.axis];
