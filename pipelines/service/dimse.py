@@ -148,6 +148,7 @@ def _drop_half(event: evt.Event) -> None:
 
 class _Server(AssociationServer):
     request_queue_size = 128
+
     def __init__(self, *how: Any, settings: DimseSettings, **named: Any) -> None:
         self.settings = settings
         self._networks = [ipaddress.ip_network(network) for network in settings.networks]

@@ -1,0 +1,50 @@
+"""What a start finds and what time makes needless: half-done jobs, folders of nobody, answers that were kept enough."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from sqlalchemy import select
+
+from pipelines.service.job import DONE, OPEN, WAITING, JobAnswer
+from pipelines.service.queue import ANSWER, Spool
+from pipelines.service.table import jobs
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86_400
+
+
+def recover(spool: Spool) -> None:
+    """Before anyone takes or accepts: jobs that were running are done if their results are whole, and queued again if
+    not; uploads that were not accepted, and what no job is about, go."""
+    for job in spool.running():
+        told = spool.folder / "results" / job.id / ANSWER
+        if told.is_file():
+            spool.publish(job.id, JobAnswer.from_json(told.read_text()))
+        else:
+            spool.put_back(job.id)
+            log.info("job %s was running when the service ended; it waits again", job.id)
+    for name in ("arriving", "working"):
+        for left in (spool.folder / name).iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def tidy(spool: Spool, keep_inputs: bool, keep_results_days: float) -> None:
+    """Inputs of what is answered, unless they are kept; answers older than `keep_results_days`, with their inputs."""
+    oldest = time.time() - keep_results_days * DAY_S
+    with spool.database.reading() as connection:
+        rows = connection.execute(select(jobs.c.id, jobs.c.state, jobs.c.ended_at, jobs.c.delivery)).all()
+    young = {row.id for row in rows if row.state in OPEN or row.delivery == WAITING or row.ended_at >= oldest}
+    still_open = {row.id for row in rows if row.state in OPEN}
+    _keep_only(spool.folder / "inputs", young if keep_inputs else still_open)
+    _keep_only(spool.folder / "results", {row.id for row in rows if row.state == DONE and row.id in young})
+    _keep_only(spool.folder / "working", still_open)
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Younger ones are left: they may be of a job whose row is being written."""
+    for found in folder.iterdir():
+        if found.name not in names and time.time() - found.stat().st_ctime > 60:
+            shutil.rmtree(found, ignore_errors=True)
