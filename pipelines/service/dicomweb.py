@@ -43,9 +43,9 @@ def checked_uid(keyword: str, uid: str) -> str:
 
 
 def wado(peer: WebPeer, wanted: Wanted) -> int:
-    """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
-    study = checked_uid("study", wanted.study)
+    """How many files. `wanted.study`: empty where only the series is known. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
     with _told(peer, "fetch"), _client(peer, wanted.max_bytes) as client:
+        study = checked_uid("study", wanted.study or _study_of(client, wanted.series, peer))
         if wanted.series:
             found = client.iter_series(study, checked_uid("series", wanted.series), _ANY_SYNTAX)
         else:
@@ -60,6 +60,15 @@ def wado(peer: WebPeer, wanted: Wanted) -> int:
     if not count:
         raise PeerRefusedError(f"{peer.told_as} holds nothing under the study and series asked for")
     return count
+
+
+def _study_of(client: DICOMwebClient, series: str, peer: WebPeer) -> str:
+    """By QIDO-RS."""
+    filters = {"SeriesInstanceUID": checked_uid("series", series)}
+    found = client.search_for_series(fields=["StudyInstanceUID"], search_filters=filters, limit=1)
+    if not found:
+        raise PeerRefusedError(f"{peer.told_as} holds no such series")
+    return str(Dataset.from_json(found[0]).StudyInstanceUID)
 
 
 def stow(peer: WebPeer, files: Sequence[Path]) -> int:

@@ -146,10 +146,7 @@ def _network(service: Service) -> NetworkTold:
 
 
 def _sessions(request: Request) -> Sessions:
-    state = request.app.state
-    if not hasattr(state, "sessions"):
-        state.sessions = Sessions()
-    found: Sessions = state.sessions
+    found: Sessions = request.app.state.sessions
     return found
 
 

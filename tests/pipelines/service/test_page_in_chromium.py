@@ -14,14 +14,14 @@ from pipelines.pages import scan_view
 from tests.conftest import REPOSITORY
 from tests.pipelines.pages import chromium
 from tests.pipelines.pages.chromium import Chromium
-from tests.pipelines.service.served import Served
+from tests.pipelines.service.served import ANSWER_S, Served, served
 
 pytestmark = [
     pytest.mark.skipif(chromium.program() is None, reason="no Chromium here; Debian has it: apt-get install chromium"),
     pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # MLflow warns of its own code
 ]
 AXE = REPOSITORY / "tests/pipelines/pages/axe/axe.min.js"
-ANSWER_S = 120  # the machine may be busy with other tests
 EVIL = "<img src=x onerror=globalThis.broken=1>.nii.gz"
 
 
@@ -30,6 +30,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     with Chromium.started(tmp_path_factory.mktemp("profile")) as started:
         started.choosing()
         yield started
+
+
+@pytest.fixture(scope="module", name="served")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("served")) as found:
+        yield found
 
 
 def open_page(browser: Chromium, served: Served, width: int = 1280, dark: bool = False, signed: bool = True) -> None:
