@@ -19,6 +19,7 @@ from flows.commands import card as card_commands
 from flows.commands import configuration, evaluation, exports, lineage, long_run, projects, release
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
+from flows.commands import serve as serve_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
@@ -35,6 +36,7 @@ app.add_typer(gate_commands.app, name="gate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(audit_commands.signers_app, name="signers")
 app.add_typer(card_commands.app, name="card")
+app.add_typer(serve_commands.serve_app, name="serve")
 
 
 @app.command("run")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, case, func, insert, select, update
 
 from pipelines.service.job import (
     CANCELLED,
@@ -32,15 +32,21 @@ from pipelines.service.job import (
     OPEN,
     QUEUED,
     RUNNING,
+    UNDELIVERED,
     WAITING,
     Ask,
     JobAnswer,
     ServiceJob,
 )
+from pipelines.service.settings import ServeSettings
 from pipelines.service.table import Database, jobs
+from pipelines.work import project
 
 ANSWER = "answer.json"  # in a folder of results: JobAnswer
 ATTEMPTS = 3  # workers that a job may kill
+
+
+_OLDEST = select(jobs.c.id).where(jobs.c.state == QUEUED).order_by(jobs.c.number).limit(1)
 
 
 class QueueFullError(Exception):
@@ -140,17 +146,20 @@ class Spool:
             raise KeyError(job_id)
         return folder
 
-    def take(self) -> ServiceJob | None:
+    def waits(self) -> bool:
+        """Is there a job to take?"""
+        with self.database.reading() as connection:
+            return connection.execute(_OLDEST).scalar() is not None
+
+    def take(self, worker: int = 0) -> ServiceJob | None:
         """The oldest that waits, now running, if any."""
         with self.database.writing() as connection:
-            oldest = select(jobs.c.id).where(jobs.c.state == QUEUED).order_by(jobs.c.number).limit(1)
-            job_id = connection.execute(oldest).scalar()
+            job_id = connection.execute(_OLDEST).scalar()
             if job_id is None:
                 return None
-            changed = update(jobs).where(jobs.c.id == job_id, jobs.c.state == QUEUED)
-            connection.execute(
-                changed.values(state=RUNNING, taken_at=time.time(), progress=0.0, attempts=jobs.c.attempts + 1)
-            )
+            now = {"state": RUNNING, "taken_at": time.time(), "worker": worker}
+            chosen = update(jobs).where(jobs.c.id == job_id, jobs.c.state == QUEUED)
+            connection.execute(chosen.values(**now, progress=0.0, attempts=jobs.c.attempts + 1))
         return self.job(job_id)
 
     def progress(self, job_id: str, share: float, model: str | None = None) -> bool:
@@ -201,9 +210,31 @@ class Spool:
             tries = jobs.c.attempts if counted else jobs.c.attempts - 1
             connection.execute(running.values(state=QUEUED, progress=0.0, model="", attempts=tries))
 
-    def running(self) -> list[ServiceJob]:
+    def running(self, worker: int | None = None) -> list[ServiceJob]:
+        """All, or those of one worker."""
+        own = () if worker is None else (jobs.c.worker == worker,)
         with self.database.reading() as connection:
-            return [_job(row) for row in connection.execute(select(jobs).where(jobs.c.state == RUNNING)).mappings()]
+            chosen = select(jobs).where(jobs.c.state == RUNNING, *own)
+            return [_job(row) for row in connection.execute(chosen).mappings()]
+
+    def counts(self) -> dict[str, int]:
+        """Of jobs, by state."""
+        with self.database.reading() as connection:
+            chosen = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+            return {state: int(count) for state, count in connection.execute(chosen)}
+
+    def figures(self) -> dict[str, float]:
+        """When the `oldest` that waits was asked for; deliveries; seconds of work and bytes of all."""
+        delivery = jobs.c.delivery
+        chosen = select(
+            func.min(case((jobs.c.state == QUEUED, jobs.c.asked_at))).label("oldest"),
+            func.sum(case((delivery == WAITING, 1), else_=0)).label("waiting"),
+            func.sum(case((delivery == UNDELIVERED, 1), else_=0)).label("undelivered"),
+            func.sum(jobs.c.ended_at - jobs.c.taken_at).label("seconds"),
+            func.sum(jobs.c.bytes).label("bytes"),
+        )
+        with self.database.reading() as connection:
+            return {name: float(value or 0) for name, value in connection.execute(chosen).mappings().one().items()}
 
     def _change(self, job_id: str, before: Collection[str], **values: Any) -> bool:
         with self.database.writing() as connection:
@@ -222,6 +253,12 @@ class Spool:
             if count >= bound:
                 told = f"{count} jobs {'of yours ' if whose else ''}are waiting, at most {bound} may; try again later"
                 raise QueueFullError(told, retry_s=min(300, 5 + count))
+
+
+def spool_of(settings: ServeSettings) -> Spool:
+    """The project's, for any of its processes."""
+    bounds = Bounds(settings.limits.queue, settings.limits.per_token)
+    return Spool(project.state_folder() / "serve", settings.database, bounds)
 
 
 def _count(connection: Connection, *where: Any) -> int:

@@ -20,15 +20,20 @@ def recover(spool: Spool) -> None:
     """Before anyone takes or accepts: jobs that were running are done if their results are whole, and queued again if
     not; uploads that were not accepted, and what no job is about, go."""
     for job in spool.running():
-        told = spool.folder / "results" / job.id / ANSWER
-        if told.is_file():
-            spool.publish(job.id, JobAnswer.from_json(told.read_text()))
-        else:
-            spool.put_back(job.id)
-            log.info("job %s was running when the service ended; it waits again", job.id)
+        settle(spool, job.id)
     for name in ("arriving", "working"):
         for left in (spool.folder / name).iterdir():
             shutil.rmtree(left, ignore_errors=True)
+
+
+def settle(spool: Spool, job_id: str, counted: bool = True) -> None:
+    """A job whose worker is gone: see `recover`; `counted`: see Spool.put_back."""
+    told = spool.folder / "results" / job_id / ANSWER
+    if told.is_file():
+        spool.publish(job_id, JobAnswer.from_json(told.read_text()))
+    else:
+        spool.put_back(job_id, counted)
+        log.info("job %s lost its worker: %s", job_id, spool.job(job_id).state)
 
 
 def tidy(spool: Spool, keep_inputs: bool, keep_results_days: float) -> None:
@@ -46,5 +51,5 @@ def tidy(spool: Spool, keep_inputs: bool, keep_results_days: float) -> None:
 def _keep_only(folder: Path, names: set[str]) -> None:
     """Younger ones are left: they may be of a job whose row is being written."""
     for found in folder.iterdir():
-        if found.name not in names and time.time() - found.stat().st_ctime > 60:
+        if found.name.partition("-")[0] not in names and time.time() - found.stat().st_ctime > 60:
             shutil.rmtree(found, ignore_errors=True)

@@ -43,6 +43,7 @@ jobs = Table(
     Column("ended_at", Float),
     Column("progress", Float, nullable=False, default=0.0),
     Column("attempts", Integer, nullable=False, default=0),
+    Column("worker", Integer),  # the number of the process that took it
     Column("model", Text, nullable=False, default=""),  # the version that answers, known once taken
     Column("reason", Text, nullable=False, default=""),
     Column("answer", Text, nullable=False, default="{}"),  # JSON: what worker.py tells of the files

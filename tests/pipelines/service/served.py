@@ -1,20 +1,20 @@
-"""The real service over a small registered version, for tests of what people see and clients send."""
+"""A project with a registered version, and its service as a process of its own, to be talked to and killed."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
 from pipelines.release import record, registration, tracking
 from pipelines.service.access import tokens_of
@@ -24,98 +24,97 @@ from pipelines.work.writing import write_json
 from tests.conftest import save
 from tests.pipelines.release import evaluated
 
-START_S, ANSWER_S = 180, 120  # the machine may be busy with other tests
-SERVE = "from pipelines.service import running, settings; running.serve(settings.load({changes}), print)"
+PATIENCE_S = 120
 
 
-@dataclass(frozen=True)
-class Served:
-    """`folder`: for files of tests; `scan`: one that the network takes."""
-
-    url: str
-    token: str
-    project: Path
-    folder: Path
-    scan: Path
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}/{path}", headers=self.headers, timeout=60).raise_for_status()
-
-    def answered(self, to: str = "nifti,json") -> dict[str, Any]:
-        """The job of the scan, once it is done."""
-        sent = httpx.post(
-            f"{self.url}/segmentations", params={"to": to}, headers=self.headers, content=self.scan.read_bytes()
-        )
-        path = f"segmentations/{sent.raise_for_status().json()['id']}"
-        until = time.monotonic() + ANSWER_S
-        while (job := self.get(path).json())["state"] in ("queued", "running"):
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert job["state"] == "done"
-        return dict(job)
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Its worker stands still."""
-        worker = json.loads((self.project / ".medseg/serve/worker-0.json").read_text())["pid"]
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(worker, signal.SIGCONT)
+def make_project(root: Path) -> Path:
+    """Version 1 of the model m, not released; the working folder is to be `root`."""
+    evaluated.make(root)
+    register(root)
+    return root
 
 
-@contextmanager
-def served(root: Path) -> Iterator[Served]:
-    """Of a new project in `root`; nothing of it is released."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(tracking.VARIABLE, raising=False)
-        patch.setenv("MEDSEG_WORKERS", "1")
-        (root / "project").mkdir()
-        patch.chdir(root / "project")
-        register()
-        token = tokens_of(project.state_folder() / "serve").add("tester")
-        save(root / "scan.nii.gz", scan())
-        with running(root / "project", {"model": "models:/m/1", "unreleased": True, "port": 0}) as url:
-            yield Served(url, token, root / "project", root, root / "scan.nii.gz")
-
-
-def register() -> None:
-    evaluated.make(Path.cwd())
-    metrics = Path(project.EVALUATION) / "metrics.json"
+def register(root: Path) -> str:
+    """What lies in the project, as a version."""
+    metrics = root / project.EVALUATION / "metrics.json"
     told = json.loads(metrics.read_text())
     write_json(metrics, {**told, "conditions": Conditions.of_here(0.5).to_json()})
-    write_json(Path(record.FILE), record.make("m", Path(project.TRAINED), Path(project.EVALUATION)))
-    assert registration.make_version() == "1"
+    write_json(root / record.FILE, record.make("m", root / project.TRAINED, root / project.EVALUATION))
+    return registration.make_version()
 
 
-def scan() -> np.ndarray:
-    """A body in air, HU."""
-    i, j, k = np.meshgrid(*map(np.arange, (40, 36, 24)), indexing="ij")
-    inside = ((i - 20) / 17) ** 2 + ((j - 18) / 14) ** 2 < 1
-    return np.where(inside, 40 + 60 * np.sin(i / 4) * np.cos(j / 5) + 4 * k, -1000).astype(np.int16)
+def scan(path: Path, seed: int = 0, size: int = 12) -> Path:
+    array = np.random.default_rng(seed).integers(-100, 200, (size, size, size)).astype(np.int16)
+    return save(path, array, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+@dataclass
+class Served:
+    """`address`: changes with each start, unless a port was chosen."""
+
+    root: Path
+    options: tuple[str, ...] = ("--unreleased", "--model", "models:/m/1")
+    process: subprocess.Popen[bytes] | None = None
+    address: str = ""
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        log = self.root / "serve.log"
+        begun = log.stat().st_size if log.exists() else 0
+        command = [sys.executable, "-m", "flows.commands.medseg", "serve", "--port", "0", *self.options]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri(), "MEDSEG_WORKERS": "1"}
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=out, stderr=out)
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := re.search(r"Serving at (\S+);", log.read_bytes()[begun:].decode())):
+            assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()  # noqa: PT018
+            time.sleep(0.05)
+        self.address = found[1]
+
+    def ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while httpx.get(f"{self.address}/ready").status_code != 200:
+            assert time.monotonic() < deadline, (self.root / "serve.log").read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def token(self, name: str, limit: int | None = None) -> str:
+        return self.tokens.setdefault(name, tokens_of(self.root / ".medseg/serve").add(name, limit))
+
+    def client(self, name: str = "alice") -> httpx.Client:
+        if name not in self.tokens:
+            self.token(name)
+        return httpx.Client(
+            base_url=self.address, headers={"Authorization": f"Bearer {self.tokens[name]}"}, timeout=PATIENCE_S
+        )
 
 
 @contextmanager
-def running(folder: Path, changes: dict[str, Any]) -> Iterator[str]:
-    """Its address, once it can answer."""
-    command = [sys.executable, "-c", SERVE.format(changes=repr(changes))]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+def served(root: Path, *options: str) -> Iterator[Served]:
+    service = Served(root, options) if options else Served(root)
+    service.start()
     try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        until = time.monotonic() + START_S
-        while httpx.get(f"{url}/ready").status_code != 200:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield url
+        yield service
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        process.stdout.close()  # type: ignore[union-attr]
+        service.end()
+
+
+def answered(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    """The job once it is over."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        told: dict[str, Any] = client.get(f"/segmentations/{job_id}").raise_for_status().json()
+        if told["state"] not in ("queued", "running"):
+            return told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
