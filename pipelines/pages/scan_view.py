@@ -2,8 +2,8 @@
 
     gzip of   b"medsegV1", length of the header (uint32), header (JSON), grey (uint8), numbers of structures (uint8)
 
-All little endian; both volumes (D, H, W) as everywhere here: towards head, front and right of the patient. A structure's
-number is its place among the header's `structures`, from 1. pipelines/service/page/volume.js reads it.
+All little endian; both volumes (D, H, W) as everywhere here: towards head, front and right of the patient. A
+structure's number is its place among the header's `structures`, from 1. pipelines/service/page/volume.js reads it.
 """
 
 import gzip
@@ -26,7 +26,12 @@ OTHER = 255  # the number of all beyond the 254th structure
 
 
 def write(
-    file: Path, volume: Volume, label: np.ndarray, modality: str, structures: Sequence[Structure], told: Mapping[str, Any]
+    file: Path,
+    volume: Volume,
+    label: np.ndarray,
+    modality: str,
+    structures: Sequence[Structure],
+    told: Mapping[str, Any],
 ) -> None:
     """`label` (D, H, W): structure ids on the volume; `structures`: those with a voxel. `told`: what else a reader is
     told, as JSON."""

@@ -43,7 +43,10 @@ def checked_uid(keyword: str, uid: str) -> str:
 
 
 def wado(peer: WebPeer, wanted: Wanted) -> int:
-    """How many files. `wanted.study`: empty where only the series is known. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
+    """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use.
+
+    `wanted.study`: empty where only the series is known.
+    """
     with _told(peer, "fetch"), _client(peer, wanted.max_bytes) as client:
         study = checked_uid("study", wanted.study or _study_of(client, wanted.series, peer))
         if wanted.series:

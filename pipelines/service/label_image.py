@@ -41,14 +41,16 @@ class LabelImage:
 
     def centroid(self, number: int) -> list[int]:
         """The voxel in its middle."""
-        return [int(round(float(at.mean()))) for at in np.nonzero(self.numbers == number)]
+        return [round(float(at.mean())) for at in np.nonzero(self.numbers == number)]
 
     def packed(self, ending: str, compressed: bool = True) -> bytes:
         """`ending`: NRRD or NIFTI."""
         if ending == NIFTI:
             return gzip.compress(Nifti1Image(self.numbers, self.affine).to_bytes(), 6, mtime=0)
         content = np.asarray(self.numbers, dtype=self.numbers.dtype.newbyteorder("<")).tobytes(order="F")
-        return self._header(compressed).encode("ascii") + (gzip.compress(content, 6, mtime=0) if compressed else content)
+        return self._header(compressed).encode("ascii") + (
+            gzip.compress(content, 6, mtime=0) if compressed else content
+        )
 
     def _header(self, compressed: bool) -> str:
         lps = np.diag([-1.0, -1.0, 1.0]) @ self.affine[:3] + 0.0  # no -0

@@ -2,9 +2,9 @@
 
     GET /info/                       which model answers and what it finds
     POST /infer/{model}              a scan in, its label map out: through the same queue, while the client waits
-    PUT, GET, DELETE /session/       how Slicer sends a scan; GET /auth/, POST /auth/token how it signs in: any user name,
-                                     the service's token as the password
-    image=SERIES_UID of /infer/      how OHIF names a scan: fetched from the first destination of serve.yaml with DICOMweb
+    PUT, GET, DELETE /session/       how Slicer sends a scan; GET /auth/, POST /auth/token: how it signs in, with any
+                                     user name and the service's token as the password
+    image=SERIES_UID of /infer/      how OHIF names a scan: fetched from the first destination with DICOMweb
 
 Nothing is trained or stored for them: their other requests are answered with 404. Numbers in label maps are places in
 the list of /info/ (label_image.py).
@@ -173,9 +173,7 @@ def _wishes(text: str) -> dict[str, Any]:
     }
 
 
-async def _scan(
-    request: Request, service: Service, caller: Caller, folder: Path, session_id: str, image: str
-) -> Path:
+async def _scan(request: Request, service: Service, caller: Caller, folder: Path, session_id: str, image: str) -> Path:
     """The folder with what is to be segmented; `folder`: what the form held, perhaps nothing."""
     if any(folder.iterdir()):
         return folder
@@ -228,7 +226,9 @@ def _told(job: ServiceJob, image: LabelImage, names: list[str]) -> dict[str, Any
     found = {names[number - 1]: number for number in image.present()}
     return {
         "label_names": found,
-        "centroids": {name: [str(each) for each in (number, *image.centroid(number))] for name, number in found.items()},
+        "centroids": {
+            name: [str(each) for each in (number, *image.centroid(number))] for name, number in found.items()
+        },
         "warnings": [text for _, text in job.answer.warnings],
         "model": job.model,
         "mark": job.answer.version.get("mark", ""),

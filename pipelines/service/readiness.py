@@ -33,9 +33,7 @@ class NetworkTold:
     modalities: list[str]
 
 
-def tell(
-    folder: Path, number: int, model: str = "", problem: str = "", network: NetworkTold | None = None
-) -> None:
+def tell(folder: Path, number: int, model: str = "", problem: str = "", network: NetworkTold | None = None) -> None:
     """A worker of itself: which version it has, or why none."""
     told = {"pid": os.getpid(), "model": model, "problem": problem, "network": network and asdict(network)}
     write_json(_file(folder, number), told)

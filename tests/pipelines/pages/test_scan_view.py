@@ -54,7 +54,7 @@ def test_ct_is_shown_in_its_window(tmp_path: Path) -> None:
 
 
 def test_more_structures_than_a_byte_names_are_told_as_others(tmp_path: Path) -> None:
-    words = [each for each in vocabulary.default().values()][:2] * 128
+    words = list(vocabulary.default().values())[:2] * 128
     label = np.full((1, 1, 2), words[0].id, np.int16)
     label[0, 0, 1] = 999
     scan_view.write(tmp_path / "a.view", volume((1, 1, 2)), label, "T1", words, {})

@@ -35,7 +35,10 @@ def test_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = sessions.add("other", folder(tmp_path, "other"))
     keys = [sessions.add("one", folder(tmp_path, f"own-{number}")) for number in range(PER_SENDER + 2)]
     assert [sessions.knows("one", key) for key in keys] == [False] * 2 + [True] * PER_SENDER
-    assert {path.name for path in tmp_path.iterdir()} == {"other", *(f"own-{each}" for each in range(2, PER_SENDER + 2))}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "other",
+        *(f"own-{each}" for each in range(2, PER_SENDER + 2)),
+    }
     monkeypatch.setattr(monai_sessions, "EXPIRY_S", -1.0)
     sessions.add("third", folder(tmp_path, "third"))
     assert not sessions.knows("other", other)

@@ -1,4 +1,4 @@
-"""The page of the service in a real browser, before the real service: drop, progress, result; by keyboard; on a phone."""
+"""The page in a real browser, before the real service: drop, progress, result; by keyboard alone; on a phone."""
 
 import json
 import time
@@ -14,7 +14,8 @@ from pipelines.pages import scan_view
 from tests.conftest import REPOSITORY
 from tests.pipelines.pages import chromium
 from tests.pipelines.pages.chromium import Chromium
-from tests.pipelines.service.served import ANSWER_S, Served, served
+from tests.pipelines.service.conftest import Standing
+from tests.pipelines.service.served import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(chromium.program() is None, reason="no Chromium here; Debian has it: apt-get install chromium"),
@@ -32,21 +33,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield started
 
 
-@pytest.fixture(scope="module", name="served")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as found:
-        yield found
-
-
-def open_page(browser: Chromium, served: Served, width: int = 1280, dark: bool = False, signed: bool = True) -> None:
-    browser.open(f"{served.url}/", width=width, dark=dark)
+def open_page(
+    browser: Chromium, standing: Standing, width: int = 1280, dark: bool = False, signed: bool = True
+) -> None:
+    browser.open(f"{standing.service.address}/", width=width, dark=dark)
     browser.wait("document.documentElement.dataset.ready")
     browser.evaluate("sessionStorage.clear()")
-    browser.open(f"{served.url}/?again", width=width, dark=dark)
+    browser.open(f"{standing.service.address}/?again", width=width, dark=dark)
     browser.wait("document.documentElement.dataset.ready")
     if signed:
         browser.evaluate("document.getElementById('token').focus()")
-        browser.type(served.token)
+        browser.type(standing.token)
         browser.press("Enter")
         browser.wait("!document.getElementById('sending').hidden")
 
@@ -63,12 +60,14 @@ def text(browser: Chromium, selector: str) -> str:
     return str(browser.evaluate(f"document.querySelector({json.dumps(selector)}).textContent"))
 
 
-def newest(served: Served) -> dict[str, Any]:
-    return dict(served.get("segmentations").json()[0])
+def newest(standing: Standing) -> dict[str, Any]:
+    return dict(standing.client.get("/segmentations").json()[0])
 
 
 def shown(browser: Chromium) -> None:
-    browser.wait("document.getElementById('result').offsetParent && document.querySelector('.slices canvas')", ANSWER_S)
+    browser.wait(
+        "document.getElementById('result').offsetParent && document.querySelector('.slices canvas')", PATIENCE_S
+    )
 
 
 def drop(browser: Chromium, file: Path) -> None:
@@ -81,8 +80,8 @@ def index(browser: Chromium, axis: int) -> int:
     return int(browser.evaluate(f"document.querySelectorAll('.slices')[{axis}].getAttribute('aria-valuenow')")) - 1
 
 
-def test_without_a_token_nothing_is_shown(browser: Chromium, served: Served) -> None:
-    open_page(browser, served, signed=False)
+def test_without_a_token_nothing_is_shown(browser: Chromium, standing: Standing) -> None:
+    open_page(browser, standing, signed=False)
     browser.evaluate("document.getElementById('token').focus()")
     browser.type("not-a-token")
     browser.press("Enter")
@@ -92,14 +91,14 @@ def test_without_a_token_nothing_is_shown(browser: Chromium, served: Served) -> 
     assert browser.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
 
 
-def test_by_keyboard_alone_on_a_phone(browser: Chromium, served: Served) -> None:
-    open_page(browser, served, width=400, signed=False)
+def test_by_keyboard_alone_on_a_phone(browser: Chromium, standing: Standing) -> None:
+    open_page(browser, standing, width=400, signed=False)
     tab_to(browser, "#token")
-    browser.type(served.token)
+    browser.type(standing.token)
     browser.press("Enter")
     browser.wait("document.activeElement.id === 'files'")
     browser.press("Enter")
-    browser.choose([served.scan])
+    browser.choose([standing.scan])
     tab_to(browser, "#kinds input[value=png]")
     browser.press("Space")
     tab_to(browser, "#segment")
@@ -113,7 +112,7 @@ def test_by_keyboard_alone_on_a_phone(browser: Chromium, served: Served) -> None
     told = browser.evaluate("told")
     assert told[0] == "Uploading"
     assert "Sent; it waits for its turn" in told
-    job = newest(served)
+    job = newest(standing)
     assert (job["state"], job["to"]) == ("done", ["nifti", "json", "png"])
     tab_to(browser, ".slices[aria-label='Axial slice']")
     last = int(browser.evaluate("document.activeElement.getAttribute('aria-valuemax')")) - 1
@@ -134,14 +133,14 @@ def test_by_keyboard_alone_on_a_phone(browser: Chromium, served: Served) -> None
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_scan_is_dropped_and_what_was_found_is_shown(browser: Chromium, served: Served, dark: bool) -> None:
-    open_page(browser, served, dark=dark)
-    drop(browser, served.scan)
+def test_a_scan_is_dropped_and_what_was_found_is_shown(browser: Chromium, standing: Standing, dark: bool) -> None:
+    open_page(browser, standing, dark=dark)
+    drop(browser, standing.scan)
     browser.evaluate("document.getElementById('segment').click()")
     shown(browser)
-    job = newest(served)
-    view = served.folder / "a.view"
-    view.write_bytes(served.get(f"segmentations/{job['id']}/results/view").content)
+    job = newest(standing)
+    view = standing.folder / "a.view"
+    view.write_bytes(standing.client.get(f"/segmentations/{job['id']}/results/view").content)
     header, grey, numbers = scan_view.read(view)
     rows = browser.evaluate("[...document.querySelectorAll('#legend tbody tr')].map((each) => each.innerText)")
     assert len(rows) == len(header["measures"])
@@ -149,7 +148,7 @@ def test_a_scan_is_dropped_and_what_was_found_is_shown(browser: Chromium, served
     check_sections(browser, header, grey, numbers)
     check_pointing(browser)
     assert browser.complaints == []
-    assert all(each.startswith(served.url) for each in browser.requests)
+    assert all(each.startswith(standing.service.address) for each in browser.requests)
 
 
 def check_sections(browser: Chromium, header: dict[str, Any], grey: np.ndarray, numbers: np.ndarray) -> None:
@@ -164,7 +163,9 @@ def check_sections(browser: Chromium, header: dict[str, Any], grey: np.ndarray, 
             section = np.take(grey, at[axis], axis)[::-1, ::-1]
             labels = np.take(numbers, at[axis], axis)[::-1, ::-1]
             picture = np.asarray(browser.picture_of(f".plane:nth-child({axis + 1}) canvas")).astype(int)
-            rows, columns = ((np.arange(n) + 0.5) * m / n for m, n in zip(picture.shape[:2], section.shape, strict=True))
+            rows, columns = (
+                (np.arange(n) + 0.5) * m / n for m, n in zip(picture.shape[:2], section.shape, strict=True)
+            )
             pixels = picture[np.ix_(rows.astype(int), columns.astype(int))]
             inner = (slice(2, -2), slice(2, -2))  # letters and rounding at the rim
             if strength:
@@ -189,46 +190,46 @@ def check_pointing(browser: Chromium) -> None:
     browser.wait(f"document.querySelector('.slices').ariaValueNow === '{max(1, before)}'")
 
 
-def test_what_is_no_scan_is_refused_in_one_line(browser: Chromium, served: Served) -> None:
-    (served.folder / EVIL).write_text("no scan")
-    open_page(browser, served)
+def test_what_is_no_scan_is_refused_in_one_line(browser: Chromium, standing: Standing) -> None:
+    (standing.folder / EVIL).write_text("no scan")
+    open_page(browser, standing)
     browser.evaluate("document.getElementById('segment').click()")
     assert text(browser, "#error") == "Choose a scan first."
-    drop(browser, served.folder / EVIL)
+    drop(browser, standing.folder / EVIL)
     browser.evaluate("document.getElementById('segment').click()")
     browser.wait("document.getElementById('error').textContent.includes('NIfTI')")
     assert "\n" not in text(browser, "#error")
     assert browser.evaluate("document.getElementById('upload').hidden && !document.getElementById('segment').disabled")
-    drop(browser, served.scan)
+    drop(browser, standing.scan)
     browser.evaluate("document.querySelector('#kinds input[value=dicom-seg]').click()")
     browser.evaluate("document.getElementById('segment').click()")
-    browser.wait("document.getElementById('error').textContent.startsWith('Your scan: ')", ANSWER_S)
+    browser.wait("document.getElementById('error').textContent.startsWith('Your scan: ')", PATIENCE_S)
     assert "DICOM" in text(browser, "#error")
     assert "DICOM" in text(browser, "#jobs li.refused .what")
     assert browser.evaluate("globalThis.broken") is None
     assert browser.evaluate("document.images.length") == 0
 
 
-def test_names_are_text_and_jobs_can_be_cancelled(browser: Chromium, served: Served) -> None:
-    named = served.folder / f"x{EVIL}"
-    named.write_bytes(served.scan.read_bytes())
-    open_page(browser, served)
-    with served.busy():
+def test_names_are_text_and_jobs_can_be_cancelled(browser: Chromium, standing: Standing) -> None:
+    named = standing.folder / f"x{EVIL}"
+    named.write_bytes(standing.scan.read_bytes())
+    open_page(browser, standing)
+    with standing.busy():
         drop(browser, named)
         browser.evaluate("document.getElementById('segment').click()")
         browser.wait("document.querySelector('#jobs li.queued')")
         assert named.name in text(browser, "#jobs li .what")
         browser.evaluate("document.querySelector('#jobs li.queued button[aria-label^=Cancel]').click()")
         browser.wait("document.querySelector('#jobs li.cancelled')")
-    assert newest(served)["state"] == "cancelled"
+    assert newest(standing)["state"] == "cancelled"
     assert browser.evaluate("globalThis.broken") is None
     assert browser.complaints == []
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)], ids=["light", "dark", "phone"])
-def test_axe_finds_nothing(browser: Chromium, served: Served, width: int, dark: bool) -> None:
-    served.answered()
-    open_page(browser, served, width=width, dark=dark)
+def test_axe_finds_nothing(browser: Chromium, standing: Standing, width: int, dark: bool) -> None:
+    standing.answered()
+    open_page(browser, standing, width=width, dark=dark)
     browser.wait("document.querySelector('#jobs li.done')")
     browser.evaluate("document.querySelector('#jobs li.done button').click()")
     shown(browser)
@@ -244,17 +245,17 @@ def test_axe_finds_nothing(browser: Chromium, served: Served, width: int, dark: 
     assert over == []
 
 
-def test_the_pages_policy_lets_nothing_else_in(browser: Chromium, served: Served) -> None:
-    answer = httpx.get(f"{served.url}/")
+def test_the_pages_policy_lets_nothing_else_in(browser: Chromium, standing: Standing) -> None:
+    answer = httpx.get(f"{standing.service.address}/")
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     for inline in ("<style", " style=", "onclick=", "javascript:"):
         assert inline not in answer.text
     for name in ("start.js", "style.css", "../routes.py", "routes.py", "index.html", "%2e%2e%2froutes.py"):
-        status = httpx.get(f"{served.url}/page/{name}").status_code
+        status = httpx.get(f"{standing.service.address}/page/{name}").status_code
         assert status == (200 if name in ("start.js", "style.css") else 404)
-    open_page(browser, served)
+    open_page(browser, standing)
     browser.evaluate(
         "{const script = document.createElement('script'); try { script.text = 'globalThis.broken = 1'; } catch {} "
         "document.body.append(script)}"
