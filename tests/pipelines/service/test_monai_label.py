@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from tests.pipelines.service.conftest import Standing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
+IDS = {"spleen": 12, "kidney": 9}  # of our own label maps, in the order of the network's classes
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8", "client_id": "user-xyz"}
 OHIF = {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False, "restore_label_idx": False}
 
@@ -56,8 +57,8 @@ def parted_as_ohif_does(answer: httpx.Response) -> tuple[dict[str, Any], bytes]:
 
 def test_info_names_the_model_and_its_labels(standing: Standing) -> None:
     info = standing.client.get("/info/").raise_for_status().json()
-    assert info["labels"] == ["background", "kidney", "spleen"]
-    assert info["models"]["m"]["labels"] == {"kidney": 1, "spleen": 2}
+    assert info["labels"] == ["background", *IDS]
+    assert info["models"]["m"]["labels"] == dict(zip(IDS, (1, 2), strict=True))
     assert info["models"]["m"]["type"] == "segmentation"
     assert "not for clinical use" in info["models"]["m"]["description"]
     assert info["modalities"] == ["CT"]
@@ -82,11 +83,9 @@ def test_slicer_signs_in_opens_a_session_and_infers_by_it(standing: Standing) ->
         label = image_of(answer["image"][1], standing.folder, answer["image"][0])
         assert label.dtype == np.uint8
         own = own_label(standing)
-        numbers = {
-            name: {9: 1, 12: 2}[value] for name, value in (("kidney", 9), ("spleen", 12)) if (own == value).any()
-        }
+        numbers = {name: number for number, (name, value) in enumerate(IDS.items(), 1) if (own == value).any()}
         assert told["label_names"] == numbers
-        np.testing.assert_array_equal(label, (own == 9) + 2 * (own == 12))
+        np.testing.assert_array_equal(label, (own == IDS["spleen"]) + 2 * (own == IDS["kidney"]))
         assert slicer.delete(f"/session/{session}").status_code == 200
         assert slicer.get(f"/session/{session}").status_code == 404
         lost = slicer.post(f"/infer/m?session_id={session}", files={"params": (None, "{}")})
