@@ -3,6 +3,7 @@
 UIDs follow from `mark` (of scan, weights and settings): the same result made again is the same object to a PACS.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from pydicom.uid import generate_uid
 
 from pipelines.dicom.source import SourceSeries
 from pipelines.scans.structure import SNOMED, Code, Structure
+
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs the UIDs that it copies
 
 MANUFACTURER, MODEL = "MedSegFormer", "medseg predict"
 SERIES_NUMBERS = {"dicom-seg": 9300, "dicom-labelmap": 9301, "rtstruct": 9302, "sr": 9303}

@@ -23,7 +23,7 @@ MEMORY_GIB = 4.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """`series`: empty for the whole study. `folder`: of the caller, empty."""
+    """`series`: empty for the whole study; `study`: empty for the series' own. `folder`: of the caller, empty."""
 
     study: str
     series: str

@@ -10,7 +10,7 @@ PeerBusyError; neither quotes the peer, whose words may name a patient, nor a UI
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,12 @@ def checked_uid(keyword: str, uid: str) -> str:
 
 
 def wado(peer: WebPeer, wanted: Wanted) -> int:
-    """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use.
-
-    `wanted.study`: empty where only the series is known.
-    """
+    """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
+    study = checked_uid("study", wanted.study) if wanted.study else ""
+    series = checked_uid("series", wanted.series) if wanted.series or not study else ""
     with _told(peer, "fetch"), _client(peer, wanted.max_bytes) as client:
-        study = checked_uid("study", wanted.study or _study_of(client, wanted.series, peer))
-        if wanted.series:
-            found = client.iter_series(study, checked_uid("series", wanted.series), _ANY_SYNTAX)
-        else:
-            found = client.iter_study(study, _ANY_SYNTAX)
+        study = study or _study_of(client, series, peer)
+        found = client.iter_series(study, series, _ANY_SYNTAX) if series else client.iter_study(study, _ANY_SYNTAX)
         count = 0
         for count, dataset in enumerate(found, 1):
             if count > wanted.max_files:
@@ -66,12 +62,11 @@ def wado(peer: WebPeer, wanted: Wanted) -> int:
 
 
 def _study_of(client: DICOMwebClient, series: str, peer: WebPeer) -> str:
-    """By QIDO-RS."""
-    filters = {"SeriesInstanceUID": checked_uid("series", series)}
-    found = client.search_for_series(fields=["StudyInstanceUID"], search_filters=filters, limit=1)
+    """By QIDO-RS: viewers name a series alone."""
+    found = client.search_for_series(search_filters={"SeriesInstanceUID": series}, limit=1)
     if not found:
         raise PeerRefusedError(f"{peer.told_as} holds no such series")
-    return str(Dataset.from_json(found[0]).StudyInstanceUID)
+    return checked_uid("study", str(found[0]["0020000D"]["Value"][0]))
 
 
 def stow(peer: WebPeer, files: Sequence[Path]) -> int:
@@ -93,14 +88,14 @@ def _check_stored(answer: Dataset, peer: WebPeer) -> None:
 
 @contextmanager
 def _client(peer: WebPeer, max_bytes: int) -> Iterator[DICOMwebClient]:
-    with requests.Session() as session:
+    with requests.Session() as session, ExitStack() as responses:
         session.trust_env = False  # no .netrc, which would replace the token
         session.max_redirects = 0  # the token is for this peer
         if peer.ca_file:
             session.verify = str(peer.ca_file)
         headers = {"Accept-Encoding": "identity", **_authorization(peer)}
         client = DICOMwebClient(
-            peer.dicomweb, session, headers=headers, callback=_bounded(max_bytes), permissive_uid=True,
+            peer.dicomweb, session, headers=headers, callback=_bounded(max_bytes, responses), permissive_uid=True,
             timeout=(min(CONNECT_S, peer.timeout_s), min(SILENCE_S, peer.timeout_s)),
         )  # fmt: skip
         client.set_http_retry_params(retry=False)  # whoever asks tries again, later
@@ -123,12 +118,12 @@ def _authorization(peer: WebPeer) -> dict[str, str]:
     return {"Authorization": content if " " in content else f"Bearer {content}"}
 
 
-def _bounded(max_bytes: int) -> Callable[..., requests.Response]:
-    """A hook for responses: all together may hold so many bytes, however they are read."""
+def _bounded(max_bytes: int, responses: ExitStack) -> Callable[..., requests.Response]:
+    """A hook for responses: all together may hold so many bytes, however they are read; `responses` closes them."""
     left = max_bytes
 
     def hook(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-        chunks = response.iter_content
+        chunks = responses.enter_context(response).iter_content
 
         def counted(*how: Any, **named: Any) -> Iterator[bytes]:
             nonlocal left

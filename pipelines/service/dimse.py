@@ -11,6 +11,7 @@ a peer sent is neither logged nor part of a name.
 import ipaddress
 import logging
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -43,6 +44,7 @@ from pipelines.service.arrivals import Accept, Arrivals
 from pipelines.service.peers import DimseSettings
 from pipelines.work.tether import tether
 
+log = logging.getLogger(__name__)
 for _told in ("pynetdicom", "pydicom"):  # they log UIDs and values, and stacks of what peers did wrong
     logging.getLogger(_told).setLevel(logging.CRITICAL + 1)
 
@@ -61,9 +63,17 @@ C_ECHO = "1.2.840.10008.1.1"
 
 def receive(settings: DimseSettings, folder: Path, accept: Accept) -> None:
     tether()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
     warnings.simplefilter("ignore")  # pydicom's quote values of the header
+    threading.excepthook = _told_by_name
     with Receiver(settings, folder, accept):
         threading.Event().wait()
+
+
+def _told_by_name(error: threading.ExceptHookArgs) -> None:
+    """Of a thread that a peer broke: pynetdicom's end so, and a stack would show what was sent."""
+    log.warning("an association ended by %s", error.exc_type.__name__)
 
 
 class Receiver:
@@ -107,8 +117,11 @@ class Receiver:
 
     def _tend(self) -> None:
         while not self._ended.wait(TICK_S):
-            self._arrivals.give({id(association) for association in self._server.active_associations})
-            self._sweep()
+            try:
+                self._arrivals.give({id(association) for association in self._server.active_associations})
+                self._sweep()
+            except OSError as error:  # of our disk; the next time may do
+                log.error("series that came by DIMSE wait: %s", error.strerror)
 
     def _sweep(self) -> None:
         """Halves of objects whose association is gone; one that lives writes on, or is broken off."""

@@ -3,15 +3,15 @@
 import time
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.service.job import STATES
 from pipelines.service.queue import Spool
 
+disable_created_metrics()
 _requests = Counter("medseg_http_requests_total", "HTTP requests", ("method", "route", "status"), registry=None)
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 
@@ -42,10 +42,8 @@ class Counted:
 
 
 def _route(scope: Scope) -> str:
-    for route in scope["app"].routes:
-        if route.matches(scope)[0] != Match.NONE and hasattr(route, "path"):
-            return str(route.path)
-    return "none"
+    """As the router has noted it."""
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 class _Jobs(Collector):

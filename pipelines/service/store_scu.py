@@ -75,7 +75,7 @@ def _send(association: Association, file: Path, peer: NodePeer) -> None:
     except RuntimeError:  # the association is gone
         status = None
     if status is None:
-        raise PeerBusyError(f"{peer.told_as} fell silent or broke off")
+        raise PeerBusyError(f"{peer.told_as} fell silent or broke off; does it know our AE title?")
     if status in (0x0000, _HAS_IT) or 0xB000 <= status < 0xC000:  # warnings: taken, with changes
         return
     if 0xA700 <= status < 0xA800 or status in (0x0110, 0x0213):

@@ -36,18 +36,26 @@ class Worker:
 
         self._spool, self._settings, self._number = spool, settings, number
         self._answers = ScanAnswers()
+        self._model = ""
         self._ending = threading.Lock()
 
     def run(self) -> None:
-        model = ""
         while True:
-            if not model or self._spool.waits():
-                version = self._version()
-                model = self._tell(version)
-                if model and isinstance(version, RegisteredModel) and (job := self._spool.take(self._number)):
-                    self._answer(job, version)
-                    continue
-            time.sleep(IDLE_S if model else AWAY_S)
+            time.sleep(self.step())
+
+    def step(self) -> float:
+        """Answer a job, if one waits. Seconds until the next look."""
+        if self._model and not self._spool.waits():
+            return IDLE_S
+        version = self._version()
+        self._model = self._tell(version)
+        if isinstance(version, str):
+            return AWAY_S
+        job = self._spool.take(self._number)
+        if job is None:
+            return IDLE_S
+        self._answer(job, version)
+        return 0.0
 
     def _version(self) -> RegisteredModel | str:
         """The one that answers now, its network loaded; or why there is none."""

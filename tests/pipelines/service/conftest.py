@@ -1,68 +1,31 @@
-"""A service that no test ends, shared by those that look at what people see and clients send."""
+"""One project and one running service for all tests of the room: a worker's start costs seconds."""
 
-import json
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
-import numpy as np
 import pytest
 
-from pipelines.release import tracking
 from tests.conftest import save
-from tests.pipelines.service.served import Served, answered, make_project, served
-
-
-@dataclass(frozen=True)
-class Standing:
-    """`client`: with a token. `folder`: for files of tests; `scan`: one that the network takes."""
-
-    service: Served
-    client: httpx.Client
-    folder: Path
-    scan: Path
-
-    @property
-    def token(self) -> str:
-        return self.service.tokens["tester"]
-
-    def answered(self, to: str = "nifti,json") -> dict[str, Any]:
-        """The scan's job, once it is done."""
-        sent = self.client.post("/segmentations", params={"to": to}, content=self.scan.read_bytes())
-        return answered(self.client, sent.raise_for_status().json()["id"])
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Its worker stands still."""
-        worker = json.loads((self.service.root / ".medseg/serve/worker-0.json").read_text())["pid"]
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(worker, signal.SIGCONT)
+from tests.pipelines.service.served import make_project
+from tests.pipelines.service.service_process import ServiceProcess, serving
+from tests.pipelines.service.standing import Standing, body
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
-    root, folder = tmp_path_factory.mktemp("standing"), tmp_path_factory.mktemp("sent")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(tracking.VARIABLE, raising=False)
-        patch.chdir(root)
-        make_project(root)
-        with served(root) as service:
-            service.ready()
-            patch.undo()
-            with service.client("tester") as client:
-                yield Standing(service, client, folder, save(folder / "scan.nii.gz", body()))
+def service_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With version 1 of the model m, not released."""
+    return make_project(tmp_path_factory.mktemp("project"))
 
 
-def body() -> np.ndarray:
-    """In air, HU; no side of it is like another."""
-    i, j, k = np.meshgrid(*map(np.arange, (40, 36, 24)), indexing="ij")
-    inside = ((i - 20) / 17) ** 2 + ((j - 18) / 14) ** 2 < 1
-    return np.where(inside, 40 + 60 * np.sin(i / 4) * np.cos(j / 5) + 4 * k, -1000).astype(np.int16)
+@pytest.fixture(scope="session")
+def service(service_project: Path) -> Iterator[ServiceProcess]:
+    with serving(service_project) as running:
+        running.ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def standing(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    folder = tmp_path_factory.mktemp("sent")
+    with service.client("tester") as client:
+        yield Standing(service, client, folder, save(folder / "scan.nii.gz", body()))

@@ -1,4 +1,4 @@
-"""A project with a registered version, and its service as a process of its own, to be talked to and killed."""
+"""A project with one version, not released, and `medseg serve` of it as a process."""
 
 import json
 import os
@@ -9,112 +9,105 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
+import pytest
 
 from pipelines.release import record, registration, tracking
-from pipelines.service.access import tokens_of
 from pipelines.serving.conditions import Conditions
 from pipelines.work import project
 from pipelines.work.writing import write_json
-from tests.conftest import save
+from tests.conftest import REPOSITORY
 from tests.pipelines.release import evaluated
 
-PATIENCE_S = 120
+PATIENCE_S = 240.0
 
 
 def make_project(root: Path) -> Path:
-    """Version 1 of the model m, not released; the working folder is to be `root`."""
-    evaluated.make(root)
-    register(root)
+    """Version 1 of model `m`: a `nano` with random weights that knows kidney and spleen in CT."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(tracking.VARIABLE, raising=False)
+        patch.chdir(root)
+        evaluated.make(root)
+        metrics = root / project.EVALUATION / "metrics.json"
+        told = json.loads(metrics.read_text())
+        write_json(metrics, {**told, "conditions": Conditions.of_here(0.5).to_json()})
+        write_json(root / record.FILE, record.make("m", root / project.TRAINED, root / project.EVALUATION))
+        assert registration.make_version() == "1"
     return root
-
-
-def register(root: Path) -> str:
-    """What lies in the project, as a version."""
-    metrics = root / project.EVALUATION / "metrics.json"
-    told = json.loads(metrics.read_text())
-    write_json(metrics, {**told, "conditions": Conditions.of_here(0.5).to_json()})
-    write_json(root / record.FILE, record.make("m", root / project.TRAINED, root / project.EVALUATION))
-    return registration.make_version()
-
-
-def scan(path: Path, seed: int = 0, size: int = 12) -> Path:
-    array = np.random.default_rng(seed).integers(-100, 200, (size, size, size)).astype(np.int16)
-    return save(path, array, np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 @dataclass
 class Served:
-    """`address`: changes with each start, unless a port was chosen."""
-
     root: Path
-    options: tuple[str, ...] = ("--unreleased", "--model", "models:/m/1")
-    process: subprocess.Popen[bytes] | None = None
-    address: str = ""
-    tokens: dict[str, str] = field(default_factory=dict)
+    url: str
+    token: str
+    process: subprocess.Popen[bytes]
 
-    def start(self) -> None:
-        log = self.root / "serve.log"
-        begun = log.stat().st_size if log.exists() else 0
-        command = [sys.executable, "-m", "flows.commands.medseg", "serve", "--port", "0", *self.options]
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri(), "MEDSEG_WORKERS": "1"}
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=out, stderr=out)
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := re.search(r"Serving at (\S+);", log.read_bytes()[begun:].decode())):
-            assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()  # noqa: PT018
-            time.sleep(0.05)
-        self.address = found[1]
+    def ask(self, method: str, path: str, **how: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}", **how.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, timeout=60, **how)
 
-    def ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while httpx.get(f"{self.address}/ready").status_code != 200:
-            assert time.monotonic() < deadline, (self.root / "serve.log").read_text()
-            time.sleep(0.1)
+    def job(self, job_id: str, until: str = "state", true: tuple[str, ...] = ("done", "failed", "refused")) -> Any:
+        """Once its state, or its `until`, is one of these."""
+        end = time.monotonic() + PATIENCE_S
+        while (told := self.ask("GET", f"/segmentations/{job_id}").json())[until] not in true:
+            assert time.monotonic() < end, (told, self.log)
+            time.sleep(0.3)
+        return told
 
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> int:
-        assert self.process is not None
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-    def token(self, name: str, limit: int | None = None) -> str:
-        return self.tokens.setdefault(name, tokens_of(self.root / ".medseg/serve").add(name, limit))
-
-    def client(self, name: str = "alice") -> httpx.Client:
-        if name not in self.tokens:
-            self.token(name)
-        return httpx.Client(
-            base_url=self.address, headers={"Authorization": f"Bearer {self.tokens[name]}"}, timeout=PATIENCE_S
-        )
+    @property
+    def log(self) -> str:
+        return (self.root / "serve.log").read_text()
 
 
 @contextmanager
-def served(root: Path, *options: str) -> Iterator[Served]:
-    service = Served(root, options) if options else Served(root)
-    service.start()
+def served(root: Path, settings: dict[str, Any]) -> Iterator[Served]:
+    """Until it is ready. A token `tests` is made where there is none."""
+    write_json(root / "serve.yaml", {"port": 0, "model": "models:/m/1", "unreleased": True, **settings})
+    token_file = root / "token"
+    if not token_file.exists():
+        token_file.write_text(_medseg(root, "serve", "token", "add", "tests").strip())
+    with (root / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.commands.medseg", "serve"],
+            cwd=root, env=_environment(), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
     try:
-        yield service
+        yield Served(root, _address(root, process), token_file.read_text(), process)
     finally:
-        service.end()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def answered(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    """The job once it is over."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        told: dict[str, Any] = client.get(f"/segmentations/{job_id}").raise_for_status().json()
-        if told["state"] not in ("queued", "running"):
-            return told
-        assert time.monotonic() < deadline, told
-        time.sleep(0.1)
+def _address(root: Path, process: subprocess.Popen[bytes]) -> str:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        told = (root / "serve.log").read_text()
+        assert process.poll() is None, told
+        if found := re.search(r"Serving at (http://\S+);", told):
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{found[1]}/ready", timeout=10).status_code == 200:
+                    return found[1]
+        time.sleep(0.3)
+    raise AssertionError((root / "serve.log").read_text())
+
+
+def _medseg(root: Path, *command: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows.commands.medseg", *command],
+        cwd=root, env=_environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in (tracking.VARIABLE, "MEDSEG_ROOT")}
+    return {**kept, "PYTHONPATH": str(REPOSITORY), "MEDSEG_WORKERS": "1"}

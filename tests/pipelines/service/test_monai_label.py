@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from tests.pipelines.service.conftest import Standing
+from tests.pipelines.service.standing import Standing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
 IDS = {"spleen": 12, "kidney": 9}  # of our own label maps, in the order of the network's classes
