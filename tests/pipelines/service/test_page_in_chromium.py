@@ -14,8 +14,8 @@ from pipelines.pages import scan_view
 from tests.conftest import REPOSITORY
 from tests.pipelines.pages import chromium
 from tests.pipelines.pages.chromium import Chromium
-from tests.pipelines.service.standing import Standing
 from tests.pipelines.service.service_process import PATIENCE_S
+from tests.pipelines.service.standing import Standing
 
 pytestmark = [
     pytest.mark.skipif(chromium.program() is None, reason="no Chromium here; Debian has it: apt-get install chromium"),
