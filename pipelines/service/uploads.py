@@ -7,6 +7,7 @@ only a modality at its end is kept, as in `anything_t1.nii.gz`; files are told b
 """
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipelines.service.access import Service
 from pipelines.service.contents import settle_files
 from pipelines.service.settings import ServeLimits
 from pipelines.service.tokens import Caller
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs what strangers send
 
 MIB = 1 << 20
 FIELD_BYTES = 64 << 10  # of all fields of a form that are no files

@@ -52,9 +52,7 @@ def test_a_scan_is_answered(service: ServiceProcess, tmp_path: Path) -> None:
     assert "Quillfeather" not in (service.root / "serve.log").read_text()
 
 
-def test_a_form_of_several_files_is_one_scan_by_name_and_a_key_is_one_job(
-    service: ServiceProcess, tmp_path: Path
-) -> None:
+def test_files_of_a_form_are_scans_by_name_and_a_key_is_one_job(service: ServiceProcess, tmp_path: Path) -> None:
     content = scan(tmp_path / "a.nii.gz").read_bytes()
     files = [("file", (name, content)) for name in ("a/../Smith.nii.gz", "Jones.nii.gz")]
     with service.client() as client:
