@@ -29,6 +29,7 @@ LONGEST = (
     "tests/flows",
     "tests/security",
     "tests/pipelines/pages/test_report_in_chromium.py",
+    "tests/pipelines/service",
     "tests/pipelines/training/test_survival.py",
     "tests/pipelines/training/test_many_machines.py",
     "tests/model/network/test_network.py",

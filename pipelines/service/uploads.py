@@ -31,8 +31,11 @@ FIELD_BYTES = 64 << 10  # of all fields of a form that are no files
 RETRY = {"Retry-After": "60"}
 
 
-async def received(request: Request, service: Service, caller: Caller) -> tuple[Path, dict[str, str]]:
-    """A folder of the queue's with the files, for `Spool.accept`, and what else a form held.
+async def received(
+    request: Request, service: Service, caller: Caller, optional: bool = False
+) -> tuple[Path, dict[str, str]]:
+    """A folder of the queue's with the files, for `Spool.accept`, and what else a form held. `optional`: a form
+    without a file will do.
 
     Raises HTTPException 400, 408, 413, 415, 422 or 503, or QueueFullError; then nothing is left of it.
     """
@@ -49,7 +52,8 @@ async def received(request: Request, service: Service, caller: Caller) -> tuple[
             async for block in _blocks(request, limits):
                 await run_in_threadpool(_write, sink, block, folder, limits)
         names, fields = await run_in_threadpool(sink.finish)
-        await run_in_threadpool(settle_files, folder, names, limits)
+        if names or not optional:
+            await run_in_threadpool(settle_files, folder, names, limits)
         return folder, fields
     except TimeoutError:
         shutil.rmtree(folder, ignore_errors=True)
