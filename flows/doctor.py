@@ -1,4 +1,4 @@
-"""`medseg doctor`: what support asks first, each with its remedy. Without torch, in seconds, and nothing is changed.
+"""`medseg doctor`: what support asks first, each with its remedy. Without torch, in seconds.
 
 A check that has nothing to look at here (no Slurm, no GPU, no server named) is well and says so.
 """
@@ -49,9 +49,11 @@ class DoctorCheck:
 
 
 def checks() -> list[DoctorCheck]:
-    """All of them, side by side: some wait for a server or another program."""
+    """All of them, side by side: some wait for a server or another program. The project's is first: asking for locks
+    closes its folder to others."""
+    first = _asked(_project)
     with ThreadPoolExecutor(len(ALL)) as pool:
-        return [check for found in pool.map(_asked, ALL) for check in found]
+        return first + [check for found in pool.map(_asked, ALL) for check in found]
 
 
 def _asked(examine: Callable[[], Iterator[DoctorCheck]]) -> list[DoctorCheck]:
@@ -277,5 +279,5 @@ def _fault(path: Path) -> str:
 
 
 ALL: tuple[Callable[[], Iterator[DoctorCheck]], ...] = (
-    _project, _versions, _programs, _ports, _disks, _clock, _slurm, _gpu, _databases, _servers, _limits, _lock,
+    _versions, _programs, _ports, _disks, _clock, _slurm, _gpu, _databases, _servers, _limits, _lock,
 )  # fmt: skip
