@@ -36,7 +36,7 @@ COPY --from=build /opt/medseg /opt/medseg
 COPY docker/with-secrets /usr/local/bin/with-secrets
 ENV PATH=/opt/medseg/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false
+    DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 DVC_SITE_CACHE_DIR=/tmp/dvc MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false
 WORKDIR /project
 USER 10001:10001
 VOLUME ["/project"]

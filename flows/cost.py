@@ -30,7 +30,7 @@ ON_GPUS = ("train", "pretrain", "evaluate")
 
 
 @dataclass
-class Cost:
+class StageCost:
     """Of one stage or several. `measured`: whether every kWh of it was; an estimate else."""
 
     stage: str
@@ -58,26 +58,26 @@ def metered(stage: str, tell: Callable[[str], None]) -> Iterator[None]:
         measured = energy is not None and now is not None and now >= energy
         joules += now - energy if measured else (_cpu_seconds() - used) * WATTS_A_CORE  # type: ignore[operator]
         held = gpus.count if stage in ON_GPUS else 0
-        cost = Cost(stage, seconds, held * seconds / 3600, joules / 3.6e6, measured, time.time())
+        cost = StageCost(stage, seconds, held * seconds / 3600, joules / 3.6e6, measured, time.time())
         with suppress(OSError):  # a full disk is told by whoever needs it
             _note(cost)
         if seconds >= TELL_FROM_S:
             tell(cost.line())
 
 
-def noted(since: float = 0.0) -> list[Cost]:
+def noted(since: float = 0.0) -> list[StageCost]:
     """All that ended after `since`, in seconds since 1970."""
     if not _file().is_file():
         return []
     found = []
     for line in _file().read_text().splitlines():
         with suppress(ValueError, TypeError):  # a line that a full disk cut
-            found.append(Cost(**json.loads(line)))
+            found.append(StageCost(**json.loads(line)))
     return [cost for cost in found if cost.ended > since]
 
 
-def total(costs: list[Cost]) -> Cost:
-    return Cost(
+def total(costs: list[StageCost]) -> StageCost:
+    return StageCost(
         "all stages",
         sum(cost.seconds for cost in costs),
         sum(cost.gpu_hours for cost in costs),
@@ -90,7 +90,7 @@ def _file() -> Path:
     return project.state_folder() / "costs.jsonl"
 
 
-def _note(cost: Cost) -> None:
+def _note(cost: StageCost) -> None:
     with _file().open("a") as file:
         file.write(json.dumps(asdict(cost)) + "\n")
 

@@ -1,4 +1,4 @@
-"""`medseg doctor`: what support asks first, each with its remedy. Without torch, in seconds, and nothing is changed.
+"""`medseg doctor`: what support asks first, each with its remedy. Without torch, in seconds.
 
 A check that has nothing to look at here (no Slurm, no GPU, no server named) is well and says so.
 """
@@ -39,7 +39,7 @@ ANSWER_S = 5
 
 
 @dataclass
-class Check:
+class DoctorCheck:
     """`found`: what is there; `remedy`: empty if all is well."""
 
     name: str
@@ -48,36 +48,40 @@ class Check:
     remedy: str = ""
 
 
-def checks() -> list[Check]:
-    """All of them, side by side: some wait for a server or another program."""
+def checks() -> list[DoctorCheck]:
+    """All of them, side by side: some wait for a server or another program. The project's is first: asking for locks
+    closes its folder to others."""
+    first = _asked(_project)
     with ThreadPoolExecutor(len(ALL)) as pool:
-        return [check for found in pool.map(_asked, ALL) for check in found]
+        return first + [check for found in pool.map(_asked, ALL) for check in found]
 
 
-def _asked(examine: Callable[[], Iterator[Check]]) -> list[Check]:
+def _asked(examine: Callable[[], Iterator[DoctorCheck]]) -> list[DoctorCheck]:
     try:
         return list(examine())
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         name = examine.__name__.strip("_").replace("_", " ")
-        return [Check(name, False, f"could not be asked: {error}", "see what it says; `--debug` shows more")]
+        return [DoctorCheck(name, False, f"could not be asked: {error}", "see what it says; `--debug` shows more")]
 
 
-def _project() -> Iterator[Check]:
+def _project() -> Iterator[DoctorCheck]:
     root = project.find()
     if root is None:
-        yield Check("project", False, "none here", "change into one, or make one with `medseg init DIR`")
+        yield DoctorCheck("project", False, "none here", "change into one, or make one with `medseg init DIR`")
         return
-    yield Check("project", True, str(root))
+    yield DoctorCheck("project", True, str(root))
     problems = [row["problem"] for row in environment.rows() if row["problem"]] + environment.unknown()
-    yield Check("variables", not problems, "; ".join(problems) or "as they may be", "`medseg env`" if problems else "")
+    yield DoctorCheck(
+        "variables", not problems, "; ".join(problems) or "as they may be", "`medseg env`" if problems else ""
+    )
     state = root / ".medseg"
     if state.is_dir():
         is_open = stat.S_IMODE(state.stat().st_mode) & 0o077
         remedy = f"chmod 700 {state}: it holds keys" if is_open else ""
-        yield Check("state folder", not is_open, f"{state}, mode {stat.S_IMODE(state.stat().st_mode):o}", remedy)
+        yield DoctorCheck("state folder", not is_open, f"{state}, mode {stat.S_IMODE(state.stat().st_mode):o}", remedy)
 
 
-def _versions() -> Iterator[Check]:
+def _versions() -> Iterator[DoctorCheck]:
     """Every dependency within the range that is known to work: newer ones fail silently."""
     from packaging.requirements import Requirement
 
@@ -94,24 +98,24 @@ def _versions() -> Iterator[Check]:
             wrong.append(f"{wanted.name} {found}, not {wanted.specifier}")
     remedy = "make the environment from a lock, docs/installation.md" if wrong else ""
     told = f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}, torch {metadata.version('torch')}"
-    yield Check("versions", not wrong, "; ".join(wrong) or told, remedy)
+    yield DoctorCheck("versions", not wrong, "; ".join(wrong) or told, remedy)
 
 
-def _programs() -> Iterator[Check]:
+def _programs() -> Iterator[DoctorCheck]:
     missing = [name for name in ("git", "ssh-keygen") if not shutil.which(name)]
     remedy = "install them: DVC needs git, signatures need openssh-client" if missing else ""
-    yield Check("programs", not missing, f"no {', no '.join(missing)}" if missing else "git, ssh-keygen", remedy)
+    yield DoctorCheck("programs", not missing, f"no {', no '.join(missing)}" if missing else "git, ssh-keygen", remedy)
 
 
-def _ports() -> Iterator[Check]:
+def _ports() -> Iterator[DoctorCheck]:
     """Whoever has one of `medseg ui`'s; it takes another then, which a bookmark does not know."""
     ours = bool(project.find() and lock.holder("ui"))
     taken = [port for port in (4200, 5000) if _listens(port)]
     told = f"{' and '.join(map(str, taken))} taken{' by `medseg ui`' if ours else ''}" if taken else "4200, 5000 free"
-    yield Check("ports", True, told, "" if ours or not taken else "`medseg ui` takes free ones and prints them")
+    yield DoctorCheck("ports", True, told, "" if ours or not taken else "`medseg ui` takes free ones and prints them")
 
 
-def _disks() -> Iterator[Check]:
+def _disks() -> Iterator[DoctorCheck]:
     root = project.find() or Path.cwd()
     places = {"project": root, "temporary files": Path(tempfile.gettempdir()), "results": root / ".dvc/cache"}
     checkpoints = environment.read().checkpoints
@@ -125,13 +129,13 @@ def _disks() -> Iterator[Check]:
         ok = free >= bound and not few and os.access(path, os.W_OK)
         told = f"{free / 2**30:.0f} GiB free, {100 - 100 * free // (found.f_blocks * found.f_frsize)} % used"
         remedy = f"free some: {bound / 2**30:.0f} GiB, {FREE_INODES} inodes; `dvc gc`, docs/operations.md"
-        yield Check(f"disk: {name}", ok, told, "" if ok else remedy)
+        yield DoctorCheck(f"disk: {name}", ok, told, "" if ok else remedy)
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     remedy = "give the container more: --shm-size 16g, or MEDSEG_LOADERS=0" if shared < SHARED_BYTES else ""
-    yield Check("shared memory", not remedy, f"{shared / 2**20:.0f} MiB in /dev/shm", remedy)
+    yield DoctorCheck("shared memory", not remedy, f"{shared / 2**20:.0f} MiB in /dev/shm", remedy)
 
 
-def _clock() -> Iterator[Check]:
+def _clock() -> Iterator[DoctorCheck]:
     """Against the servers that are named: what they say in the header Date, to the second."""
     skews = {}
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
@@ -140,7 +144,7 @@ def _clock() -> Iterator[Check]:
             skews[name] = skew
     wrong = {name: skew for name, skew in skews.items() if abs(skew) > SKEW_S}
     told = ", ".join(f"{skew:+.0f} s against {name}" for name, skew in skews.items()) or "no server to compare with"
-    yield Check("clock", not wrong, told, "have both machines' clocks set by NTP (chrony)" if wrong else "")
+    yield DoctorCheck("clock", not wrong, told, "have both machines' clocks set by NTP (chrony)" if wrong else "")
 
 
 def _skew(address: str) -> float | None:
@@ -152,9 +156,9 @@ def _skew(address: str) -> float | None:
     return time.time() - parsedate_to_datetime(said).timestamp() - 0.5 if said else None
 
 
-def _slurm() -> Iterator[Check]:
+def _slurm() -> Iterator[DoctorCheck]:
     if not shutil.which("sbatch"):
-        yield Check("slurm", True, "none here")
+        yield DoctorCheck("slurm", True, "none here")
         return
     remedies = {
         "munge": ("munge -n | unmunge > /dev/null", "start munged; the same /etc/munge/munge.key on all machines"),
@@ -164,30 +168,36 @@ def _slurm() -> Iterator[Check]:
         ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=20, check=False)
         ok = ended.returncode == 0
         told = "answers" if ok else (ended.stderr.strip().splitlines() or ["does not answer"])[-1]
-        yield Check(name, ok, told, "" if ok else remedy)
+        yield DoctorCheck(name, ok, told, "" if ok else remedy)
 
 
-def _gpu() -> Iterator[Check]:
+def _gpu() -> Iterator[DoctorCheck]:
     if not shutil.which("nvidia-smi"):
         has_device = bool(list(Path("/dev").glob("nvidia[0-9]*")))
-        yield Check("gpu", not has_device, "none: the CPU", "install the driver's nvidia-smi" if has_device else "")
+        yield DoctorCheck(
+            "gpu", not has_device, "none: the CPU", "install the driver's nvidia-smi" if has_device else ""
+        )
         return
     query = "index,name,driver_version,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     if ended.returncode:
-        yield Check("gpu", False, (ended.stdout or ended.stderr).strip()[:200], "the driver does not work: reload it")
+        yield DoctorCheck(
+            "gpu", False, (ended.stdout or ended.stderr).strip()[:200], "the driver does not work: reload it"
+        )
         return
     rows = [[cell.strip() for cell in line.split(",")] for line in ended.stdout.splitlines() if line.strip()]
     faulty = [row[0] for row in rows if row[5].isdigit() and int(row[5])]
     told = f"{len(rows)} x {rows[0][1]}, driver {rows[0][2]}" if rows else "none"
-    yield Check("gpu", not faulty, told, f"uncorrected memory errors on {', '.join(faulty)}: reset" if faulty else "")
+    yield DoctorCheck(
+        "gpu", not faulty, told, f"uncorrected memory errors on {', '.join(faulty)}: reset" if faulty else ""
+    )
     for_cpu = "+cpu" in metadata.version("torch")
     remedy = "make the environment from requirements-gpu.lock" if rows and for_cpu else ""
-    yield Check("torch build", not remedy, metadata.version("torch"), remedy)
+    yield DoctorCheck("torch build", not remedy, metadata.version("torch"), remedy)
 
 
-def _databases() -> Iterator[Check]:
+def _databases() -> Iterator[DoctorCheck]:
     root = project.find()
     held = {"mlflow": "the registry", "prefect/prefect": "runs", "serve/jobs": "jobs"}
     for name, what in held.items():
@@ -195,30 +205,32 @@ def _databases() -> Iterator[Check]:
         if path.is_file():
             fault = _fault(path)
             remedy = "docs/operations.md, back up and restore" if fault else ""
-            yield Check(f"database: {what}", not fault, fault or f"whole, {path.stat().st_size / 1e6:.1f} MB", remedy)
+            yield DoctorCheck(
+                f"database: {what}", not fault, fault or f"whole, {path.stat().st_size / 1e6:.1f} MB", remedy
+            )
     for name, uri in postgres.named().items():
         said = postgres.version(uri)
         numbers = tuple(int(part) for part in re.findall(r"\d+", said)[:2])
         remedy = "" if numbers >= POSTGRES else "PostgreSQL 14.9 or newer"
-        yield Check(f"database: {name}", not remedy, f"PostgreSQL {said.split()[0]}", remedy)
+        yield DoctorCheck(f"database: {name}", not remedy, f"PostgreSQL {said.split()[0]}", remedy)
 
 
-def _servers() -> Iterator[Check]:
+def _servers() -> Iterator[DoctorCheck]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         address = os.environ.get(name, "")
         if address.startswith("http"):
             fault = _answers(f"{address.removesuffix('/')}/health")
             remedy = f"start it, or correct {name}; it is named in this shell" if fault else ""
-            yield Check(f"server: {name}", not fault, fault or "answers", remedy)
+            yield DoctorCheck(f"server: {name}", not fault, fault or "answers", remedy)
 
 
-def _limits() -> Iterator[Check]:
+def _limits() -> Iterator[DoctorCheck]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     remedy = f"ulimit -n {4 * DESCRIPTORS}, in /etc/security/limits.d" if soft < DESCRIPTORS else ""
-    yield Check("file descriptors", not remedy, f"{soft}, at most {hard}", remedy)
+    yield DoctorCheck("file descriptors", not remedy, f"{soft}, at most {hard}", remedy)
 
 
-def _lock() -> Iterator[Check]:
+def _lock() -> Iterator[DoctorCheck]:
     root = project.find()
     if root is None:
         return
@@ -226,12 +238,12 @@ def _lock() -> Iterator[Check]:
     alive = said is None or psutil.pid_exists(said.get("pid", 0))
     told = "free" if said is None else f"held: {said.get('doing', 'run')}, process {said.get('pid', 'unknown')}"
     remedy = "" if alive else "its process runs on another machine, or hangs in a disk: fuser .medseg/lock"
-    yield Check("lock", alive, told, remedy)
+    yield DoctorCheck("lock", alive, told, remedy)
     with tempfile.NamedTemporaryFile(dir=root / ".medseg") as first, Path(first.name).open() as second:
         fcntl.flock(first, fcntl.LOCK_EX)
         holds = not _flocked(second.fileno())
     remedy = "" if holds else "mount that disk with locks (NFS: without nolock), or two runs will meet"
-    yield Check("locks hold", holds, "yes" if holds else "no: a second lock on a locked file was given", remedy)
+    yield DoctorCheck("locks hold", holds, "yes" if holds else "no: a second lock on a locked file was given", remedy)
 
 
 def _flocked(fd: int) -> bool:
@@ -266,6 +278,6 @@ def _fault(path: Path) -> str:
     return "" if told == "ok" else told
 
 
-ALL: tuple[Callable[[], Iterator[Check]], ...] = (
-    _project, _versions, _programs, _ports, _disks, _clock, _slurm, _gpu, _databases, _servers, _limits, _lock,
+ALL: tuple[Callable[[], Iterator[DoctorCheck]], ...] = (
+    _versions, _programs, _ports, _disks, _clock, _slurm, _gpu, _databases, _servers, _limits, _lock,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 from flows.commands.common import Json, enter_project, log_to_terminal
 
 
-def doctor(json: Json = False) -> None:
+def examine(json: Json = False) -> None:
     """What support asks first: versions, ports, disks, clock, GPU, databases, locks; each with its remedy."""
     from flows import doctor as examination
     from flows import show, show_operations
@@ -21,7 +21,7 @@ def doctor(json: Json = False) -> None:
         raise ValueError(f"{', '.join(wrong)}: see the remedies above")
 
 
-def back_up(
+def make_copy(
     folder: Annotated[Path, typer.Argument(metavar="DIR", resolve_path=True, help="on another disk; may have copies")],
     results: Annotated[
         bool, typer.Option("--results/--without-results", help="DVC's cache; not needed where `dvc push` keeps it")
@@ -37,7 +37,7 @@ def back_up(
     (show.as_json if json else show_operations.kept)(asdict(kept))
 
 
-def restore(
+def take_copy(
     folder: Annotated[Path, typer.Argument(metavar="DIR", resolve_path=True, exists=True, help="as given to backup")],
     into: Annotated[Path | None, typer.Option(resolve_path=True, help="a new folder that becomes the project")] = None,
     overwrite: Annotated[
@@ -56,7 +56,7 @@ def restore(
     print(f"restored from {copy}" + (f"; the former state is in {aside}" if aside else ""))
 
 
-def metrics(
+def show_metrics(
     serve: Annotated[int | None, typer.Option(metavar="PORT", help="answer Prometheus there, until ended")] = None,
     host: Annotated[str, typer.Option(help="with --serve: which interface; there is no login")] = "127.0.0.1",
 ) -> None:

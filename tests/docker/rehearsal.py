@@ -43,7 +43,7 @@ class Rehearsal:
         self.services: subprocess.Popen[bytes]
         self._services = compose()["services"]
         self.ports = {name: _free() for name in ("postgres", "redis", "store", "prefect", "mlflow")}
-        made = {**os.environ, "MEDSEG_SECRETS": str(self.secrets)}
+        made = {**os.environ, "SECRETS": str(self.secrets)}
         subprocess.run([DOCKER / "make-secrets"], env=made, check=True, stdout=subprocess.DEVNULL)
         self._user = "postgres" if os.geteuid() == 0 else None
         self._begin_postgres()
@@ -157,7 +157,7 @@ class Rehearsal:
             "http://store:8333": self.address("store"),
             "mlflow:5000,": f"127.0.0.1:{self.ports['mlflow']},",
             "--port=5000": f"--port={self.ports['mlflow']}",
-            "${MEDSEG_HOST:-localhost}": "localhost",
+            "${SITE_HOST:-localhost}": "localhost",
             "0.0.0.0": "127.0.0.1",
         }
         for there, here in changes.items():

@@ -33,7 +33,7 @@ def manifests() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "secrets"
-    subprocess.run([DOCKER / "make-secrets"], env={**os.environ, "MEDSEG_SECRETS": str(folder)}, check=True)
+    subprocess.run([DOCKER / "make-secrets"], env={**os.environ, "SECRETS": str(folder)}, check=True)
     return folder
 
 
@@ -52,7 +52,7 @@ def test_every_secret_that_a_service_reads_is_given_to_it_and_made_by_the_script
 
 def test_secrets_are_random_closed_to_others_and_made_once(secrets: Path) -> None:
     before = {path.name: path.read_text() for path in secrets.iterdir()}
-    said = {**os.environ, "MEDSEG_SECRETS": str(secrets)}
+    said = {**os.environ, "SECRETS": str(secrets)}
     printed = subprocess.run(
         [DOCKER / "make-secrets", "--kubernetes"], env=said, check=True, capture_output=True, text=True
     )
@@ -84,7 +84,7 @@ def test_only_the_proxy_is_reached_from_outside_and_pages_of_figures_from_this_m
 
 def test_services_have_a_version_and_a_health_and_may_do_little() -> None:
     for name, service in compose()["services"].items():
-        image = re.sub(r"\$\{MEDSEG_VERSION:-(.*?)}", r"\1", service["image"])
+        image = re.sub(r"\$\{SITE_VERSION:-(.*?)}", r"\1", service["image"])
         assert re.search(r":v?[0-9]", image), image
         assert name in NEEDS_NO_HEALTH or "healthcheck" in service, name
         assert "no-new-privileges:true" in service["security_opt"], name

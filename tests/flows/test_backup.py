@@ -3,14 +3,56 @@
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.flows.conftest import Project
+from tests.flows.conftest import Project, eventually
 
 STORES = (".medseg", ".dvc/cache", "models", "reports", "data/cases", "data/manifest.parquet", "dvc.lock")
+
+
+@dataclass
+class Original:
+    """A project as it was when its copy was made in `copies`."""
+
+    project: Project
+    copies: Path
+    status: dict[str, Any]
+
+    def folder(self) -> Path:
+        (found,) = self.copies.iterdir()
+        return found
+
+
+@pytest.fixture(scope="module")
+def original(done_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Original:
+    folder = tmp_path_factory.mktemp("original")
+    project = done_template.copy(folder / "project")
+    before = status(project)
+    kept = project.medseg("backup", str(folder / "copies"), "--json")
+    assert kept.returncode == 0, kept.stderr
+    assert json.loads(kept.stdout)["files"] > 20
+    return Original(project, folder / "copies", before)
+
+
+@pytest.fixture
+def later(original: Original, tmp_path: Path) -> Iterator[Project]:
+    """The project some time later. Whatever a test does, no process may be left."""
+    project = original.project.copy(tmp_path / "project")
+    yield project
+    eventually(lambda: not project.processes(), 10, f"nothing is left: {project.processes()}")
+
+
+def status(project: Project) -> dict[str, Any]:
+    ended = project.medseg("status", "--json")
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
 
 
 def runs(project: Project) -> int:
@@ -19,68 +61,45 @@ def runs(project: Project) -> int:
     return found
 
 
-def status(project: Project) -> dict[str, object]:
-    ended = project.medseg("status", "--json")
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, object] = json.loads(ended.stdout)
-    return found
+def weights(project: Project) -> bytes:
+    return next((project.root / ".medseg/weights").rglob("*.safetensors")).read_bytes()
 
 
-def backup(project: Project, folder: Path) -> dict[str, int]:
-    ended = project.medseg("backup", str(folder), "--json")
-    assert ended.returncode == 0, ended.stderr
-    kept: dict[str, int] = json.loads(ended.stdout)
-    return kept
-
-
-def destroy(project: Project) -> None:
+def test_stores_that_were_destroyed_come_back(original: Original, later: Project) -> None:
     for name in STORES:
-        path = project.root / name
+        path = later.root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def test_stores_that_were_destroyed_come_back_and_a_second_copy_takes_little(done: Project, tmp_path: Path) -> None:
-    before, history, lock = status(done), runs(done), done.read("dvc.lock")
-    weights = next((done.root / ".medseg/weights").rglob("*.safetensors")).read_bytes()
-    first, second = backup(done, tmp_path / "copies"), backup(done, tmp_path / "elsewhere")
-    assert first["files"] == second["files"] > 20
-    destroy(done)
-    restored = done.medseg("restore", str(tmp_path / "copies"))
+    restored = later.medseg("restore", str(original.copies))
     assert restored.returncode == 0, restored.stderr
-    assert status(done) == before
-    assert runs(done) == history > 0
-    assert done.read("dvc.lock") == lock
-    assert next((done.root / ".medseg/weights").rglob("*.safetensors")).read_bytes() == weights
-    assert (done.root / "models/train/model.safetensors").exists()
-    assert (done.root / ".medseg").stat().st_mode & 0o777 == 0o700
+    assert status(later) == original.status
+    assert runs(later) == runs(original.project) > 0
+    assert weights(later) == weights(original.project)
+    assert later.read("dvc.lock") == original.project.read("dvc.lock")
+    assert (later.root / "models/train/model.safetensors").exists()
+    assert (later.root / ".medseg").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_copy_becomes_a_project_elsewhere_with_its_history(done: Project, tmp_path: Path) -> None:
-    backup(done, tmp_path / "copies")
-    moved = Project(tmp_path / "other disk" / "project", done.environment)
-    restored = done.medseg("restore", str(tmp_path / "copies"), "--into", str(moved.root))
+def test_a_copy_becomes_a_project_elsewhere_with_its_history(original: Original, tmp_path: Path) -> None:
+    moved = Project(tmp_path / "other disk" / "project", original.project.environment)
+    restored = original.project.medseg("restore", str(original.copies), "--into", str(moved.root))
     assert restored.returncode == 0, restored.stderr
     (moved.root / "data/raw").mkdir(parents=True)
-    shutil.copy(done.root / "data/raw/a", moved.root / "data/raw")  # scans are no part of a copy
-    assert status(moved)["registered"] == status(done)["registered"]
+    shutil.copy(original.project.root / "data/raw/a", moved.root / "data/raw")  # scans are no part of a copy
+    assert status(moved)["registered"] == original.status["registered"]
     assert "Toy" in moved.call("git", "log", "--oneline").stdout
-    assert moved.call("git", "status", "--porcelain").stdout == done.call("git", "status", "--porcelain").stdout
+    changes = [project.call("git", "status", "--porcelain").stdout for project in (moved, original.project)]
+    assert changes[0] == changes[1]
 
 
-def test_what_is_damaged_or_would_overwrite_is_refused(done: Project, tmp_path: Path) -> None:
-    copies = tmp_path / "copies"
-    folder = Path(str(backup(done, copies)["folder"]))
-    there = done.medseg("restore", str(copies))
+def test_what_is_damaged_or_would_overwrite_is_refused(original: Original, later: Project, tmp_path: Path) -> None:
+    there = later.medseg("restore", str(original.copies))
     assert (there.returncode, "say --overwrite" in there.stderr) == (1, True)
-    inside = done.medseg("backup", str(done.root / "copies"))
+    inside = later.medseg("backup", str(later.root / "copies"))
     assert (inside.returncode, "name a folder on another disk" in inside.stderr) == (1, True)
-    registry = folder / "state/mlflow.db"
-    registry.write_bytes(registry.read_bytes()[:-1] + b"x")
-    damaged = done.medseg("restore", str(copies), "--overwrite")
-    assert damaged.returncode == 1
-    assert "1 of" in damaged.stderr
-    assert "damaged" in damaged.stderr
-    registry.unlink()
-    with pytest.raises(FileNotFoundError):
-        registry.stat()
-    assert status(done)["registered"] is not None  # nothing of it was touched
+    copy = tmp_path / "copy"
+    shutil.copytree(original.folder(), copy, symlinks=True)
+    (copy / "state/mlflow.db").write_bytes((copy / "state/mlflow.db").read_bytes()[:-1] + b"x")
+    registry = (later.root / ".medseg/mlflow.db").read_bytes()
+    damaged = later.medseg("restore", str(copy), "--overwrite")
+    assert (damaged.returncode, "are gone or damaged" in damaged.stderr) == (1, True)
+    assert (later.root / ".medseg/mlflow.db").read_bytes() == registry

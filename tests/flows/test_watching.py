@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows import cost, doctor, metrics
-from flows.doctor import Check
+from flows.doctor import DoctorCheck
 from tests.conftest import REPOSITORY
 
 
@@ -28,7 +28,7 @@ def project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def found(name: str) -> Check:
+def found(name: str) -> DoctorCheck:
     return next(check for check in doctor.checks() if check.name == name)
 
 
