@@ -6,7 +6,6 @@ description - and leaves what people set on the server: times, what is switched 
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,5 +151,4 @@ def _kept(found: "DeploymentSchedule") -> Any:
 
 def timezone_here() -> str:
     """This machine's, by its name in the tz database; UTC where it has none."""
-    name = LOCALTIME.resolve().as_posix().partition("/zoneinfo/")[2]
-    return name if name and datetime.now().astimezone().utcoffset() else "UTC"
+    return LOCALTIME.resolve().as_posix().partition("/zoneinfo/")[2] or "UTC"

@@ -5,11 +5,13 @@ import sqlite3
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError
 
+from pipelines.release import tracking
 from pipelines.work import faults, preemption
 from pipelines.work.wording import listed
 from pipelines.work.writing import replacing
@@ -74,3 +76,18 @@ def test_a_full_disk_is_told_with_the_file_however_it_is_written(tmp_path: Path)
 def test_a_long_list_is_cut_with_its_count() -> None:
     assert listed([("a", "bad"), ("b", "bad"), ("c", "worse")]) == "a and 1 more: bad; c: worse"
     assert listed([(str(n), str(n)) for n in range(12)]).endswith("4: 4; and 7 more reasons, in the log")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (httpx.ConnectError("refused"), True),
+        (ConnectionResetError(), True),
+        (tracking.AwayError("MLflow does not answer"), True),
+        (ValueError("patch_size 33 must be divisible by 4"), False),
+        (faults.full_disk(Path("/")), False),
+        (MemoryError(), False),
+    ],
+)
+def test_only_servers_and_networks_are_tried_again(error: Exception, again: bool) -> None:
+    assert faults.is_infrastructure(error) is again
