@@ -120,8 +120,9 @@ class SlurmCluster:
         return self.call("squeue", "--noheader", "--format", "%i %j %T").splitlines()
 
     def stop(self) -> None:
-        with suppress(subprocess.SubprocessError):
+        with suppress(subprocess.SubprocessError, AssertionError):
             self.call("scancel", "--user", str(os.getuid()))
+            _until(lambda: not self.jobs(), 20, "all jobs are gone")
         for name in (*NODES, "slurmctld", "munged"):
             if (daemon := self.daemons.get(name)) and daemon.poll() is None:
                 daemon.terminate()

@@ -17,7 +17,7 @@ import yaml
 
 from tests.pipelines.training import slurm_cluster
 from tests.pipelines.training.slurm_cluster import SlurmCluster
-from tests.pipelines.training.train_stage import HOLD, told, training, wait_for_step, weights
+from tests.pipelines.training.train_stage import HOLD, last_step, told, training, wait_for_step, weights
 from tests.test_pipeline import BIN, call, copy_project, set_params
 
 STEPS, HELD_AT = 12, 4
@@ -101,10 +101,6 @@ def at_the_held_step(project: Path) -> float:
     started_s = until(lambda: last_step(project) > 0, 300, "a first step")
     wait_for_step(project, HELD_AT - 1)
     return max(60.0, started_s + 30)
-
-
-def last_step(project: Path) -> int:
-    return max((int(path.name[5:]) for path in project.glob(".medseg/checkpoints/*/step-*")), default=0)
 
 
 def until(fact: Callable[[], bool], timeout_s: float, what: str) -> float:
