@@ -170,8 +170,9 @@ def spoilt(row: Row, folder: Path, number: int) -> Iterator[tuple[str, dict[str,
     made: dict[str, dict[str, Path]] = {}
     for name, image in kept.items():
         rng = np.random.default_rng(number)
-        for what, array, affine in damage(np.asarray(image.data, np.float32), image.affine, in_hu(name), rng):
-            path = folder / f"{number}-{len(made)}-{name}.nii"
+        spoiled = damage(np.asarray(image.data, np.float32), image.affine, in_hu(name), rng)
+        for kind, (what, array, affine) in enumerate(spoiled):
+            path = folder / f"{number}-{kind}-{name}.nii"
             nib.save(nib.Nifti1Image(np.ascontiguousarray(array, np.float32), affine), path)
             made.setdefault(what, {})[name] = path
     for what, files in made.items():
