@@ -12,8 +12,8 @@ MONAI: the same network and weights, as its tutorials write such a program: Load
 Spacing, ScaleIntensityRange, sliding_window_inference with a Gaussian, arg-max, back by the nearest voxel, SaveImage.
 nnU-Net: its predictor, with the network that its planner plans for a cohort of such scans on that grid, without
 mirroring; its windows are of 128^3, so that it runs on a part of the scan of 128 slices, and ours on the same.
-The folder: 50 hippocampi, `tiny`, windows of 40x56x40 as in profiles/multi.yaml, mostly one a scan; the cost of a scan is
-that of 50 less that of 2, over 48.
+The folder: 50 hippocampi, `tiny`, windows of 40x56x40 as in profiles/multi.yaml, mostly one a scan; the cost of a scan
+is that of 50 less that of 2, over 48.
 """
 
 from __future__ import annotations
