@@ -108,7 +108,7 @@ def large(project: Path, scratch: Path, arguments: argparse.Namespace) -> Iterat
         small = predict_inputs.part(scan, scratch / "part" / "part_0000.nii.gz", min(PART_SLICES, arguments.slices))
         mine = predicted(project, small, scratch / "small.nii.gz")
         yield mine.row(f"its middle {PART_SLICES} slices")
-        (scratch / "part" / "grid.json").write_text(json.dumps({"mm": arguments.grid, "classes": CLASSES}))
+        (scratch / "part" / "grid.json").write_text(json.dumps([arguments.grid, CLASSES, arguments.slices]))
         theirs = run([PEERS, REPOSITORY / "benchmarks" / "peers.py", "prediction", scratch / "part"], project)
         yield theirs.row(f"the same, nnU-Net, its own network: patch {theirs.told['patch']}", of=mine)
 
