@@ -172,8 +172,8 @@ def resampling(folder: Path) -> dict[str, float]:
 
 
 def prediction(folder: Path) -> dict[str, Any]:
-    """FOLDER/*_0000.nii.gz by the predictor, with the network of a default plan for scans like it; random weights."""
-    plans, dataset = planned(folder, *json.loads((folder / "grid.json").read_text()).values())
+    """FOLDER/*_0000.nii.gz by the predictor, with the network of a default plan, random weights."""
+    plans, dataset = planned(folder, *json.loads((folder / "grid.json").read_text()))
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -197,14 +197,15 @@ def prediction(folder: Path) -> dict[str, Any]:
     return {"patch": "x".join(map(str, configuration.patch_size))}
 
 
-def planned(folder: Path, grid_mm: float, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plans and dataset of nnU-Net's own planner for a cohort of such scans, at `grid_mm`."""
+def planned(folder: Path, grid_mm: float, classes: int, slices: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plans and dataset of nnU-Net's own planner for a cohort of such scans, of so many `slices`, at `grid_mm`."""
     import nibabel as nib
 
     (file,) = folder.glob("*_0000.nii.gz")
     scan = nib.load(file)
     spacing_mm = [float(mm) for mm in scan.header.get_zooms()][::-1]
-    shape = [round(n * mm / grid_mm) for n, mm in zip(scan.shape[::-1], spacing_mm, strict=True)]
+    size = (slices, *scan.shape[1::-1])
+    shape = [round(n * mm / grid_mm) for n, mm in zip(size, spacing_mm, strict=True)]
     places = {name: folder / "nnunet" / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     os.environ.update({name: str(place) for name, place in places.items()})
     name = "Dataset001_Benchmark"

@@ -29,7 +29,7 @@ NAME = "m"  # of the registered model
 PLANE, SPACING_MM = (512, 512), (0.8, 0.8, 1.5)  # columns, rows, slices: 410 x 410 mm, 300 slices are 450
 BODY_MM, TABLE_MM = (360.0, 240.0), 160.0  # axes of the body's ellipse; where the table lies behind its middle
 NOISE_HU = 10.0
-HIPPOCAMPUS, HIPPOCAMPUS_PATCH = (35, 51, 35), (40, 56, 40)  # the latter as in profiles/hippocampus.yaml
+HIPPOCAMPUS, HIPPOCAMPUS_PATCH = (35, 51, 35), (40, 56, 40)  # the latter as in profiles/multi.yaml
 CT_SCALE = CTScale(-160.0, 240.0, 40.0, 80.0)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_VOLUMES = 40, 3  # of scans without a fault; of structures, the largest
 
 
-def results(prediction: "Prediction", version: dict[str, Any], as_json: bool) -> None:
+def print_results(prediction: "Prediction", version: dict[str, Any], as_json: bool) -> None:
     """Paths or JSON on stdout, the table on stderr. Raises ValueError at the end if any scan failed."""
     outcomes: list[Outcome] = []
     try:

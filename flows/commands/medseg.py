@@ -147,7 +147,7 @@ def predict(
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
     kinds = [kind.strip() for kind in to.split(",")]
     prediction = Prediction.of(source, target, this, labels_of, modality, overwrite, other_code, kinds, unfamiliar)
-    show_prediction.results(prediction, version.to_json(), json)
+    show_prediction.print_results(prediction, version.to_json(), json)
 
 
 @app.command()

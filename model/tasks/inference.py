@@ -99,12 +99,12 @@ def blocks(
                 yield from sums.finished(window_)
 
 
-def _answered(passes: _Passes, windows: Iterator[list[Window]], threads: int) -> Iterator[tuple[list[Window], _Answer]]:
+def _answered(passes: _Passes, windows: Iterator[list[Window]], threads: int) -> Iterator[tuple[list[Window], _Said]]:
     """In order. With several threads one more is asked for than they are, and they share the cores."""
     if threads == 1:
         yield from ((several, passes.answers(several)) for several in windows)
         return
-    cores, running = torch.get_num_threads(), deque[tuple[list[Window], Future[_Answer]]]()
+    cores, running = torch.get_num_threads(), deque[tuple[list[Window], Future[_Said]]]()
     torch.set_num_threads(1)  # what waits for work beside this thread would take theirs
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),))
     try:
@@ -133,7 +133,7 @@ def largest(probability_GDHW: Tensor) -> tuple[Tensor, Tensor]:
     return best, which
 
 
-class _Answer(NamedTuple):
+class _Said(NamedTuple):
     """Of windows: probabilities (B, G, reach), which group each view finds likeliest (V, B, reach) with flips, and how
     many windows were run again in float32."""
 
@@ -163,12 +163,12 @@ class _Passes:
         ]
 
     @torch.inference_mode()
-    def answers(self, windows: Sequence[Window]) -> _Answer:
+    def answers(self, windows: Sequence[Window]) -> _Said:
         """The mean of all views, of the windows' voxels inside the scan."""
         patches = torch.stack([self._cut(self.layout.corner(window)) for window in windows])
         if len(self.views) == 1:
             probability, repeated = self._probability(patches)
-            return _Answer(self._inside(probability), None, repeated)
+            return _Said(self._inside(probability), None, repeated)
         total, said, all_repeated = torch.zeros(()), [], 0
         for axes in self.views:
             dims = [axis + 2 for axis in axes]
@@ -177,9 +177,9 @@ class _Passes:
             said.append(torch.stack([largest(own)[1] for own in probability]))
             total = probability if not axes else total.add_(probability)
             all_repeated += repeated
-        return _Answer(total.div_(len(self.views)), torch.stack(said), all_repeated)
+        return _Said(total.div_(len(self.views)), torch.stack(said), all_repeated)
 
-    def taken(self, windows: Sequence[Window], answer: _Answer) -> Tensor:
+    def taken(self, windows: Sequence[Window], answer: _Said) -> Tensor:
         """The probabilities, once the tally knows of them."""
         self.tally.runs += len(windows) * len(self.views)
         self.tally.repeated += answer.repeated

@@ -14,6 +14,16 @@ from tests.flows.knowing import GOOD, register, succeed
 
 pytestmark = pytest.mark.slow  # 3 minutes: a project, its stages, two exports
 SAME = 0.9999  # of voxels
+RUN = """
+from monai.bundle import ConfigWorkflow
+
+flow = ConfigWorkflow(
+    workflow_type="infer", meta_file="configs/metadata.json", config_file="configs/inference.json",
+    dataset_dir="../scans", output_dir="../seg",
+)
+for each in (flow.initialize, flow.run, flow.finalize):
+    each()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +71,8 @@ def test_the_onnx_runner_gives_the_label_maps_of_predict(project: Project, label
 def test_the_monai_bundle_gives_the_label_maps_of_predict(project: Project, labels: list[np.ndarray]) -> None:
     succeed(project, "medseg", "export", "1", "bundle", "--to", "monai")
     (project.root / "scans/miller_1.nii.gz").unlink()  # MONAI's engine ends at a bad one
-    command = (sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json")
     bundle = Project(project.root / "bundle", {"PYTHONPATH": str(project.root / "bundle")})
-    succeed(bundle, *command, "--dataset_dir", str(project.root / "scans"), "--output_dir", str(project.root / "seg"))
+    succeed(bundle, sys.executable, "-c", RUN)
     for number, expected in zip((0, 2), labels, strict=True):
         found = _label(project.root / "seg" / f"miller_{number}_seg.nii.gz")
         assert (found == expected).mean() >= SAME

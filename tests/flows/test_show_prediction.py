@@ -49,7 +49,7 @@ def test_the_summary_is_json_without_paths_and_comes_though_scans_failed(capsys:
             raise ValueError("1 of 2 scans could not be segmented")
 
     with pytest.raises(ValueError, match="1 of 2"):
-        show_prediction.results(Failing(), {"model": "m"}, as_json=True)  # type: ignore[arg-type]
+        show_prediction.print_results(Failing(), {"model": "m"}, as_json=True)  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {name: told[name] for name in ("model", "done", "refused", "done_before")} == {
         "model": "m", "done": 1, "refused": 1, "done_before": 4,
