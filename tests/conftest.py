@@ -29,7 +29,6 @@ LONGEST = (
     "tests/security",
     "tests/pipelines/service",
     "tests/pipelines/pages/test_report_in_chromium.py",
-    "tests/pipelines/service",
     "tests/pipelines/training/test_survival.py",
     "tests/pipelines/training/test_many_machines.py",
     "tests/model/network/test_network.py",
