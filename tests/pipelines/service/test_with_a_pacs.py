@@ -1,8 +1,10 @@
 """The service beside a real PACS: a study comes by DICOMweb or DIMSE, and its SEG and SR lie under it there."""
 
 import shutil
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,17 @@ OURS = "MEDSEG"
 class Hospital:
     pacs: Orthanc
     service: ServiceProcess
+    port: int
+
+    def push(self, study: str) -> None:
+        """By C-STORE, all of it, once the receiver listens."""
+        end = time.monotonic() + 240
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self.port)):
+                break
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert self.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +53,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory, service_project: Path) ->
         dimse = {"ae_title": OURS, "port": port, "callers": [AE_TITLE], "complete_s": 3, "deliver": "node"}
         write_json(root / "serve.yaml", {"destinations": destinations, "dimse": dimse})
         with serving(root) as service:
-            yield Hospital(pacs, service)
+            yield Hospital(pacs, service, port)
 
 
 def scan(folder: Path, study: str) -> tuple[list[Path], str, str]:
@@ -85,7 +98,7 @@ def test_a_study_is_fetched_and_answered_by_dicomweb(hospital: Hospital, tmp_pat
 def test_a_study_is_received_and_answered_by_dimse(hospital: Hospital, tmp_path: Path) -> None:
     files, study, _ = scan(tmp_path, "by node")
     hospital.pacs.upload(files)
-    assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0
+    hospital.push(study)
     hospital.pacs.wait(study, 3)
     check_results(hospital.pacs, study, files)
 
@@ -96,13 +109,13 @@ def test_a_study_that_was_taken_outlives_kill_9(hospital: Hospital, tmp_path: Pa
     answers = hospital.service.root / ".medseg/serve/results"
     before = len(list(answers.iterdir()))
     hospital.pacs.upload(files)
-    assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0
+    hospital.push(study)
     hospital.service.kill()
     assert hospital.pacs.modalities(study) == ["CT"]
     hospital.service.start()
     hospital.pacs.wait(study, 3)
     check_results(hospital.pacs, study, files)
-    assert hospital.pacs.forward(study, "medseg")["FailedInstancesCount"] == 0  # with SEG and SR, which are no scans
+    hospital.push(study)  # with SEG and SR, which are no scans
     end = time.monotonic() + 900
     while len(list(answers.iterdir())) < before + 2:
         assert time.monotonic() < end
