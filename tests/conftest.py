@@ -27,6 +27,7 @@ LONGEST = (
     "tests/test_installed.py",
     "tests/flows",
     "tests/security",
+    "tests/pipelines/service",
     "tests/pipelines/pages/test_report_in_chromium.py",
     "tests/pipelines/training/test_survival.py",
     "tests/pipelines/training/test_many_machines.py",

@@ -111,21 +111,18 @@ async def _fetched(request: Request, service: Service, caller: Caller) -> Path:
         told = 'JSON must be {"dicomweb": NAME, "study": UID, "series": UID}; scans come as application/octet-stream'
         raise HTTPException(422, told) from None
     check_destination(service.settings, wanted.dicomweb)
-    service.check_uploads(caller)
-    folder = await run_in_threadpool(service.spool.arriving, caller.name)
-    limits, service.uploading[caller.name] = service.settings.limits, service.uploading[caller.name] + 1
-    found = destinations.Wanted(wanted.study, wanted.series, folder, limits.upload_mib * MIB, limits.files)
-    peer = service.settings.destinations[wanted.dicomweb]
-    try:
-        await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
-    except (PeerRefusedError, PeerBusyError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise HTTPException(422 if isinstance(error, PeerRefusedError) else 502, str(error)) from None
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        service.uploading[caller.name] -= 1
+    limits, peer = service.settings.limits, service.settings.destinations[wanted.dicomweb]
+    with service.upload(caller):
+        folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
+        found = destinations.Wanted(wanted.study, wanted.series, folder, limits.upload_mib * MIB, limits.files)
+        try:
+            await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
+        except (PeerRefusedError, PeerBusyError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HTTPException(422 if isinstance(error, PeerRefusedError) else 502, str(error)) from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return folder
 
 

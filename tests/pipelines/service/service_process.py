@@ -19,7 +19,7 @@ from pipelines.release import tracking
 from pipelines.service.access import tokens_of
 from tests.conftest import REPOSITORY, save
 
-PATIENCE_S = 240
+PATIENCE_S = 900
 
 
 def scan(path: Path, seed: int = 0, size: int = 12) -> Path:

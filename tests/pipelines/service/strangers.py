@@ -18,7 +18,7 @@ from pipelines.service.queue import Bounds, Spool
 from pipelines.service.settings import ServeLimits, ServeSettings
 
 LIMITS = ServeLimits(
-    upload_mib=2, unpacked_mib=8, files=20, queue=6, per_token=4, connections=60, header_s=1.0, silence_s=1.0,
+    upload_mib=2, unpacked_mib=8, files=20, queue=40, per_token=20, connections=60, header_s=1.0, silence_s=1.0,
     upload_s=5.0, free_mib=0,
 )  # fmt: skip
 

@@ -176,7 +176,7 @@ def endless_chunks(door: Door) -> tuple[str, int, int]:
 
 def smuggled(door: Door) -> tuple[str, int, int]:
     both = head(door, "Transfer-Encoding: chunked", "Transfer-Encoding: identity", "Content-Length: 5")
-    return "smuggled", raw(door, both, b"0\r\n\r\nGET"), 501
+    return "smuggled", raw(door, both, b"0\r\n\r\nGET"), 400
 
 
 def long_head(door: Door) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""The watched folder: what is put there is one job, whatever happens in between, and what came of it lies in another."""
+"""The watched folder: what is put there is one job, whatever happens meanwhile, and what came of it lies elsewhere."""
 
 from pathlib import Path
 
@@ -54,9 +54,7 @@ def test_what_is_put_there_comes_out_answered(watched: Watched, tmp_path: Path) 
     assert (tmp_path / "out/p2.refused.txt").read_text() == "the series: 1 slice is missing\n"
 
 
-def test_cut_off_anywhere_it_is_still_one_job(
-    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cut_off_it_is_still_one_job(watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in/p1.nii.gz").write_text("1")
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.service.watch._remove", lambda path: None)
