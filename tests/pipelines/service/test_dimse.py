@@ -95,6 +95,20 @@ def is_closed_at_once(receiver: Receiver) -> bool:
     return False
 
 
+def closed(sockets: Sequence[socket.socket]) -> int:
+    """How many of them the peer has closed."""
+    count = 0
+    for each in sockets:
+        each.settimeout(0)
+        try:
+            count += each.recv(1) == b""
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            count += 1
+    return count
+
+
 def uids(files: Sequence[Path]) -> list[str]:
     return [str(dcmread(file).SOPInstanceUID) for file in files]
 
@@ -174,15 +188,16 @@ def test_strangers_are_rejected(receiver: Start) -> None:
 
 
 def test_a_flood_of_connections_is_bounded_and_passes(receiver: Start) -> None:
-    server = receiver(associations=2, idle_s=6)
+    server = receiver(associations=2, idle_s=2)
     before = threading.active_count()
     with ExitStack() as flood:
-        for _ in range(60):
-            flood.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        time.sleep(0.5)
-        assert threading.active_count() - before <= 2 * 6  # a connection has two threads
-        assert is_closed_at_once(server)
-        until(lambda: threading.active_count() - before <= 1)
+        address = ("127.0.0.1", server.port)
+        sockets = [flood.enter_context(socket.create_connection(address)) for _ in range(60)]
+        most = 0
+        while closed(sockets) < 60:  # those that found no room at once, the others as they say nothing
+            most = max(most, threading.active_count() - before)
+            time.sleep(0.05)
+        assert 0 < most <= 2 * 6  # a connection has two threads
         held = [associate(server) for _ in range(2)]
         assert all(each.is_established for each in held)
         assert (third := associate(server)).is_rejected
