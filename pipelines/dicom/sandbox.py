@@ -10,6 +10,7 @@ costs milliseconds. Linux and macOS; where the platform knows no address-space l
 import multiprocessing as mp
 import os
 import resource
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +28,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Limits:
-    """`seconds` of wall time; `memory_gib` of address space beyond what the libraries take."""
+    """`seconds` of the processor's time; `memory_gib` of address space beyond what the libraries take. `wall_s`: of the
+    clock; ten times as much and two minutes at least unless told, since on a busy machine a good scan takes so long."""
 
     seconds: float
     memory_gib: float
+    wall_s: float | None = None
+
+    @property
+    def patience_s(self) -> float:
+        return max(120.0, 10 * self.seconds) if self.wall_s is None else self.wall_s
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def _start(context: Any, work: Callable[[Any], Any], item: Any, index: int, limi
     process = context.Process(target=_work, args=(send, work, item, limits), daemon=True)
     process.start()
     send.close()
-    return _Child(index, process, receive, time.monotonic() + limits.seconds)
+    return _Child(index, process, receive, time.monotonic() + limits.patience_s)
 
 
 def _ended(living: list[_Child]) -> list[_Child]:
@@ -97,11 +104,13 @@ def _ended(living: list[_Child]) -> list[_Child]:
 def _result(child: _Child, limits: Limits) -> Any:
     try:
         if not child.receive.poll():
-            return Refused(f"took longer than {limits.seconds:g} s")
+            return Refused(f"took longer than {limits.patience_s:g} s")
         return child.receive.recv()
     except EOFError:  # it died without an answer
         child.process.join(5)
         code = child.process.exitcode or 0
+        if code == -signal.SIGXCPU:
+            return Refused(f"took longer than {limits.seconds:g} s")
         return Refused(f"crashed its reader ({f'signal {-code}' if code < 0 else f'exit {code}'})")
     finally:
         child.process.kill()

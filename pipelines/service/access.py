@@ -2,6 +2,8 @@
 
 import base64
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -31,11 +33,17 @@ class Service:
     tokens: Tokens
     uploading: Counter[str] = field(default_factory=Counter)
 
-    def check_uploads(self, caller: Caller) -> None:
+    @contextmanager
+    def upload(self, caller: Caller) -> Iterator[None]:
         """Raises QueueFullError if this caller uploads as much at once as it may have jobs."""
         bound = self.settings.limits.per_token if caller.limit is None else caller.limit
         if (count := self.uploading[caller.name]) >= bound:
             raise QueueFullError(f"{count} uploads of yours are under way, at most {bound} may; try again later", 5)
+        self.uploading[caller.name] += 1
+        try:
+            yield
+        finally:
+            self.uploading[caller.name] -= 1
 
 
 def tokens_of(folder: Path) -> Tokens:

@@ -75,7 +75,7 @@ class _Outcome:
 
 
 def _in_child(work: Callable[[], int], destination: Destination) -> int:
-    limits = sandbox.Limits(destination.timeout_s, MEMORY_GIB)
+    limits = sandbox.Limits(destination.timeout_s, MEMORY_GIB, wall_s=destination.timeout_s)
     (outcome,) = sandbox.each(_outcome, [work], limits, "peer", processes=1)
     if isinstance(outcome, sandbox.Refused):
         raise PeerBusyError(f"{destination.told_as}: the talk {outcome.reason}")

@@ -21,18 +21,16 @@ async def fetched(
 
     Raises HTTPException 422 or 502, or QueueFullError.
     """
-    service.check_uploads(caller)
-    folder = await run_in_threadpool(service.spool.arriving, caller.name)
-    limits, service.uploading[caller.name] = service.settings.limits, service.uploading[caller.name] + 1
-    found = destinations.Wanted(study, series, folder, limits.upload_mib * MIB, limits.files)
-    try:
-        await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
-    except (PeerRefusedError, PeerBusyError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise HTTPException(422 if isinstance(error, PeerRefusedError) else 502, str(error)) from None
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        service.uploading[caller.name] -= 1
+    limits = service.settings.limits
+    with service.upload(caller):
+        folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
+        found = destinations.Wanted(study, series, folder, limits.upload_mib * MIB, limits.files)
+        try:
+            await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
+        except (PeerRefusedError, PeerBusyError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HTTPException(422 if isinstance(error, PeerRefusedError) else 502, str(error)) from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return folder

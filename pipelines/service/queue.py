@@ -74,11 +74,11 @@ class Spool:
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.database = Database(database, folder)
 
-    def arriving(self, sender: str) -> Path:
+    def arriving(self, sender: str, limit: int | None = None) -> Path:
         """A folder for one upload, of the caller's until it is accepted; else the caller removes it, or the next
-        start does. Raises QueueFullError if the sender's jobs could not be accepted anyway."""
+        start does. Raises QueueFullError if a job could not be accepted anyway."""
         with self.database.reading() as connection:
-            self._check_room(connection, sender, None)
+            self._check_room(connection, sender, limit)
         folder = self.folder / "arriving" / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         return folder

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -134,8 +134,10 @@ def _receiving(settings: ServeSettings, folder: Path) -> Callable[[threading.Eve
 def _tidying(spool: Spool, settings: ServeSettings) -> Callable[[threading.Event], None]:
     def loop(over: threading.Event) -> None:
         while True:
-            with suppress(OSError):
+            try:
                 recovery.tidy(spool, settings.keep_inputs, settings.keep_results_days)
+            except Exception as error:  # of the disk or database; the next round may do
+                log.warning("tidying: %s", type(error).__name__)
             if over.wait(TIDY_S):
                 return
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Engine,
@@ -47,7 +48,7 @@ jobs = Table(
     Column("model", Text, nullable=False, default=""),  # the version that answers, known once taken
     Column("reason", Text, nullable=False, default=""),
     Column("answer", Text, nullable=False, default="{}"),  # JSON: what worker.py tells of the files
-    Column("bytes", Integer, nullable=False, default=0),
+    Column("bytes", BigInteger, nullable=False, default=0),
     Column("delivery", Text, nullable=False, default=""),
     Column("delivery_reason", Text, nullable=False, default=""),
     Column("delivery_tries", Integer, nullable=False, default=0),

@@ -39,12 +39,15 @@ async def received(
 
     Raises HTTPException 400, 408, 413, 415, 422 or 503, or QueueFullError; then nothing is left of it.
     """
-    service.check_uploads(caller)
     limits = service.settings.limits
     if int(request.headers.get("content-length") or 0) > limits.upload_mib * MIB:
         raise _too_large(limits)
-    folder = await run_in_threadpool(service.spool.arriving, caller.name)
-    service.uploading[caller.name] += 1
+    with service.upload(caller):
+        folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
+        return folder, await _into(folder, request, limits, optional)
+
+
+async def _into(folder: Path, request: Request, limits: ServeLimits, optional: bool) -> dict[str, str]:
     sink: _Sink | None = None
     try:
         sink = _sink_for(request, folder, limits)
@@ -54,7 +57,7 @@ async def received(
         names, fields = await run_in_threadpool(sink.finish)
         if names or not optional:
             await run_in_threadpool(settle_files, folder, names, limits)
-        return folder, fields
+        return fields
     except TimeoutError:
         shutil.rmtree(folder, ignore_errors=True)
         raise HTTPException(408, f"the upload took more than {limits.upload_s:g} s; send less at once") from None
@@ -62,7 +65,6 @@ async def received(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        service.uploading[caller.name] -= 1
         if sink is not None:
             sink.close()
 

@@ -106,6 +106,11 @@ def hangs(_: int) -> None:
         pass
 
 
+def waits(_: int) -> int:
+    time.sleep(2)
+    return 7
+
+
 def eats(_: int) -> int:
     return len(bytearray(3 << 30))
 
@@ -131,3 +136,8 @@ def test_a_limit_ends_one_child_and_the_others_go_on(work: Callable[[int], None]
     (refused,) = sandbox.each(work, [0], sandbox.Limits(seconds, 1), "x")
     assert refused == sandbox.Refused(reason)
     assert list(sandbox.each(abs, [-1, -2, -3], sandbox.Limits(30, 1), "x")) == [1, 2, 3]
+
+
+def test_a_busy_machine_is_no_reason_to_refuse() -> None:
+    assert list(sandbox.each(waits, [0], sandbox.Limits(1, 1), "x")) == [7]
+    assert list(sandbox.each(waits, [0], sandbox.Limits(1, 1, 0.5), "x")) == [sandbox.Refused("took longer than 0.5 s")]

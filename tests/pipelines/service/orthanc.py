@@ -53,7 +53,7 @@ class Orthanc:
         """Of the study's series, by QIDO-RS."""
         return sorted(series["00080060"]["Value"][0] for series in self.qido(study))
 
-    def wait(self, study: str, series: int, patience_s: float = 240) -> None:
+    def wait(self, study: str, series: int, patience_s: float = 900) -> None:
         """Until the study has so many series."""
         end = time.monotonic() + patience_s
         while len(self.qido(study)) < series:
