@@ -24,7 +24,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from pipelines.service import readiness
-from pipelines.service.access import Here, Known, Problem, Service, own_job
+from pipelines.service.access import Here, Known, Service, own_job
 from pipelines.service.fetching import fetched
 from pipelines.service.job import DONE, FAILED, OPEN, Ask, ServiceJob
 from pipelines.service.label_image import NIFTI, NRRD, TYPES, LabelImage
@@ -34,20 +34,14 @@ from pipelines.service.readiness import NetworkTold
 from pipelines.service.tokens import Caller
 from pipelines.service.uploads import received
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)  # the interface is theirs, and documented by them
 SOON_S, LATER_S = 0.1, 1.0  # between looks at a job that a client waits for
 LOGIN_BYTES = 4096
 Output = Literal["all", "image", "json", "dicom_seg"]
 _ALL = "multipart/form-data"
-_BYTES = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"content": {_ALL: {"schema": {"type": "object", "properties": {"params": {"type": "string"}}}}}}
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503)
-}
-_ANSWERS = {200: {"content": {_ALL: _BYTES, "application/octet-stream": _BYTES, "application/dicom": _BYTES}}}
 
 
-@router.get("/info/", responses={503: {"model": Problem}, 401: {"model": Problem}})
+@router.get("/info/")
 def info(service: Here, _: Known) -> dict[str, Any]:
     """What MONAI Label tells of itself: models, and what each finds."""
     network, told = _network(service), readiness.readiness(service.spool, service.settings).model
@@ -60,12 +54,10 @@ def info(service: Here, _: Known) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.post(
-    "/infer/{model}", response_class=Response, responses={**_REFUSED, **_ANSWERS}, openapi_extra={"requestBody": _FORM}
-)
+@router.post("/infer/{model}")
 async def infer(
     request: Request, service: Here, caller: Known, model: str,
-    image: Annotated[str, Query(max_length=1000, description="Series Instance UID, where no scan is sent")] = "",
+    image: Annotated[str, Query(max_length=1000)] = "",
     session_id: Annotated[str, Query(pattern="^[0-9a-f]{0,64}$")] = "", output: Output = "all",
 ) -> Response:  # fmt: skip
     """Segment one scan: the form's `file`, a session's, or the PACS's series `image`."""
@@ -85,7 +77,7 @@ async def infer(
     return await run_in_threadpool(_answered, service, job, network, wishes, output)
 
 
-@router.put("/session/", responses=_REFUSED, openapi_extra={"requestBody": {"content": {_ALL: {"schema": _BYTES}}}})
+@router.put("/session/")
 async def open_session(request: Request, service: Here, caller: Known) -> dict[str, Any]:
     """Send a scan that will be segmented."""
     folder, _ = await received(request, service, caller)
@@ -93,7 +85,7 @@ async def open_session(request: Request, service: Here, caller: Known) -> dict[s
     return {"session_id": key, "session_info": _session_told(key)}
 
 
-@router.get("/session/{session_id}", responses=_REFUSED)
+@router.get("/session/{session_id}")
 def session(request: Request, caller: Known, session_id: str) -> dict[str, Any]:
     """Is it there yet?"""
     if not _sessions(request).knows(caller.name, session_id):
@@ -101,7 +93,7 @@ def session(request: Request, caller: Known, session_id: str) -> dict[str, Any]:
     return _session_told(session_id)
 
 
-@router.delete("/session/{session_id}", responses=_REFUSED)
+@router.delete("/session/{session_id}")
 def close_session(request: Request, caller: Known, session_id: str) -> dict[str, Any]:
     """Forget a scan."""
     if not _sessions(request).remove(caller.name, session_id):
@@ -115,9 +107,7 @@ def sign_in_is_due() -> dict[str, Any]:
     return {"enabled": True, "client_id": "", "realm": ""}
 
 
-@router.post("/auth/token", responses={401: {"model": Problem}, 413: {"model": Problem}}, openapi_extra={
-    "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}},
-})  # fmt: skip
+@router.post("/auth/token")
 async def sign_in(request: Request, service: Here) -> dict[str, str]:
     """The password is the token."""
     body = b""
@@ -131,7 +121,7 @@ async def sign_in(request: Request, service: Here) -> dict[str, str]:
     return {"access_token": given, "token_type": "Bearer"}
 
 
-@router.get("/auth/token/valid", responses={401: {"model": Problem}})
+@router.get("/auth/token/valid")
 def still_signed_in(caller: Known) -> dict[str, str]:
     """Does the token still count?"""
     return {"username": caller.name}
