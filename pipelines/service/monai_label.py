@@ -44,7 +44,9 @@ _FORM = {"content": {_ALL: {"schema": {"type": "object", "properties": {"params"
 _REFUSED: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem} for code in (400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503)
 }
-_ANSWERS = {200: {"content": {_ALL: _BYTES, "application/octet-stream": _BYTES, "application/dicom": _BYTES}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_ALL: _BYTES, "application/octet-stream": _BYTES, "application/dicom": _BYTES}}
+}
 
 
 @router.get("/info/", responses={503: {"model": Problem}, 401: {"model": Problem}})
