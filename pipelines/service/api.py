@@ -114,7 +114,7 @@ async def _fetched(request: Request, service: Service, caller: Caller) -> Path:
     limits, peer = service.settings.limits, service.settings.destinations[wanted.dicomweb]
     with service.upload(caller):
         folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
-        found = destinations.Wanted(wanted.study, wanted.series, folder, limits.upload_mib * MIB, limits.files)
+        found = destinations.WantedStudy(wanted.study, wanted.series, folder, limits.upload_mib * MIB, limits.files)
         try:
             await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
         except (PeerRefusedError, PeerBusyError) as error:
