@@ -1,5 +1,6 @@
 """What every endpoint is given: the service, and who asks. Without a token that counts: 401."""
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,15 +60,35 @@ Here = Annotated[Service, Depends(service_of)]
 _bearer = HTTPBearer(auto_error=False, description="`medseg serve token add NAME` makes one")
 
 
-def identified(service: Here, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-    caller = service.tokens.caller(credentials.credentials) if credentials else None
+def identified(
+    request: Request, service: Here, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    token = credentials.credentials if credentials else _password(request.headers.get("authorization", ""))
+    caller = service.tokens.caller(token)
     if caller is None:
         told = "a token is due: Authorization: Bearer TOKEN; whoever runs the service has one for you"
         raise HTTPException(401, told, {"WWW-Authenticate": "Bearer"})
     return caller
 
 
+def _password(authorization: str) -> str:
+    """Of HTTP's Basic, as clients send it that know users and passwords only; the user's name says nothing here."""
+    scheme, _, coded = authorization.partition(" ")
+    try:
+        return base64.b64decode(coded, validate=True).decode().partition(":")[2] if scheme.lower() == "basic" else ""
+    except ValueError:
+        return ""
+
+
 Known = Annotated[Caller, Depends(identified)]
+
+
+def only_known(request: Request) -> None:
+    """A misspelt parameter is told, not left out."""
+    known = {each.alias for each in request.scope["route"].dependant.query_params}
+    if not set(request.query_params) <= known:
+        told = ", ".join(sorted(known)) or "none"
+        raise HTTPException(422, f"the query has a parameter that is not known here; known: {told}")
 
 
 def own_job(service: Service, caller: Caller, job_id: str) -> ServiceJob:

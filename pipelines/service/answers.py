@@ -11,6 +11,7 @@ from pipelines.service.job import ServiceJob
 MEDIA_TYPES = {
     "nifti": "application/gzip", "json": "application/json", "png": "image/png", "dicom-seg": "application/dicom",
     "dicom-labelmap": "application/dicom", "rtstruct": "application/dicom", "sr": "application/dicom",
+    "view": "application/octet-stream",  # what the page shows, pipelines/pages/scan_view.py
 }  # fmt: skip
 
 

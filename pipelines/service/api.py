@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from pipelines.service import destinations
-from pipelines.service.access import Here, Known, Problem, Service, own_job
+from pipelines.service import monai_label
+from pipelines.service.access import Here, Known, Problem, Service, only_known, own_job
 from pipelines.service.answers import MEDIA_TYPES, ToldJob, told_job
 from pipelines.service.asking import Deliver, Fetch, Key, Modality, To, check_destination, checked_ask
+from pipelines.service.fetching import fetched
 from pipelines.service.metrics import Counted, exposition
-from pipelines.service.peers import PeerBusyError, PeerRefusedError
+from pipelines.service.monai_sessions import Sessions
+from pipelines.service.page import routes
 from pipelines.service.queue import QueueFullError
 from pipelines.service.readiness import Readiness, readiness
 from pipelines.service.settings import KINDS
 from pipelines.service.tokens import Caller
-from pipelines.service.uploads import MIB, received
+from pipelines.service.uploads import received
 
 FETCHES = 4  # studies that are fetched at once: each holds a thread
 FETCH_BYTES = 64 << 10  # of the JSON that asks for one
@@ -47,7 +49,7 @@ _BODY = {
 
 def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer but success."""
-    return {code: {"model": Problem} for code in (401, *codes)}
+    return {code: {"model": Problem} for code in (401, 422, *codes)}
 
 
 def application(service: Service) -> FastAPI:
@@ -57,15 +59,17 @@ def application(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     app.state.fetches = anyio.CapacityLimiter(FETCHES)
+    app.state.sessions = Sessions()
     app.add_exception_handler(QueueFullError, _full)
     app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_middleware(Counted)
-    app.include_router(router)
+    for each in (router, open_router, monai_label.router, routes.router):
+        app.include_router(each)
     return app
 
 
-router = APIRouter()
+router, open_router = APIRouter(dependencies=[Depends(only_known)]), APIRouter()
 
 
 @router.post(
@@ -111,19 +115,8 @@ async def _fetched(request: Request, service: Service, caller: Caller) -> Path:
         told = 'JSON must be {"dicomweb": NAME, "study": UID, "series": UID}; scans come as application/octet-stream'
         raise HTTPException(422, told) from None
     check_destination(service.settings, wanted.dicomweb)
-    limits, peer = service.settings.limits, service.settings.destinations[wanted.dicomweb]
-    with service.upload(caller):
-        folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
-        found = destinations.WantedStudy(wanted.study, wanted.series, folder, limits.upload_mib * MIB, limits.files)
-        try:
-            await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
-        except (PeerRefusedError, PeerBusyError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HTTPException(422 if isinstance(error, PeerRefusedError) else 502, str(error)) from None
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    return folder
+    peer = service.settings.destinations[wanted.dicomweb]
+    return await fetched(request, service, caller, peer, wanted.study, wanted.series)
 
 
 @router.get("/segmentations", responses=refusals(422))
@@ -173,13 +166,13 @@ def result(
     return FileResponse(path, media_type=MEDIA_TYPES[kind], filename=path.name)
 
 
-@router.get("/health")
+@open_router.get("/health")
 def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: {"model": Readiness}})
+@open_router.get("/ready", responses={503: {"model": Readiness}})
 def ready(service: Here, response: Response) -> Readiness:
     """A worker has its network, and the queue has room."""
     found = readiness(service.spool, service.settings)

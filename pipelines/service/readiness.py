@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -23,9 +24,19 @@ class Readiness(BaseModel):
     waiting: int = Field(default=0, description="jobs that are not answered yet")
 
 
-def tell(folder: Path, number: int, model: str = "", problem: str = "") -> None:
+@dataclass(frozen=True)
+class NetworkTold:
+    """`name`: of the registered model. `structures`: their ids, in the order of the network's classes."""
+
+    name: str
+    structures: dict[str, int]
+    modalities: list[str]
+
+
+def tell(folder: Path, number: int, model: str = "", problem: str = "", network: NetworkTold | None = None) -> None:
     """A worker of itself: which version it has, or why none."""
-    write_json(_file(folder, number), {"pid": os.getpid(), "model": model, "problem": problem})
+    told = {"pid": os.getpid(), "model": model, "problem": problem, "network": network and asdict(network)}
+    write_json(_file(folder, number), told)
 
 
 def forget(folder: Path) -> None:
@@ -40,6 +51,15 @@ def told_by(folder: Path, number: int) -> tuple[str, str]:
         if Path(f"/proc/{told['pid']}").exists():
             return str(told["model"]), str(told["problem"])
     return "", STARTING
+
+
+def network_of(folder: Path, workers: int) -> NetworkTold | None:
+    """What answers now, if anything does."""
+    for number in range(workers):
+        if told_by(folder, number)[0]:
+            with suppress(OSError, ValueError, TypeError):
+                return NetworkTold(**json.loads(_file(folder, number).read_text())["network"])
+    return None
 
 
 def readiness(spool: Spool, settings: ServeSettings) -> Readiness:

@@ -3,17 +3,21 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from model import weights_file
+from pipelines.cases.preparation import Preprocessing
 from pipelines.release.registry import RegisteredModel
 from pipelines.service.job import DONE, FAILED, REFUSED, JobAnswer, ResultFile, ServiceJob
 from pipelines.service.queue import Spool
+from pipelines.service.readiness import NetworkTold
 from pipelines.serving.answering import Job, answer, checked
-from pipelines.serving.asked import Request
+from pipelines.serving.asked import VIEW, Request
 from pipelines.serving.requests import requests
 from pipelines.serving.segmenter import cached_segmenter
-from pipelines.work import faults
+from pipelines.work import faults, progress
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,15 @@ class ScanAnswers:
         self._job = replace(self._job, version=version)  # its standing may have changed
         return self._job
 
+    def network(self) -> NetworkTold | None:
+        """Of the version that was loaded."""
+        if self._job is None:
+            return None
+        card = weights_file.read_card(self._job.weights)
+        structures = {name: card.structures[name] for name in card.classes}
+        modalities = Preprocessing.from_json(card.preprocessing).modalities
+        return NetworkTold(self._job.version.name, structures, list(modalities))
+
     def answer(self, spool: Spool, asked: ServiceJob, version: RegisteredModel, folder: Path) -> Ended:
         """`folder`: empty, for the files. What is wrong with a scan is told of it; the others are answered."""
         job = replace(self.load(version), modality=asked.ask.modality or None)
@@ -51,12 +64,14 @@ class ScanAnswers:
             refused: list[tuple[str, str]] = []
             failed = False
             for number, request in enumerate(due):
-                spool.progress(asked.id, LOADED + (1 - LOADED) * number / len(due))
+                begin, end = (LOADED + (1 - LOADED) * place / len(due) for place in (number, number + 1))
+                spool.progress(asked.id, begin)
                 name = _name(request, folder)
                 try:
                     if request.refused:
                         raise ValueError(request.refused)
-                    _, report = answer(request, job, to)
+                    with progress.heard(partial(_progress, spool, asked.id, begin, end)):
+                        _, report = answer(request, job, [*to, VIEW])
                     warnings += [(name, _plain(note, inputs)) for note in report["warnings"]]
                     results += _files(request, name, folder, report["outputs"])
                 except Exception as error:
@@ -68,6 +83,10 @@ class ScanAnswers:
         made = JobAnswer({**version.to_json(), "told": version.told}, tuple(results), tuple(warnings), tuple(refused))
         state = DONE if results else FAILED if failed else REFUSED
         return made, state, "" if results else "; ".join(dict.fromkeys(reason for _, reason in refused))
+
+
+def _progress(spool: Spool, job_id: str, begin: float, end: float, share: float) -> None:
+    spool.progress(job_id, begin + (end - begin) * share)
 
 
 def _source(inputs: Path) -> Path:

@@ -31,8 +31,11 @@ FIELD_BYTES = 64 << 10  # of all fields of a form that are no files
 RETRY = {"Retry-After": "60"}
 
 
-async def received(request: Request, service: Service, caller: Caller) -> tuple[Path, dict[str, str]]:
-    """A folder of the queue's with the files, for `Spool.accept`, and what else a form held.
+async def received(
+    request: Request, service: Service, caller: Caller, optional: bool = False
+) -> tuple[Path, dict[str, str]]:
+    """A folder of the queue's with the files, for `Spool.accept`, and what else a form held. `optional`: a form
+    without a file will do.
 
     Raises HTTPException 400, 408, 413, 415, 422 or 503, or QueueFullError; then nothing is left of it.
     """
@@ -41,10 +44,10 @@ async def received(request: Request, service: Service, caller: Caller) -> tuple[
         raise _too_large(limits)
     with service.upload(caller):
         folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
-        return folder, await _into(folder, request, limits)
+        return folder, await _into(folder, request, limits, optional)
 
 
-async def _into(folder: Path, request: Request, limits: ServeLimits) -> dict[str, str]:
+async def _into(folder: Path, request: Request, limits: ServeLimits, optional: bool) -> dict[str, str]:
     sink: _Sink | None = None
     try:
         sink = _sink_for(request, folder, limits)
@@ -52,7 +55,8 @@ async def _into(folder: Path, request: Request, limits: ServeLimits) -> dict[str
             async for block in _blocks(request, limits):
                 await run_in_threadpool(_write, sink, block, folder, limits)
         names, fields = await run_in_threadpool(sink.finish)
-        await run_in_threadpool(settle_files, folder, names, limits)
+        if names or not optional:
+            await run_in_threadpool(settle_files, folder, names, limits)
         return fields
     except TimeoutError:
         shutil.rmtree(folder, ignore_errors=True)

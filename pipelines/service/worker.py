@@ -70,7 +70,8 @@ class Worker:
     def _tell(self, version: RegisteredModel | str) -> str:
         model, problem = ("", version) if isinstance(version, str) else (version.told, "")
         if (model, problem) != readiness.told_by(self._spool.folder, self._number):
-            readiness.tell(self._spool.folder, self._number, model, problem)
+            network = self._answers.network() if model else None
+            readiness.tell(self._spool.folder, self._number, model, problem, network)
             log.log(logging.WARNING if problem else logging.INFO, "worker %d: %s", self._number, problem or model)
         return model
 

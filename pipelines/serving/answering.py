@@ -24,7 +24,7 @@ from pipelines.dicom.reading import header, text
 from pipelines.dicom.segmentation_object import segments_of
 from pipelines.evaluation.confidence import VolumeInterval
 from pipelines.intake import examination
-from pipelines.pages import preview
+from pipelines.pages import preview, scan_view
 from pipelines.params.quality_bounds import Quality
 from pipelines.release import audit
 from pipelines.release.registry import RegisteredModel
@@ -32,7 +32,7 @@ from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.structure import IGNORED, Structure
 from pipelines.scans.volume import Geometry, read, reoriented, write_label
-from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, Request
+from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, VIEW, Request
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.from_files import segment_files
 from pipelines.serving.scan_search import MADE_HERE, description_of
@@ -129,7 +129,7 @@ def answer(
         "warnings": notes,
     }
     with ExitStack() as whole:
-        order = sorted(to, key=[*KINDS[:-2], PNG, JSON].index)  # the report tells of the others
+        order = sorted(to, key=[*KINDS[:-2], PNG, VIEW, JSON].index)  # the report tells of the others
         files = {kind: whole.enter_context(replacing(request.output(kind))) for kind in order}
         report |= {"inputs": inputs, "outputs": {}}
         for kind, file in files.items():
@@ -220,7 +220,7 @@ class _Answer:
         elif kind == JSON:
             file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         else:
-            self._picture(file)
+            self._picture(kind, file, report)
 
     def _own_values(self) -> np.ndarray:
         if self.job.labels_of is None:
@@ -228,10 +228,14 @@ class _Answer:
         words = vocabulary.of_records(self.segmenter.card.vocabulary)
         return contract_of(self.job.labels_of).from_structures(self.segmented.label, words)
 
-    def _picture(self, file: Path) -> None:
+    def _picture(self, kind: str, file: Path, report: dict[str, Any]) -> None:
         name, scan = next(iter(self.request.files.items()))
+        if not name or name.isdigit():
+            name = (self.job.modality or self.segmenter.plan.modalities[0]).split(",")[0].strip()
         volume = read(scan)
         label = reoriented(self.segmented.label, volume.affine).array
-        preview.draw(
-            file, volume, label, name or self.job.modality or "CT", self.structures, self.job.version.told, self.mark
-        )
+        if kind == VIEW:
+            told = {"measures": report["structures"], "warnings": report["warnings"], "made_by": report["made_by"]}
+            scan_view.write(file, volume, label, name, self.structures, told)
+        else:
+            preview.draw(file, volume, label, name, self.structures, self.job.version.told, self.mark)

@@ -9,9 +9,11 @@ from pipelines.serving.scan_search import ENDINGS
 NIFTI, SEG, LABELMAP, RTSTRUCT, SR, JSON, PNG = (
     "nifti", "dicom-seg", "dicom-labelmap", "rtstruct", "sr", "json", "png",
 )  # fmt: skip
+VIEW = "view"  # what the service's page shows; the service asks for it, nobody else
 DICOM = (SEG, LABELMAP, RTSTRUCT, SR)
 _ENDS = {
     SEG: ".seg.dcm", LABELMAP: ".labelmap.dcm", RTSTRUCT: ".rtstruct.dcm", SR: ".sr.dcm", JSON: ".json", PNG: ".png",
+    VIEW: ".view",
 }  # fmt: skip
 
 

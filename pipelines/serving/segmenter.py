@@ -30,6 +30,7 @@ from pipelines.serving import footprint
 from pipelines.serving.certainty import Calibrating, Certainty, CertaintyCounts, agreement
 from pipelines.serving.conditions import Conditions, device, precision_of
 from pipelines.serving.regridding import MostLikely
+from pipelines.work import progress
 from pipelines.work.cores import workers
 
 log = logging.getLogger(__name__)
@@ -174,10 +175,13 @@ class _Told:
         same = size == geometry.crop_shape
         self.most_likely = None if same else MostLikely(size, geometry.crop_shape, shown.ids, layout.order)
         self.calibrating: Calibrating | None = None
+        self.done = 0
 
     def take(self, block: Blended, reference: np.ndarray | None) -> None:
         best, which = largest(block.probability)
         self.on_grid[block.box] = self.shown.ids[which.cpu().numpy()]
+        self.done += which.numel()
+        progress.share(self.done / self.on_grid.size)
         self.certainty.take(block.probability, best, which)
         if self.most_likely is not None:
             self.most_likely.take(block.corner, block.probability.cpu().numpy())

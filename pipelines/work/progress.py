@@ -3,13 +3,17 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 EVERY_S = 5.0
+HEARD_S = 0.3  # between two shares that a listener hears
+_listener: ContextVar[Callable[[float], None] | None] = ContextVar("listener", default=None)
 
 
 def track(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
@@ -44,6 +48,30 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+@contextmanager
+def heard(listener: Callable[[float], None]) -> Iterator[None]:
+    """Whoever tells `share` within is heard by `listener`, now and then."""
+    last = 0.0
+
+    def now_and_then(done: float) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= HEARD_S:
+            last = now
+            listener(done)
+
+    token = _listener.set(now_and_then)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def share(done: float) -> None:
+    """How much of what is being done is done, in [0, 1]; nobody need listen."""
+    if (listener := _listener.get()) is not None:
+        listener(done)
 
 
 def tell(line: str) -> None:

@@ -15,7 +15,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,11 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
 )  # fmt: skip
-KEYS = {"ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, "Enter": 13}
+KEYS = {
+    "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, "Home": 36, "End": 35, "PageUp": 33,
+    "PageDown": 34,
+}  # fmt: skip
+TYPED = {"Enter": "\r", "Space": " "}
 
 
 def program() -> str | None:
@@ -42,6 +46,7 @@ class Chromium:
         self._buffer, self._number = b"", 0
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.choosers: list[int] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session: str | None = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -91,14 +96,14 @@ class Chromium:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return dict(answer["result"])
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """From disk, waiting until the page says that it is ready; what former pages told is forgotten."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """From disk, or an address, waiting until the page is there; what former pages told is forgotten."""
         self.complaints.clear()
         self.requests.clear()
         self.size(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
     def size(self, width: int, height: int, scale: float = 1) -> None:
@@ -125,14 +130,40 @@ class Chromium:
             time.sleep(0.02)
 
     def press(self, key: str) -> None:
-        text = {} if key in KEYS else {"text": key}
-        code = {"key": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper()))}
+        typed = TYPED.get(key, key)
+        text = {} if key in KEYS else {"text": typed}
+        code = {"key": typed if key == "Space" else key, "windowsVirtualKeyCode": KEYS.get(key, ord(typed[0].upper()))}
         self.call("Input.dispatchKeyEvent", type="keyDown", **code, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def click(self, x: float, y: float) -> None:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def choose(self, files: Sequence[Path]) -> None:
+        """In the dialogue for files that the next key opens; see `choosing`."""
+        until = time.monotonic() + 10
+        while not self.choosers:
+            if time.monotonic() > until:
+                raise RuntimeError("no dialogue for files was opened")
+            self.evaluate("0")
+        self.call("DOM.setFileInputFiles", backendNodeId=self.choosers.pop(), files=[str(each) for each in files])
+
+    def choosing(self) -> None:
+        """From now on dialogues for files do not open, but wait for `choose`."""
+        self.call("Page.setInterceptFileChooserDialog", enabled=True)
+
+    def drop(self, files: Sequence[Path], x: float, y: float) -> None:
+        data = {"items": [], "files": [str(each) for each in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def turn_wheel(self, x: float, y: float, down: float) -> None:
+        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
 
     def picture(self, whole: bool = False) -> Image.Image:
         """Of the viewport, or of the whole page."""
@@ -165,6 +196,8 @@ class Chromium:
     def _note(self, method: str | None, told: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"][:200])
+        elif method == "Page.fileChooserOpened":
+            self.choosers.append(told["backendNodeId"])
         elif method == "Runtime.exceptionThrown":
             details = told["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
