@@ -1,7 +1,7 @@
 """Where scans are fetched from and results go: PACS by DICOMweb, nodes by DIMSE; by name in serve.yaml.
 
     send(destination, files)                              STOW-RS or C-STORE; the same object again changes nothing
-    fetch(destination, Wanted(study, series, folder...))  WADO-RS
+    fetch(destination, WantedStudy(study, series, folder...))  WADO-RS
 
 Both talk in a child process with bounds on time and memory (pipelines/dicom/sandbox.py): a peer that dribbles, never
 ends or sends what inflates takes the child down and nothing else. Whoever calls is blocked meanwhile, in any thread.
@@ -22,7 +22,7 @@ MEMORY_GIB = 4.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedStudy:
     """`series`: empty for the whole study; `study`: empty for the series' own. `folder`: of the caller, empty."""
 
     study: str
@@ -40,7 +40,7 @@ def send(destination: Destination, files: Sequence[Path], calling: str = OURS) -
         _in_child(partial(_store, destination, tuple(files), calling), destination)
 
 
-def fetch(destination: Destination, wanted: Wanted) -> int:
+def fetch(destination: Destination, wanted: WantedStudy) -> int:
     """How many files lie in the folder. What lies there when it raises is of no use."""
     if isinstance(destination, WebPeer):
         return _in_child(partial(_wado, destination, wanted), destination)
@@ -53,7 +53,7 @@ def _stow(peer: WebPeer, files: Sequence[Path]) -> int:  # the libraries are imp
     return dicomweb.stow(peer, files)
 
 
-def _wado(peer: WebPeer, wanted: Wanted) -> int:
+def _wado(peer: WebPeer, wanted: WantedStudy) -> int:
     from pipelines.service import dicomweb
 
     return dicomweb.wado(peer, wanted)

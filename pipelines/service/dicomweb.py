@@ -1,6 +1,6 @@
 """A PACS over DICOMweb: a series or study fetched by WADO-RS, results stored by STOW-RS.
 
-    wado(peer, Wanted(study, series, folder, ...))     files of what the PACS holds, named by running number
+    wado(peer, WantedStudy(study, series, folder, ...))     files of what the PACS holds, named by running number
     stow(peer, files)                                  an object at a time
 
 Runs in a child of pipelines/dicom/sandbox.py, by pipelines/service/destinations.py. Raises PeerRefusedError or
@@ -20,7 +20,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset, dcmread
 
 from pipelines.dicom.reading import DAMAGE
-from pipelines.service.destinations import Wanted
+from pipelines.service.destinations import WantedStudy
 from pipelines.service.peers import PeerBusyError, PeerRefusedError, WebPeer
 
 logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # it logs UIDs
@@ -42,7 +42,7 @@ def checked_uid(keyword: str, uid: str) -> str:
     return uid
 
 
-def wado(peer: WebPeer, wanted: Wanted) -> int:
+def wado(peer: WebPeer, wanted: WantedStudy) -> int:
     """How many files. None, more or larger ones than allowed are refused; what lies in the folder then is of no use."""
     study = checked_uid("study", wanted.study) if wanted.study else ""
     series = checked_uid("series", wanted.series) if wanted.series or not study else ""

@@ -24,7 +24,7 @@ async def fetched(
     limits = service.settings.limits
     with service.upload(caller):
         folder = await run_in_threadpool(service.spool.arriving, caller.name, caller.limit)
-        found = destinations.Wanted(study, series, folder, limits.upload_mib * MIB, limits.files)
+        found = destinations.WantedStudy(study, series, folder, limits.upload_mib * MIB, limits.files)
         try:
             await anyio.to_thread.run_sync(destinations.fetch, peer, found, limiter=request.app.state.fetches)
         except (PeerRefusedError, PeerBusyError) as error:

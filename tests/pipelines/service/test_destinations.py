@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from pipelines.service.destinations import Wanted, fetch, send
+from pipelines.service.destinations import WantedStudy, fetch, send
 from pipelines.service.dicomweb import stow, wado
 from pipelines.service.peers import NodePeer, PeerBusyError, PeerRefusedError, WebPeer
 from pipelines.service.store_scu import send_to
@@ -38,9 +38,11 @@ def files(tmp_path: Path) -> list[Path]:
     return dicom_files.series(tmp_path / "in")
 
 
-def wanted(folder: Path, **how: Any) -> Wanted:
+def wanted(folder: Path, **how: Any) -> WantedStudy:
     folder.mkdir(exist_ok=True)
-    return Wanted(**{"study": STUDY, "series": SERIES, "folder": folder, "max_bytes": 1 << 30, "max_files": 100, **how})
+    return WantedStudy(
+        **{"study": STUDY, "series": SERIES, "folder": folder, "max_bytes": 1 << 30, "max_files": 100, **how}
+    )
 
 
 @needs_orthanc
