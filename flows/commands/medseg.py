@@ -30,7 +30,7 @@ from flows.commands import (
 from flows.commands import data as data_commands
 from flows.commands import gate as gate_commands
 from flows.commands import schedule as schedule_commands
-from flows.commands import serve as serve_commands
+from flows.commands import service as service_commands
 from flows.commands import structures as structure_commands
 from flows.commands.common import Command, Json, enter_project, group, log_to_terminal
 
@@ -49,7 +49,7 @@ app.add_typer(audit_commands.signers_app, name="signers")
 app.add_typer(card_commands.app, name="card")
 app.add_typer(schedule_commands.app, name="schedule")
 app.add_typer(clusters.launch_app, name="launch")
-app.add_typer(serve_commands.serve_app, name="serve")
+app.add_typer(service_commands.serve_app, name="serve")
 
 
 @app.command("run")

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field
 
 from pipelines.service.job import ServiceJob
 from pipelines.service.queue import QueueFullError, Spool
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 from pipelines.service.tokens import Caller, Tokens
 
 
-class Problem(BaseModel):
+class HttpProblem(BaseModel):
     """Any refusal."""
 
     detail: str = Field(description="what, which bound, what to do")

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipelines.service import monai_label
-from pipelines.service.access import Here, Known, Problem, Service, only_known, own_job
+from pipelines.service.access import Here, HttpProblem, Known, Service, only_known, own_job
 from pipelines.service.answers import MEDIA_TYPES, ToldJob, told_job
 from pipelines.service.asking import Deliver, Fetch, Key, Modality, To, check_destination, checked_ask
 from pipelines.service.fetching import fetched
@@ -26,7 +26,7 @@ from pipelines.service.monai_sessions import Sessions
 from pipelines.service.page import routes
 from pipelines.service.queue import QueueFullError
 from pipelines.service.readiness import Readiness, readiness
-from pipelines.service.settings import KINDS
+from pipelines.service.serve_settings import KINDS
 from pipelines.service.tokens import Caller
 from pipelines.service.uploads import received
 
@@ -49,7 +49,7 @@ _BODY = {
 
 def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer but success."""
-    return {code: {"model": Problem} for code in (401, 422, *codes)}
+    return {code: {"model": HttpProblem} for code in (401, 422, *codes)}
 
 
 def application(service: Service) -> FastAPI:
@@ -181,13 +181,13 @@ def ready(service: Here, response: Response) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **refusals()})
-def metrics(service: Here, _: Known) -> Response:
+def prometheus_metrics(service: Here, _: Known) -> Response:
     """For Prometheus."""
     return Response(exposition(service.spool), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/openapi.json", include_in_schema=False)
-def document(request: Request, _: Known) -> dict[str, Any]:
+def openapi_document(request: Request, _: Known) -> dict[str, Any]:
     app: FastAPI = request.app
     return app.openapi()
 

@@ -6,7 +6,7 @@ from fastapi import Header, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.service.job import Ask
-from pipelines.service.settings import KINDS, ServeSettings
+from pipelines.service.serve_settings import KINDS, ServeSettings
 from pipelines.work.wording import did_you_mean
 
 _KIND = "|".join(KINDS)

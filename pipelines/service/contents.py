@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fastapi import HTTPException
 
-from pipelines.service.settings import ServeLimits
+from pipelines.service.serve_settings import ServeLimits
 from pipelines.sources import stem_of
 from pipelines.sources.channel_names import modality_at_end
 

@@ -13,10 +13,10 @@ from sqlalchemy import select, update
 
 from pipelines.service import destinations
 from pipelines.service.job import DELIVERED, UNDELIVERED, WAITING, Ask, ServiceJob
+from pipelines.service.job_table import jobs
 from pipelines.service.peers import OURS, Destination
 from pipelines.service.queue import Spool
-from pipelines.service.settings import ServeSettings
-from pipelines.service.table import jobs
+from pipelines.service.serve_settings import ServeSettings
 
 log = logging.getLogger(__name__)
 

@@ -38,8 +38,8 @@ from pipelines.service.job import (
     JobAnswer,
     ServiceJob,
 )
-from pipelines.service.settings import ServeSettings
-from pipelines.service.table import Database, jobs
+from pipelines.service.job_table import Database, jobs
+from pipelines.service.serve_settings import ServeSettings
 from pipelines.work import project
 
 ANSWER = "answer.json"  # in a folder of results: JobAnswer
@@ -130,7 +130,7 @@ class Spool:
             return [_job(row) for row in connection.execute(chosen).mappings()]
 
     def cancel(self, job_id: str) -> bool:
-        """False if it was answered before, or there is none. Whoever works on it notices (worker.py)."""
+        """False if it was answered before, or there is none. Whoever works on it notices (job_worker.py)."""
         cancelled = self._change(job_id, OPEN, state=CANCELLED, ended_at=time.time())
         if cancelled:
             _remove(self.inputs(job_id))

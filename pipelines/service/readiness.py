@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from pipelines.service.queue import Spool
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 from pipelines.work.writing import write_json
 
 STARTING = "the workers are starting"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.service.job import Ask
 from pipelines.service.queue import QueueFullError, Spool, spool_of
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 
 
 @dataclass

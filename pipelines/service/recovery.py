@@ -8,8 +8,8 @@ from pathlib import Path
 from sqlalchemy import select
 
 from pipelines.service.job import DONE, OPEN, WAITING, JobAnswer
+from pipelines.service.job_table import jobs
 from pipelines.service.queue import ANSWER, Spool
-from pipelines.service.table import jobs
 
 log = logging.getLogger(__name__)
 

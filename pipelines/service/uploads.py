@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pipelines.service.access import Service
 from pipelines.service.contents import settle_files
-from pipelines.service.settings import ServeLimits
+from pipelines.service.serve_settings import ServeLimits
 from pipelines.service.tokens import Caller
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs what strangers send

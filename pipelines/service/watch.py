@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.service.job import DONE, OPEN, Ask, ServiceJob
 from pipelines.service.queue import QueueFullError, Spool
 from pipelines.service.receiving import link_or_copy
-from pipelines.service.settings import ServeLimits, WatchSettings
+from pipelines.service.serve_settings import ServeLimits, WatchSettings
 from pipelines.sources import stem_of
 from pipelines.work.writing import replacing
 

@@ -15,7 +15,7 @@ from pipelines.service import api
 from pipelines.service.access import Service, tokens_of
 from pipelines.service.patience import protocol
 from pipelines.service.queue import Bounds, Spool
-from pipelines.service.settings import ServeLimits, ServeSettings
+from pipelines.service.serve_settings import ServeLimits, ServeSettings
 
 LIMITS = ServeLimits(
     upload_mib=2, unpacked_mib=8, files=20, queue=40, per_token=20, connections=60, header_s=1.0, silence_s=1.0,

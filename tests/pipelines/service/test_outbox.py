@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import update
 
 from pipelines.service.job import Ask, JobAnswer, ResultFile, ServiceJob
+from pipelines.service.job_table import jobs
 from pipelines.service.outbox import Outbox
 from pipelines.service.peers import Destination, NodePeer, PeerBusyError, PeerRefusedError
 from pipelines.service.queue import Spool
-from pipelines.service.settings import ServeSettings
-from pipelines.service.table import jobs
+from pipelines.service.serve_settings import ServeSettings
 
 PEER = NodePeer(ae_title="PACS", host="localhost", port=104)
 SEG = ResultFile("x", "dicom-seg", "x.seg.dcm", 1, "ab")

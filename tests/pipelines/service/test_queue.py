@@ -16,9 +16,9 @@ from pipelines.service.job import (
     JobAnswer,
     ResultFile,
 )
+from pipelines.service.job_table import Database, jobs
 from pipelines.service.queue import ATTEMPTS, Bounds, QueueFullError, Spool
 from pipelines.service.recovery import recover, tidy
-from pipelines.service.table import Database, jobs
 from tests.pipelines.service.postgres import postgres
 
 ANSWER = JobAnswer({"told": "m version 1: champion"}, (ResultFile("x", "nifti", "x.nii.gz", 1, "ab"),))

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.service.job import FAILED, Ask, JobAnswer, ResultFile
 from pipelines.service.queue import Bounds, Spool
-from pipelines.service.settings import ServeLimits, WatchSettings
+from pipelines.service.serve_settings import ServeLimits, WatchSettings
 from pipelines.service.watch import Watched
 
 ANSWER = JobAnswer({"told": "m"}, (ResultFile("scan", "nifti", "scan.nii.gz", 1, "ab"),))

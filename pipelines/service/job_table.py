@@ -47,7 +47,7 @@ jobs = Table(
     Column("worker", Integer),  # the number of the process that took it
     Column("model", Text, nullable=False, default=""),  # the version that answers, known once taken
     Column("reason", Text, nullable=False, default=""),
-    Column("answer", Text, nullable=False, default="{}"),  # JSON: what worker.py tells of the files
+    Column("answer", Text, nullable=False, default="{}"),  # JSON: what job_worker.py tells of the files
     Column("bytes", BigInteger, nullable=False, default=0),
     Column("delivery", Text, nullable=False, default=""),
     Column("delivery_reason", Text, nullable=False, default=""),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.service import settings
-from pipelines.service.settings import KINDS, ServeSettings
+from pipelines.service import serve_settings
+from pipelines.service.serve_settings import KINDS, ServeSettings
 from pipelines.service.tokens import Tokens
 from pipelines.serving import answering
 
@@ -18,11 +18,11 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_shown_is_what_holds_without_a_file(file: Path) -> None:
-    assert settings.load() == ServeSettings()
-    file.write_text(settings.explained())
-    assert settings.load() == ServeSettings()
+    assert serve_settings.load() == ServeSettings()
+    file.write_text(serve_settings.explained())
+    assert serve_settings.load() == ServeSettings()
     for key in ServeSettings.model_fields:
-        assert f"{key}:" in settings.explained()
+        assert f"{key}:" in serve_settings.explained()
 
 
 def test_the_kinds_are_those_of_predict() -> None:
@@ -34,7 +34,7 @@ def test_peers_are_read_and_the_command_line_counts_more(file: Path) -> None:
         "port: 9000\nmodel: models:/m/1\ndestinations: {pacs: {dicomweb: 'https://p/dicom-web'}}\n"
         "dimse: {callers: [CT1], deliver: pacs}\nwatch: {inbox: in, outbox: out}\n"
     )
-    found = settings.load({"port": 1234, "model": None})
+    found = serve_settings.load({"port": 1234, "model": None})
     assert (found.port, found.model, list(found.destinations)) == (1234, "models:/m/1", ["pacs"])
     assert ServeSettings.model_validate_json(found.model_dump_json()) == found  # as workers are told
 
@@ -55,7 +55,7 @@ def test_peers_are_read_and_the_command_line_counts_more(file: Path) -> None:
 def test_what_is_wrong_is_named(file: Path, text: str, told: str) -> None:
     file.write_text(text)
     with pytest.raises(ValueError, match=told) as error:
-        settings.load()
+        serve_settings.load()
     assert "\n" not in str(error.value)
 
 

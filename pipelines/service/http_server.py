@@ -23,9 +23,9 @@ from pipelines.service.outbox import Outbox
 from pipelines.service.patience import protocol
 from pipelines.service.queue import Spool, spool_of
 from pipelines.service.receiving import ToSpool
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 from pipelines.service.watch import Watched
-from pipelines.service.workers import Workers
+from pipelines.service.worker_processes import Workers
 from pipelines.work import project
 
 log = logging.getLogger(__name__)

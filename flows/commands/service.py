@@ -38,19 +38,21 @@ def serve(
         return
     enter_project(needs_mlflow=True)
     log_to_terminal()
-    from pipelines.service import running, settings
+    from pipelines.service import http_server, serve_settings
 
     told = {"host": host, "port": port, "workers": workers, "device": device, "database": database}
     changes = {**told, "model": model and model_uri(model), "unreleased": unreleased or None}
-    running.serve(settings.load(changes), lambda address: print(f"Serving at {address}; Ctrl-C ends it", flush=True))
+    http_server.serve(
+        serve_settings.load(changes), lambda address: print(f"Serving at {address}; Ctrl-C ends it", flush=True)
+    )
 
 
 @serve_app.command("config")
 def show_configuration() -> None:
     """A serve.yaml with every key, its default and what it means; `medseg serve config > serve.yaml` begins one."""
-    from pipelines.service import settings
+    from pipelines.service import serve_settings
 
-    print(settings.explained(), end="")
+    print(serve_settings.explained(), end="")
 
 
 @token_app.command("add")

@@ -1,6 +1,6 @@
 """The process that answers: takes a job, segments its scans, publishes the results, takes the next.
 
-Run     python -m pipelines.service.worker NUMBER < settings.json      tethered, in the project's folder
+Run     python -m pipelines.service.job_worker NUMBER < settings.json      tethered, in the project's folder
 
 Which version answers is looked up as each job is taken: a champion that changes while jobs wait answers those that were
 not taken yet, and each job names the one that it had. While there is none that may answer, jobs wait.
@@ -20,7 +20,7 @@ from pipelines.release.registry import NOT_RELEASED, RegisteredModel
 from pipelines.service import readiness
 from pipelines.service.job import DONE, FAILED, RUNNING, JobAnswer, ServiceJob
 from pipelines.service.queue import Spool, spool_of
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 from pipelines.work import devices, faults
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipelines.service import readiness, recovery
 from pipelines.service.queue import Spool
-from pipelines.service.settings import ServeSettings
+from pipelines.service.serve_settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ LOOK_S = 0.2
 PAUSES_S = (0.0, 1.0, 5.0, 30.0)  # before a worker is started again that died young
 YOUNG_S = 30.0
 TERM_S = 3.0
-CANCELLED_EXIT = 70  # as worker.py, which imports torch, has it
+CANCELLED_EXIT = 70  # as job_worker.py, which imports torch, has it
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Workers:
             self._start(each)
 
     def _start(self, each: _Process) -> None:
-        module = [sys.executable, "-m", "pipelines.service.worker", str(each.number)]
+        module = [sys.executable, "-m", "pipelines.service.job_worker", str(each.number)]
         each.process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.work.tether", *module], stdin=subprocess.PIPE, pass_fds=(self._lock,)
         )
