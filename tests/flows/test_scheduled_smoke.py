@@ -83,7 +83,7 @@ def look(browser: Chromium, project: Project, run: FlowRun) -> None:
     browser.wait("document.readyState === 'complete'")
     browser.evaluate(f"localStorage.setItem('prefect-password', '{login}')")
     browser.call("Page.navigate", url=f"{page}/runs/flow-run/{run.id}")
-    for words in (run.name, "Completed", "Running stage 'train'"):
+    for words in (run.name, "Completed", "Running stage 'inventory'"):
         browser.wait(f"document.body?.innerText.includes({json.dumps(words)})", 120)
     keep(browser, "run")
     browser.evaluate("document.querySelector('#artifacts').click()")
