@@ -83,6 +83,14 @@ def _password(authorization: str) -> str:
 Known = Annotated[Caller, Depends(identified)]
 
 
+def only_known(request: Request) -> None:
+    """A misspelt parameter is told, not left out."""
+    known = {each.alias for each in request.scope["route"].dependant.query_params}
+    if not set(request.query_params) <= known:
+        told = ", ".join(sorted(known)) or "none"
+        raise HTTPException(422, f"the query has a parameter that is not known here; known: {told}")
+
+
 def own_job(service: Service, caller: Caller, job_id: str) -> ServiceJob:
     """Another one's is as if there were none: 404."""
     try:

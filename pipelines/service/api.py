@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipelines.service import monai_label
-from pipelines.service.access import Here, Known, Problem, Service, own_job
+from pipelines.service.access import Here, Known, Problem, Service, only_known, own_job
 from pipelines.service.answers import MEDIA_TYPES, ToldJob, told_job
 from pipelines.service.asking import Deliver, Fetch, Key, Modality, To, check_destination, checked_ask
 from pipelines.service.fetching import fetched
@@ -49,7 +49,7 @@ _BODY = {
 
 def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer but success."""
-    return {code: {"model": Problem} for code in (401, *codes)}
+    return {code: {"model": Problem} for code in (401, 422, *codes)}
 
 
 def application(service: Service) -> FastAPI:
@@ -64,12 +64,12 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_middleware(Counted)
-    for each in (router, monai_label.router, routes.router):
+    for each in (router, open_router, monai_label.router, routes.router):
         app.include_router(each)
     return app
 
 
-router = APIRouter()
+router, open_router = APIRouter(dependencies=[Depends(only_known)]), APIRouter()
 
 
 @router.post(
@@ -166,13 +166,13 @@ def result(
     return FileResponse(path, media_type=MEDIA_TYPES[kind], filename=path.name)
 
 
-@router.get("/health")
+@open_router.get("/health")
 def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: {"model": Readiness}})
+@open_router.get("/ready", responses={503: {"model": Readiness}})
 def ready(service: Here, response: Response) -> Readiness:
     """A worker has its network, and the queue has room."""
     found = readiness(service.spool, service.settings)

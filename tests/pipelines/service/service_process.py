@@ -29,8 +29,6 @@ def scan(path: Path, seed: int = 0, size: int = 12) -> Path:
 
 @dataclass
 class ServiceProcess:
-    """`address`: changes with each start, unless a port was chosen."""
-
     root: Path
     options: tuple[str, ...] = ("--unreleased", "--model", "models:/m/1")
     process: subprocess.Popen[bytes] | None = None
@@ -40,7 +38,7 @@ class ServiceProcess:
     def start(self) -> None:
         log = self.root / "serve.log"
         begun = log.stat().st_size if log.exists() else 0
-        command = [sys.executable, "-m", "flows.commands.medseg", "serve", "--port", "0", *self.options]
+        command = [sys.executable, "-m", "flows.commands.medseg", "serve", "--port", self._port(), *self.options]
         environment = {name: value for name, value in os.environ.items() if name != tracking.VARIABLE}
         environment |= {"PYTHONPATH": str(REPOSITORY), "MEDSEG_WORKERS": "1"}
         with log.open("ab") as out:
@@ -50,6 +48,10 @@ class ServiceProcess:
             assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()  # noqa: PT018
             time.sleep(0.05)
         self.address = found[1]
+
+    def _port(self) -> str:
+        """The same at each start."""
+        return self.address.rpartition(":")[2] or "0"
 
     def ready(self) -> None:
         deadline = time.monotonic() + PATIENCE_S

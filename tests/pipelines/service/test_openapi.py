@@ -18,6 +18,7 @@ OPERATIONS = [
     ("DELETE", "/segmentations/{job_id}"), ("GET", "/segmentations/{job_id}/results/{kind}"), ("GET", "/health"),
     ("GET", "/ready"), ("GET", "/metrics"),
 ]  # fmt: skip
+OWN = ("segmentations", "health", "ready", "metrics")
 Promised = tuple[schemathesis.BaseSchema, dict[str, str]]
 
 
@@ -33,9 +34,10 @@ def promised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promised]:
         yield schemathesis.openapi.from_asgi("/openapi.json", api.application(service), headers=headers), headers
 
 
-def test_all_operations_are_asked(promised: Promised) -> None:
+def test_all_operations_but_those_of_monai_label_are_asked(promised: Promised) -> None:
     told = {(each.ok().method.upper(), each.ok().path) for each in promised[0].get_all_operations()}
-    assert told == set(OPERATIONS)
+    own = {(method, path) for method, path in told if path.split("/")[1] in OWN}
+    assert own == set(OPERATIONS)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

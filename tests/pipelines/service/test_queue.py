@@ -1,6 +1,7 @@
 """The queue: every accepted job is answered once, whatever was killed when; bounds; keys."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,34 @@ from pipelines.service.job import (
 )
 from pipelines.service.queue import ATTEMPTS, Bounds, QueueFullError, Spool
 from pipelines.service.recovery import recover, tidy
+from pipelines.service.table import Database, jobs
+from tests.pipelines.service.postgres import postgres
 
 ANSWER = JobAnswer({"told": "m version 1: champion"}, (ResultFile("x", "nifti", "x.nii.gz", 1, "ab"),))
 
 
+BOUNDS = Bounds(queue=6, per_sender=4)
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    with postgres() as address:
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return ""
+    address: str = request.getfixturevalue("postgresql")
+    with Database(address, Path()).writing() as connection:
+        connection.execute(jobs.delete())
+    return address
+
+
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "serve", bounds=Bounds(queue=6, per_sender=4))
+def spool(tmp_path: Path, database: str) -> Spool:
+    return Spool(tmp_path / "serve", database, BOUNDS)
 
 
 def accepted(spool: Spool, sender: str = "a", key: str = "", ask: Ask | None = None) -> str:
@@ -105,7 +127,9 @@ def test_cancelled_while_it_runs(spool: Spool) -> None:
     assert not spool.inputs(job_id).exists()
 
 
-def test_what_a_kill_leaves_is_known_at_the_next_start(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_kill_leaves_is_known_at_the_next_start(
+    spool: Spool, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, half = accepted(spool), accepted(spool)
     spool.take()
     spool.take()
@@ -113,7 +137,7 @@ def test_what_a_kill_leaves_is_known_at_the_next_start(spool: Spool, monkeypatch
     answered(spool, whole)
     (spool.working(half) / "x.nii.gz").write_text("ha")
     (spool.arriving("b") / "upload").write_text("ha")
-    other = Spool(spool.folder)
+    other = Spool(spool.folder, database, BOUNDS)
     recover(other)
     assert [other.job(each).state for each in (whole, half)] == [DONE, QUEUED]
     assert other.job(whole).answer == ANSWER
@@ -125,12 +149,12 @@ def test_what_a_kill_leaves_is_known_at_the_next_start(spool: Spool, monkeypatch
     assert "its worker died 3 times" in other.job(half).reason
 
 
-def test_one_job_is_taken_once_by_many(spool: Spool) -> None:
+def test_one_job_is_taken_once_by_many(spool: Spool, database: str) -> None:
     ids = {accepted(spool, sender) for sender in ("a", "a", "a", "b", "b", "b")}
     taken: list[str] = []
 
     def work() -> None:
-        own = Spool(spool.folder)
+        own = Spool(spool.folder, database, BOUNDS)
         while job := own.take():
             taken.append(job.id)
 

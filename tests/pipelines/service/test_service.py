@@ -30,7 +30,7 @@ def test_a_scan_is_answered(service: ServiceProcess, tmp_path: Path) -> None:
         told = answered(client, asked.json()["id"])
         assert (told["state"], told["progress"], told["reason"]) == ("done", 1.0, "")
         assert told["version"]["mark"] == NOT_RELEASED
-        assert {each["kind"] for each in told["results"]} == {"nifti", "json", "png"}
+        assert {each["kind"] for each in told["results"]} >= {"nifti", "json", "png"}
         files = {each["kind"]: client.get(each["href"]).raise_for_status() for each in told["results"]}
         label = nib.Nifti1Image.from_bytes(gzip.decompress(files["nifti"].content))
         assert label.shape == nib.load(sent).shape
@@ -59,7 +59,7 @@ def test_files_of_a_form_are_scans_by_name_and_a_key_is_one_job(service: Service
         assert [each.status_code for each in asked] == [202, 202]
         assert asked[0].json()["id"] == asked[1].json()["id"]
         told = answered(client, asked[0].json()["id"])
-        assert [each["scan"] for each in told["results"]] == ["scan-1", "scan-2"]
+        assert [each["scan"] for each in told["results"] if each["kind"] == "nifti"] == ["scan-1", "scan-2"]
         several = client.get(f"/segmentations/{told['id']}/results/nifti")
         assert (several.status_code, "name one, as in ?scan=scan-1" in several.text) == (422, True)
 
