@@ -15,7 +15,7 @@ PER_SENDER = 4  # the oldest goes
 
 
 @dataclass
-class _MonaiSession:
+class _Kept:
     sender: str
     folder: Path
     used_at: float
@@ -25,7 +25,7 @@ class _MonaiSession:
 class Sessions:
     """Of one process. Threads may share it."""
 
-    _found: dict[str, _MonaiSession] = field(default_factory=dict)
+    _found: dict[str, _Kept] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, sender: str, folder: Path) -> str:
@@ -35,7 +35,7 @@ class Sessions:
             late = [key for key, each in self._found.items() if each.used_at < time.monotonic() - EXPIRY_S]
             for key in {*late, *own[: max(0, len(own) + 1 - PER_SENDER)]}:
                 shutil.rmtree(self._found.pop(key).folder, ignore_errors=True)
-            self._found[folder.name] = _MonaiSession(sender, folder, time.monotonic())
+            self._found[folder.name] = _Kept(sender, folder, time.monotonic())
         return folder.name
 
     def knows(self, sender: str, key: str) -> bool:
@@ -59,6 +59,6 @@ class Sessions:
                 shutil.rmtree(self._found.pop(key).folder, ignore_errors=True)
             return session is not None
 
-    def _of(self, sender: str, key: str) -> _MonaiSession | None:
+    def _of(self, sender: str, key: str) -> _Kept | None:
         found = self._found.get(key)
         return found if found is not None and found.sender == sender else None

@@ -29,7 +29,7 @@ HEADERS = {
 
 
 @router.get("/", include_in_schema=False)
-async def start_page() -> Response:
+async def front_page() -> Response:
     return _answered("index.html")
 
 
