@@ -12,6 +12,7 @@ def trained(text: str) -> int:
     return len(re.findall(r"Running stage 'train'", text))
 
 
+@pytest.mark.slow
 def test_a_ladder_is_climbed_once_and_stops_where_size_does_not_pay(fresh: Project) -> None:
     """Tiny and small are trained; small is no better, so its second seed is not."""
     command = ("plan-run", "--presets", "tiny,small", "--seeds", "2", "--run")

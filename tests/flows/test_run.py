@@ -187,6 +187,7 @@ def test_second_run_is_refused_or_waits_while_status_works_until_the_first_is_in
     assert "Running stage 'train'" in done.read("waiting")
 
 
+@pytest.mark.slow
 def test_run_outlives_its_server_and_is_not_running_for_ever_in_the_next_ones_pages(done: Project) -> None:
     del done.environment["PREFECT_API_URL"], done.environment["PREFECT_API_AUTH_STRING"]
     done.environment["PREFECT_CLIENT_MAX_RETRIES"] = "0"

@@ -103,6 +103,7 @@ def test_a_study_is_received_and_answered_by_dimse(hospital: Hospital, tmp_path:
     check_results(hospital.pacs, study, files)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_taken_outlives_kill_9(hospital: Hospital, tmp_path: Path) -> None:
     """All of it is told to be stored, the service is killed before it is complete: answered, and once."""
     files, study, _ = scan(tmp_path, "by a killed one")

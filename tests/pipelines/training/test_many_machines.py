@@ -70,6 +70,7 @@ def same(project: Path, expected: dict[str, torch.Tensor]) -> None:
     assert max(float((found[name] - tensor).abs().max()) for name, tensor in expected.items()) < 1e-5
 
 
+@pytest.mark.slow
 def test_two_machines_train_what_one_does_and_start_again_when_a_rank_or_a_launcher_is_killed(
     project: Path, on_one: dict[str, torch.Tensor]
 ) -> None:
