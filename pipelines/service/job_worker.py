@@ -35,7 +35,7 @@ class Worker:
         from pipelines.service.scan_answers import ScanAnswers  # torch: after the device is chosen
 
         self._spool, self._settings, self._number = spool, settings, number
-        self._answers = ScanAnswers()
+        self._answers = ScanAnswers(settings.unfamiliar)
         self._model = ""
         self._ending = threading.Lock()
 

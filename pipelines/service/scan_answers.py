@@ -26,16 +26,17 @@ Ended = tuple[JobAnswer, str, str]  # with state and reason
 
 
 class ScanAnswers:
-    """Keeps the last version's network."""
+    """Keeps the last version's network. `unfamiliar`: as `Job.of` takes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfamiliar: str) -> None:
+        self._unfamiliar = unfamiliar
         self._job: Job | None = None
 
     def load(self, version: RegisteredModel) -> Job:
         """Raises ValueError if its weights are not to be had or are not as registered."""
         if self._job is None or self._job.version.record_sha256 != version.record_sha256:
             self._job = None
-            self._job = Job.of(version)
+            self._job = Job.of(version, unfamiliar=self._unfamiliar)
             cached_segmenter(self._job.weights, self._job.conditions)
         self._job = replace(self._job, version=version)  # its standing may have changed
         return self._job

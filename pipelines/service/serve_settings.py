@@ -5,7 +5,7 @@ The file lies in the project and names no secret: tokens and passwords lie in fi
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -56,6 +56,9 @@ class ServeSettings(Block):
     )
     unreleased: bool = Field(
         default=False, description='answer with a version that is not released; "not for clinical use" is on everything'
+    )
+    unfamiliar: Literal["flag", "refuse"] = Field(
+        default="flag", description="what becomes of a scan that is unlike those of training: a warning, or no answer"
     )
     host: str = Field(default="127.0.0.1", description="address to listen at; behind a proxy that speaks TLS keep it")
     port: int = Field(default=8040, ge=0, le=65_535, description="port to listen at; 0: any that is free")
