@@ -90,9 +90,11 @@ def reference_of(path: Path, weights: Path, conditions: Conditions) -> Reference
 
 
 def known_of(references: Sequence[Reference], patients: Mapping[str, str]) -> dict[str, dict[str, Known]]:
-    """By source and group; without those of too few patients, if there are no others to tell how much these differ."""
+    """By source and group; without those of too few patients, if there are no others to tell how much these differ.
+    In whatever order the references come."""
+    ordered = sorted(references, key=lambda each: each.case_id)
     rows = {
-        source: _rows([each for each in references if each.source == source], patients)
+        source: _rows([each for each in ordered if each.source == source], patients)
         for source in sorted({each.source for each in references})
     }
     found: dict[str, dict[str, Known]] = {}

@@ -123,7 +123,7 @@ def test_the_form_in_prefects_page_has_profile_and_changes_with_their_meaning() 
     from flows.training import training
 
     form = training.parameters.properties
-    assert list(form) == ["profile", "changes", "data", "wait"]
+    assert list(form) == ["profile", "changes", "data", "wait", "new_scans"]
     assert all(each["description"] for each in form.values())
 
 
