@@ -62,7 +62,7 @@ def receiver(jobs: Jobs, tmp_path: Path) -> Iterator[Start]:
         return opened[-1]
 
     yield start
-    for each in opened:
+    for each in reversed(opened):  # the folder for temporary files is the one's before it
         each.__exit__()
 
 
