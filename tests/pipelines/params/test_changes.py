@@ -50,12 +50,12 @@ def test_a_change_touches_the_lines_it_means(wished: list[str], lines: list[str]
 def test_comments_stay_also_those_of_ones_own_and_any_style() -> None:
     text = SMOKE.replace("  steps: 500", "  # as long as\n  # lunch takes\n  steps: 500 # or so")
     text = text.replace("  - phantom\n", "  - phantom # made up\n  # of the split\n")
-    block = "\n  overlap: 0.5\n  flips: []\n  max_left_out_fraction: 0.0"
-    text = text.replace(block, " {overlap: 0.5, flips: [], max_left_out_fraction: 0.0} # mine")
+    block = "\n  overlap: 0.5\n  flips: []\n  max_left_out_fraction: 0.0\n  references: 200"
+    text = text.replace(block, " {overlap: 0.5, flips: [], max_left_out_fraction: 0.0, references: 200} # mine")
     assert changed(text, "train.steps=200") == ["-   steps: 500 # or so", "+   steps: 200 # or so"]
     assert changed(text, "evaluate.overlap=0.25") == [
-        "- evaluate: {overlap: 0.5, flips: [], max_left_out_fraction: 0.0} # mine",
-        "+ evaluate: {overlap: 0.25, flips: [], max_left_out_fraction: 0.0} # mine",
+        "- evaluate: {overlap: 0.5, flips: [], max_left_out_fraction: 0.0, references: 200} # mine",
+        "+ evaluate: {overlap: 0.25, flips: [], max_left_out_fraction: 0.0, references: 200} # mine",
     ]
     longer = changes.apply(text, ["data.sources=[phantom, kits]"])
     assert "  - phantom\n  - kits" in longer

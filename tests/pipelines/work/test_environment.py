@@ -83,7 +83,7 @@ def test_the_keys_file_and_the_webhook_are_never_shown(monkeypatch: pytest.Monke
     assert {row["value"] for row in environment.rows() if row["name"] == "MEDSEG_KEY_FILE"} == {"set"}
     monkeypatch.setenv("MEDSEG_WEBHOOK", "https://chat.example/secret")
     assert "secret" not in str([row["value"] for row in environment.rows()])
-    assert "secret" not in repr(environment.read())
+    assert "chat.example" not in repr(environment.read())
 
 
 def test_every_variable_is_explained() -> None:
