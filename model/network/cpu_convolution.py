@@ -1,8 +1,8 @@
-"""3^3 convolutions on a CPU where PyTorch's own are slow, or wrong.
+"""3^3 convolutions in 16 bit on a CPU, where oneDNN's own are slow or their bfloat16 weight gradient is uninitialised
+memory.
 
-In 16 bit oneDNN's are slow, or their bfloat16 weight gradient is uninitialised memory: onto a few voxels a convolution
-is a matrix product; else it computes in float32 if it is depth-wise (2.5 times faster there) or the grid is small. In
-float32 PyTorch does not ask oneDNN where a single sample has few channels. On a GPU nothing of this is needed.
+Onto a few voxels a convolution is a matrix product; else it computes in float32 if it is depth-wise (2.5 times faster
+there) or the grid is small. On a GPU, and in float32, nothing of this is needed.
 
 B batch, C channels, D H W voxels, N voxels of a whole volume.
 """
@@ -21,33 +21,11 @@ from torch import Tensor
 SMALLEST_BFLOAT16_AXIS = 4
 # On CPU, a convolution onto at most so many voxels is a matrix product: oneDNN's own takes 3 to 8 times as long there.
 FEW_VOXELS = 16
-SLOW_ELEMENTS = 20480  # channels x D x H; in ATen/native/Convolution.cpp, ConvParams::use_mkldnn
 
 
 def is_needed(volume_BCDHW: Tensor) -> bool:
     """Whether a convolution of this volume would be in 16 bit on a CPU."""
     return volume_BCDHW.device.type == "cpu" and _precision(volume_BCDHW) != torch.float32
-
-
-def is_left_to_slow_code(volume_BCDHW: Tensor, groups: int) -> bool:
-    """Whether PyTorch would compute it without oneDNN, in 3 to 7 times the time (1 to 16 channels of 64^3: 38 ms and
-    6), and nothing but the result is wanted: oneDNN's operator has no gradient and is in no format of exports."""
-    batch, channels, depth, height, _ = volume_BCDHW.shape
-    return (
-        batch == groups == 1
-        and channels * depth * height <= SLOW_ELEMENTS
-        and volume_BCDHW.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and _precision(volume_BCDHW) == torch.float32
-        and torch.backends.mkldnn.is_available()
-    )
-
-
-def convolve_by_onednn(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> Tensor:
-    """As `torch.nn.functional.conv3d` with a kernel of 3^3 and padding 1."""
-    found: Tensor = torch.ops.aten.mkldnn_convolution(volume_BCDHW, weight, bias, [1] * 3, stride, [1] * 3, 1)
-    return found
 
 
 def convolve_in_16_bit(

@@ -39,8 +39,6 @@ class Conv3d(nn.Conv3d):
             return depthwise.convolve(volume_BCDHW, self.weight, self.bias)
         if cpu_convolution.is_needed(volume_BCDHW):
             return cpu_convolution.convolve_in_16_bit(volume_BCDHW, self.weight, self.bias, stride, self.groups)
-        if cpu_convolution.is_left_to_slow_code(volume_BCDHW, self.groups):
-            return cpu_convolution.convolve_by_onednn(volume_BCDHW, self.weight, self.bias, stride)
         return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
 
 

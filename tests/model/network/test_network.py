@@ -276,18 +276,6 @@ def test_convolution_is_right_where_bfloat16_is_broken_or_slow(shape: tuple, gro
         within((low - exact).norm() / exact.norm(), rounded(6, torch.bfloat16), "convolution in bfloat16")
 
 
-@pytest.mark.parametrize(("shape", "stride"), [((1, 1, 20, 9, 8), (1, 1, 1)), ((1, 6, 5, 8, 7), (2, 1, 2))])
-def test_one_sample_of_few_channels_is_convolved_by_onednn_and_is_the_same(shape: tuple, stride: tuple) -> None:
-    torch.manual_seed(0)
-    conv, volume = Conv3d(shape[1], 16), torch.randn(shape)
-    exact = conv.double()(volume.double(), stride).detach()
-    with torch.no_grad(), torch.profiler.profile() as profile:
-        found = conv.float()(volume, stride)
-    called = {event.key for event in profile.key_averages()}
-    assert "aten::slow_conv3d_forward" not in called
-    within((found - exact).norm() / exact.norm(), rounded(27 * shape[1]), "convolution by oneDNN")
-
-
 def test_block_survives_the_edge_of_float16() -> None:
     torch.manual_seed(0)
     network = MedSegFormer(PRESETS["nano"], num_classes=3)

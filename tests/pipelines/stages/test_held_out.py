@@ -181,8 +181,7 @@ def test_the_predicted_peak_holds_and_is_not_much_too_high(held_out: list[Row], 
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     predicted, measured = json.loads(done.stdout)
-    # Convolutions of few channels, which oneDNN computes in place, need less than the forecast's figure for float32.
-    assert measured <= predicted <= 2 * measured + (96 << 20), (measured, predicted)
+    assert measured <= predicted <= 2 * measured, (measured, predicted)
 
 
 def test_two_versions_segment_the_same_scans_and_their_differences_are_paired(
