@@ -152,6 +152,7 @@ def run(command: Sequence[object], cwd: Path, told: Path | None = None) -> Cost:
 
 def ours(arguments: Sequence[str]) -> None:
     """`medseg ARGUMENTS`, and what its network took in this process into the file that is named first."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does, before numpy is imported
     from model.network.medsegformer import MedSegFormer
 
     forward, spans, cpu = MedSegFormer.forward, list[tuple[float, float]](), list[float]()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.engine.dtensors import local_part, plain_name, shard_like, whole_of
 from model.network.config import MODALITIES, NetworkConfig
 from model.network.medsegformer import MedSegFormer
+from model.network.unfilled import unfilled
 from model.weights_file import (
     ENCODER,
     KEY,
@@ -97,7 +98,7 @@ def load(folder: Path) -> tuple[MedSegFormer, Card]:
     """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing or misshapen."""
     card = read_card(folder)
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()}
-    with torch.device("meta"):
+    with unfilled():
         network = MedSegFormer(NetworkConfig(**fields), num_classes=len(card.classes) + 1)
     try:
         network.load_state_dict(dict(_tensors(folder)), strict=True, assign=True)

@@ -133,7 +133,10 @@ def geometry_box(geometry: Geometry) -> tuple[slice, ...]:
 def _normalised(array: np.ndarray, window: CTScale | None) -> np.ndarray:
     if window is None:
         return _z_score(array)
-    return (array.clip(window.low, window.high) - window.mean) / window.std
+    result = array.clip(window.low, window.high)
+    result -= window.mean
+    result /= window.std
+    return result
 
 
 def _z_score(array: np.ndarray) -> np.ndarray:

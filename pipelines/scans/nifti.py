@@ -35,6 +35,7 @@ LARGE_BYTES = 2**28  # below, nobody asks whether memory suffices
 _SCALARS = {2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64"}
 _SCALARS |= {256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
 _NOT_SCALAR = {1: "binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2304: "RGBA32"}
+_WHOLE_IN_FLOAT32 = 2**24  # every whole number up to it
 _UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -236,11 +237,22 @@ def _scaled(stored: np.ndarray, header: Any) -> np.ndarray:
     slope, intercept = header.get_slope_inter()
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return stored.astype(np.float32)
+    if _exact_in_float32(stored.dtype, slope, intercept):
+        exact = stored.astype(np.float32)
+        exact *= np.float32(slope)
+        exact += np.float32(intercept)
+        return exact
     result = np.empty(stored.shape, dtype=np.float32, order="F")
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported by who asked
         for at in range(stored.shape[2]):  # in float64, and no more of that than a slice
             result[:, :, at] = apply_read_scaling(stored[:, :, at], np.float64(slope), np.float64(intercept))
     return result
+
+
+def _exact_in_float32(dtype: np.dtype[Any], slope: float, intercept: float) -> bool:
+    """Whole numbers that float32 has all of: a CT's, mostly."""
+    whole = dtype.kind in "iu" and dtype.itemsize <= 2 and float(slope).is_integer() and float(intercept).is_integer()
+    return whole and abs(slope) * 2 ** (8 * dtype.itemsize) + abs(intercept) < _WHOLE_IN_FLOAT32
 
 
 def _plain(error: Exception) -> str:

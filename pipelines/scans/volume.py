@@ -141,14 +141,16 @@ def _canonical(volume: Volume) -> np.ndarray:
 
 
 def restore(label: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """A label map of the crop (crop_shape) -> the file's own grid, (i, j, k), background outside the crop."""
+    """A label map of the crop (crop_shape) -> the file's own grid, (i, j, k), background outside the crop.
+
+    In memory as NIfTI has it, i the fastest."""
     if label.shape != geometry.crop_shape:
         raise ValueError(f"label {label.shape} does not fit the crop {geometry.crop_shape}")
     full = np.zeros(geometry.shape, dtype=label.dtype)
     full[tuple(slice(o, o + n) for o, n in zip(geometry.origin, geometry.crop_shape, strict=True))] = label
     orientation = io_orientation(np.asarray(geometry.affine))
     file_axes = full.transpose(2, 1, 0).transpose(orientation[:, 0].astype(int))
-    return np.ascontiguousarray(file_axes[tuple(slice(None, None, int(flip)) for flip in orientation[:, 1])])
+    return np.asfortranarray(file_axes[tuple(slice(None, None, int(flip)) for flip in orientation[:, 1])])
 
 
 def write_label(path: Path, label: np.ndarray, affine: np.ndarray, description: str = "") -> None:

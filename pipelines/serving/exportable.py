@@ -3,9 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from model.network.config import NetworkConfig, rows_of
+from model.network.unfilled import unfilled
 from pipelines.cases.preparation import Preprocessing
 from pipelines.intake import examination
 from pipelines.params.quality_bounds import Quality
@@ -82,7 +81,7 @@ class Exportable:
 
     def network(self, source: str) -> ExportedNetwork:
         """With the version's weights, on the CPU, in evaluation mode."""
-        with torch.device("meta"):
+        with unfilled():
             made = ExportedNetwork(**self.network_arguments(source))
         made.network = self.segmenter.network
         return made.eval()

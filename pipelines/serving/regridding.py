@@ -58,9 +58,8 @@ class MostLikely:
             if not best.size:
                 best, label = share, np.full(share.shape, self.ids[group])
                 continue
-            wins = share > best
-            np.copyto(best, share, where=wins)
-            np.copyto(label, self.ids[group], where=wins)
+            np.copyto(label, self.ids[group], where=share > best)
+            np.maximum(best, share, out=best)
         return label
 
     def _with_neighbours(

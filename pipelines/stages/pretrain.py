@@ -16,14 +16,13 @@ from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 
-import torch
-
 from model import weights, weights_file
 from model.data.casefile import Case, open_cases
 from model.data.dataset import SampleStream, StreamConfig
 from model.engine.parallelize import reshard
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
+from model.network.unfilled import unfilled
 from model.tasks.masked import MaskedAutoencoder, MaskedModelling
 from model.tasks.probe import Probe
 from model.weights_file import ENCODER, EncoderCard
@@ -82,7 +81,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
         modalities=network_config.modalities,
         source_block=configs.source_block(settings.pretrain),
     )
-    with torch.device("meta"):
+    with unfilled():
         network = MaskedAutoencoder(network_config)
     task = MaskedModelling(
         stream=config,

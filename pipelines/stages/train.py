@@ -10,8 +10,6 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from model import weights, weights_file
 from model.data.casefile import open_cases
 from model.data.dataset import SampleStream, StreamConfig
@@ -19,6 +17,7 @@ from model.engine.ranks import Ranks
 from model.engine.state import TrainState
 from model.network.config import NetworkConfig
 from model.network.medsegformer import MedSegFormer
+from model.network.unfilled import unfilled
 from model.tasks.segmentation import Segmentation
 from model.weights_file import Card
 from pipelines import params
@@ -71,7 +70,7 @@ def prepare(settings: params.Params, cases: Path = project.CASES) -> Learning:
     )
     for record in {case.record.annotated: case.record for case in training}.values():
         config.meaning(record)  # structures that overlap are refused before the first step
-    with torch.device("meta"):
+    with unfilled():
         network = MedSegFormer(network_config, num_classes=len(classes.names) + 1)
     if settings.train.freeze_encoder:
         network.embedding.requires_grad_(False)

@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,8 @@ def test_voxels_are_those_nibabel_reads_whatever_type_order_and_scaling(tmp_path
     rng = np.random.default_rng(0)
     values = rng.integers(0, 100, (5, 6, 7))
     for kind in ("u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8"):
-        for order, slope in (("<", None), (">", None), ("<", (0.37, -5.0)), (">", (2.0, 0.5))):
+        scalings = ((0.37, -5.0), (2.0, 0.5), (1.0, -1024.0), (300.0, 7.0))
+        for order, slope in (("<", None), (">", None), *product("<>", scalings)):
             header = nib.Nifti1Header(endianness=order)
             image = nib.Nifti1Image(values.astype(order + kind), np.diag([2.0, 3, 4, 1]), header)
             content = bytearray(image.to_bytes())
