@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}  # before anything that is imported here sets threads
 PEERS = REPOSITORY / ".bench" / "bin" / "python"
 CLASSES, WINDOW, PART_SLICES = 14, 64, 128
 SCANS, FEW = 50, 2
@@ -135,10 +136,9 @@ def predicted(project: Path, scan: Path, target: Path, *more: str) -> Cost:
 
 
 def run(command: Sequence[object], cwd: Path, told: Path | None = None) -> Cost:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     start = time.monotonic()
     with (cwd / "benchmark.log").open("w+") as log:
-        process = subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(list(map(str, command)), cwd=cwd, env=ENVIRONMENT, stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.monotonic() - start

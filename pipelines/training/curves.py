@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from pipelines.release.tracking import EXPERIMENT, configure
 from pipelines.work import project
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 5.0
 LONGEST_PAUSE_S = 60.0  # between two attempts while MLflow is away
+ROOM_AGAIN_S = 1.0  # between two looks whether a full disk has room
 PATIENCE_S = 60.0  # of a run that has ended and whose curves are not delivered yet
 BATCH = 1000  # MLflow's bound on one call
 
@@ -60,24 +61,37 @@ class Curves:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "run.json").is_file():
             Delivery(stage, {key: str(value) for key, value in parameters.items()}).write(self.folder)
-        self.points: TextIO = (self.folder / "points.jsonl").open("a", buffering=1)
-        self._write("\n")  # ends a line that a killed run began
+        self.points: BinaryIO = (self.folder / "points.jsonl").open("ab", buffering=0)
+        self.unwritten = b""  # what a full disk had no room for
+        self._write(b"\n")  # ends a line that a killed run began
         self.ended, self.abandoned = threading.Event(), False
         self.thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
         self.thread.start()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         known = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._write(json.dumps({"step": step, "time": time.time(), "values": known}) + "\n")
+        self._write(json.dumps({"step": step, "time": time.time(), "values": known}).encode() + b"\n")
 
-    def _write(self, text: str) -> None:
+    def _write(self, line: bytes) -> None:
+        """To the disk, after what it had no room for; some MB in weeks."""
+        full = bool(self.unwritten)
+        self.unwritten += line
         try:
-            self.points.write(text)
-        except OSError as error:  # a full disk, say
-            log.warning("a point of the curves is lost (%s: %s)", self.folder, error.strerror)
+            while self.unwritten:
+                self.unwritten = self.unwritten[self.points.write(self.unwritten) :]
+        except OSError as error:
+            if not full:
+                log.warning("points of the curves wait for room on the disk (%s: %s)", self.folder, error.strerror)
 
     def finish(self, tags: dict[str, str], pictures: Path | None = None) -> None:
-        """Note the end, with tags and a folder of pictures; waits at most PATIENCE_S for MLflow to have all of it."""
+        """Note the end, with tags and a folder of pictures; waits at most PATIENCE_S for MLflow to have all of it, and
+        as long for room on a full disk."""
+        end = time.monotonic() + PATIENCE_S
+        while self.unwritten and time.monotonic() < end:
+            time.sleep(ROOM_AGAIN_S)
+            self._write(b"")
+        if self.unwritten:
+            log.warning("%d points of the curves found no room on the disk", self.unwritten.count(b"\n"))
         self.points.close()
         if pictures and pictures.is_dir():  # copied: the stage may make its own again before MLflow is back
             shutil.copytree(pictures, self.folder / "pictures", dirs_exist_ok=True)
