@@ -103,7 +103,7 @@ def write(path: Path, rows: list[Row], key: str = "") -> None:
     """`key`: fingerprint of the key that names in it were made with; empty if it decided none."""
     schema = SCHEMA.with_metadata({_KEY: key}) if key else SCHEMA
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), temporary)
+        pq.write_table(parquet.table_of([asdict(row) for row in rows], schema), temporary)
 
 
 def key_of(path: Path = project.MANIFEST) -> str:

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """`schema`: of text and whole numbers; JSON has no more."""
+    """`rows`: of text, numbers, None, and lists or dictionaries of them."""
     lines = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
     if not lines:
         return pa.Table.from_arrays([pa.nulls(0, each.type) for each in schema], schema=schema)
     whole = arrow_json.ReadOptions(block_size=len(lines))  # else a chunk a megabyte, and a row may not be longer
-    return arrow_json.read_json(BytesIO(lines), whole, arrow_json.ParseOptions(explicit_schema=schema))
+    table = arrow_json.read_json(BytesIO(lines), whole, arrow_json.ParseOptions(explicit_schema=schema))
+    return table.replace_schema_metadata(schema.metadata)
 
 
 def read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,6 +24,18 @@ def test_a_table_of_rows_is_as_pyarrow_makes_it_to_the_byte(tmp_path: Path) -> N
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), made[1])
         assert made[0].read_bytes() == made[1].read_bytes()
         assert parquet.read(made[0], SCHEMA).to_pylist() == rows
+
+
+def test_numbers_keep_every_bit() -> None:
+    draw = np.random.default_rng(0)
+    numbers = draw.integers(0, 2**64, 10_000, np.uint64, endpoint=False).view(np.float64)
+    finite = [float(number) for number in numbers if np.isfinite(number)]
+    schema = pa.schema([("one", pa.float64()), ("several", pa.list_(pa.float64()))]).with_metadata({b"key": b"kept"})
+    rows = [{"one": one, "several": [one, -0.0]} for one in (*finite, 5e-324, -0.0)]
+    rows += [{"one": None, "several": []}, {"one": float("inf"), "several": None}]
+    table = parquet.table_of(rows, schema)
+    assert table.equals(pa.Table.from_pylist(rows, schema), check_metadata=True)
+    assert str(table.to_pylist()) == str(rows)  # of 0.0 the sign as well
 
 
 def test_a_column_that_an_older_file_lacks_is_empty(tmp_path: Path) -> None:
