@@ -18,6 +18,7 @@ from pipelines.params import profiles
 from pipelines.release import registration, tracking
 from pipelines.training import curves
 from pipelines.work import preemption
+from pipelines.work.garbage import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ def run(profile: str | None, changes: list[str], data: Path | None, wait: bool) 
         for key, value in CONSOLE.items():
             os.environ.setdefault(key, value)
         with server.reachable() as ready:
-            from flows import stage_task
-            from flows.training import training  # seconds, while the server starts
+            with uncollected():
+                from flows import stage_task
+                from flows.training import training  # seconds, while the server starts
 
             ready()
             if data:  # not as the flow's parameter: Prefect would keep the folder's name, which may be a patient's

@@ -87,11 +87,12 @@ def _in_a_run(holder: dict[str, Any]) -> dict[str, str]:
 
 def _registered_version() -> Any | None:
     """The version of the record that lies here, with its aliases."""
-    from pipelines.release import record, registry, tracking
+    from pipelines.release import record, registry
+    from pipelines.release.reading import Reader
 
     if not (project.root() / record.FILE).is_file():
         return None
-    content, client = record.read(), tracking.configure().MlflowClient()
+    content, client = record.read(), Reader()
     version = registry.of_record(client, content)
     return None if version is None else client.get_model_version(content["name"], version.version)
 

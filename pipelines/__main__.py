@@ -15,6 +15,7 @@ import sys  # noqa: E402
 
 from pipelines.stages import CODE, STAGES  # noqa: E402
 from pipelines.work import environment, faults  # noqa: E402
+from pipelines.work.garbage import uncollected  # noqa: E402
 
 
 def main() -> int:
@@ -30,7 +31,9 @@ def main() -> int:
         if stage == CODE:
             importlib.import_module("pipelines.work.code").write(STAGES[1:])  # the inventory is asked at every run
         else:
-            importlib.import_module(f"pipelines.stages.{stage}").main()
+            with uncollected():
+                module = importlib.import_module(f"pipelines.stages.{stage}")
+            module.main()
     except Exception as error:
         if debug or (line := faults.told(error)) is None:
             raise

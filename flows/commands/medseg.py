@@ -5,6 +5,7 @@ preempted and the same command goes on, 130 interrupted.
 `--debug` anywhere shows the trace of an error.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -83,8 +84,11 @@ def show_status(json: Json = False) -> None:
     enter_project(needs_mlflow=True)
     from flows import show
     from flows import status as state
+    from pipelines.work.garbage import uncollected
 
-    (show.as_json if json else show.stages)(state.collect())
+    with uncollected():  # MLflow's imports
+        found = state.collect()
+    (show.as_json if json else show.stages)(found)
 
 
 @app.command("register")
@@ -138,12 +142,15 @@ def predict(
     from pipelines.work import devices
 
     devices.choose(device)
-    from flows import show_prediction
-    from pipelines import params
-    from pipelines.release import registry
-    from pipelines.serving.prediction import Prediction
+    from pipelines.work.garbage import uncollected
 
-    version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
+    with uncollected():
+        from flows import show_prediction
+        from pipelines import params
+        from pipelines.release import registry
+        from pipelines.serving.prediction import Prediction
+
+        version = registry.find(model or f"models:/{params.load().register_.name}@candidate")
     this = f"models:/{version.name}/{version.version}"  # whatever becomes of an alias meanwhile
     kinds = [kind.strip() for kind in to.split(",")]
     prediction = Prediction.of(source, target, this, labels_of, modality, overwrite, other_code, kinds, unfamiliar)
@@ -207,7 +214,10 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
-    app([argument for argument in arguments if argument != "--debug"], prog_name="medseg")
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="medseg")
+    finally:
+        gc.freeze()  # Python looks for garbage once more before it ends: half a second where MLflow was imported
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:

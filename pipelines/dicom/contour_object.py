@@ -13,7 +13,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
-from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, SIDES, DicomFinding, concept, modifiers
+from pipelines.dicom.coded import SIDES, concept, modifiers
+from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, DicomFinding
 from pipelines.dicom.reading import text
 from pipelines.scans.structure import Structure
 

@@ -3,28 +3,17 @@
 UIDs follow from `mark` (of scan, weights and settings): the same result made again is the same object to a PACS.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from highdicom import UID, AlgorithmIdentificationSequence
-from highdicom.sr import CodedConcept
-from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from pipelines.dicom.source import SourceSeries
-from pipelines.scans.structure import SNOMED, Code, Structure
-
-logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs the UIDs that it copies
+from pipelines.scans.structure import Structure
 
 MANUFACTURER, MODEL = "MedSegFormer", "medseg predict"
 SERIES_NUMBERS = {"dicom-seg": 9300, "dicom-labelmap": 9301, "rtstruct": 9302, "sr": 9303}
-SIDES = {
-    "left": Code("7771000", SNOMED, "Left"),
-    "right": Code("24028007", SNOMED, "Right"),
-    "both": Code("51440002", SNOMED, "Right and left"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class DicomFinding:
     mark: str
 
     def uid(self, *parts: str) -> UID:
-        return UID(generate_uid(entropy_srcs=[self.mark, *parts]))
+        return generate_uid(entropy_srcs=[self.mark, *parts])
 
     @property
     def serial(self) -> str:
@@ -89,19 +78,3 @@ class DicomFinding:
         cut, never what it is worth."""
         worth = "; ".join(filter(None, (self.maker.standing, self.maker.remark)))
         return f"{self.maker.software[: 64 - len(worth) - 2]}: {worth}"
-
-
-def concept(code: Code) -> CodedConcept:
-    return CodedConcept(code.value, code.scheme, code.meaning[:64])
-
-
-def modifiers(structure: Structure) -> list[CodedConcept]:
-    """Side and whatever else tells a structure from others of its type."""
-    found = [SIDES[structure.laterality]] if structure.laterality else []
-    return [concept(code) for code in (*found, *filter(None, [structure.modifier]))]
-
-
-def algorithm(maker: Maker) -> AlgorithmIdentificationSequence:
-    family = codes.DCM.ArtificialIntelligence
-    told = {**maker.digests, "standing": maker.standing, **({"scan": maker.remark} if maker.remark else {})}
-    return AlgorithmIdentificationSequence(maker.name, family, maker.version, MANUFACTURER, told)

@@ -8,7 +8,8 @@ from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, MeasuredVolume, concept, modifiers
+from pipelines.dicom.coded import concept, modifiers
+from pipelines.dicom.finding import MANUFACTURER, SERIES_NUMBERS, DicomFinding, MeasuredVolume
 from pipelines.scans.structure import PRIVATE, Code, Structure
 
 MILLILITRE = Code("mL", "UCUM", "mL")

@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from pydicom.valuerep import DSfloat
 
-from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, DicomFinding, algorithm, concept, modifiers
+from pipelines.dicom.coded import algorithm, concept, modifiers
+from pipelines.dicom.finding import MANUFACTURER, MODEL, SERIES_NUMBERS, DicomFinding
 from pipelines.dicom.source import SourceSeries
 from pipelines.scans.structure import Structure
 

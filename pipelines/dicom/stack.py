@@ -10,7 +10,6 @@ mended is refused with the reason: a missing slice is missing anatomy, and no in
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import shift as shifted
 
 from pipelines.dicom.frames import Frame
 from pipelines.dicom.reading import DicomError
@@ -91,6 +90,8 @@ class Stack:
         return (min(0, int(low[0])), min(0, int(low[1]))), (max(0, int(high[0])), max(0, int(high[1])))
 
     def _sheared_back(self, slices: np.ndarray, order: int, fill: float) -> np.ndarray:
+        from scipy import ndimage  # late: few stacks are of a tilted gantry, and all of prediction does without
+
         row_mm, column_mm = self.frames[0].spacing_mm
         (low_column, low_row), (high_column, high_row) = self._margins()
         n, rows, columns = slices.shape
@@ -98,7 +99,7 @@ class Stack:
         result[:, -low_row : rows - low_row, -low_column : columns - low_column] = slices
         for k, (along_row, along_column) in enumerate(self.drift_mm):
             moved = (along_column / row_mm, along_row / column_mm)
-            result[k] = shifted(result[k], moved, order=order, mode="constant", cval=fill)
+            result[k] = ndimage.shift(result[k], moved, order=order, mode="constant", cval=fill)
         return result
 
     def _even(self, slices: np.ndarray, order: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.evaluation.score import Score, of_record
+from pipelines.scans import parquet
 
 PARQUET, CSV = "cases.parquet", "cases.csv"
 _TYPES: dict[Any, pa.DataType] = {
@@ -25,7 +26,7 @@ SCHEMA = pa.schema([(field.name, _TYPES.get(field.type, pa.string())) for field 
 def write(folder: Path, scores: Sequence[Score]) -> None:
     """Both files. One row a structure and case; an empty cell: no value."""
     rows = [score.to_json() for score in scores]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / PARQUET)
+    pq.write_table(parquet.table_of(rows, SCHEMA), folder / PARQUET)
     with (folder / CSV).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(SCHEMA.names)
@@ -35,7 +36,7 @@ def write(folder: Path, scores: Sequence[Score]) -> None:
 def read(path: Path) -> list[Score]:
     """Of a cases.parquet. Raises ValueError if it is none."""
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.ParquetFile(path).read().to_pylist()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; evaluate first") from None
     except pa.ArrowException as error:

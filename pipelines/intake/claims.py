@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines import params
 from pipelines.intake.listing import SCHEMA, take, walk
-from pipelines.scans import key, scan_files
+from pipelines.scans import key, parquet, scan_files
 from pipelines.scans.naming import HIDDEN, LAYOUT, Names
 from pipelines.sources import readers
 from pipelines.work import project
@@ -55,7 +55,7 @@ def calling(listed: pa.Table, folder: Path, requested: Sequence[str], names: Nam
 def hide(listed: pa.Table, shown: dict[str, str]) -> pa.Table:
     """The inventory with each path called as `shown` says."""
     rows = [{**row, "path": shown[row["path"]]} for row in listed.to_pylist()]
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
+    return parquet.table_of(sorted(rows, key=lambda row: row["path"]), SCHEMA)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.scans import parquet
 from pipelines.work import environment
 from pipelines.work.digests import Digests, remembered
 
@@ -21,7 +22,7 @@ def take(folder: Path, digests: Path) -> pa.Table:
     """The inventory of `folder`, sorted by path (relative, POSIX). `digests`: the memory of known digests."""
     with remembered(digests) as memory:
         rows = [_row(folder, path, problem, memory) for path, problem in walk(folder)]
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), SCHEMA)
+    return parquet.table_of(sorted(rows, key=lambda row: row["path"]), SCHEMA)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str]]:

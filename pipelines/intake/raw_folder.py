@@ -66,12 +66,11 @@ def changed() -> bool:
 
 
 def _differs(listed: Path) -> bool:
-    import pyarrow.parquet as pq
-
     from pipelines.intake import claims, listing
+    from pipelines.scans import parquet
 
     try:
-        return not pq.read_table(listed, schema=listing.SCHEMA).equals(claims.current())
+        return not parquet.read(listed, listing.SCHEMA).equals(claims.current())
     except ValueError:  # no key: the inventory will say so
         return True
 

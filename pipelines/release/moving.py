@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.release import audit, publication, registry, tracking
 from pipelines.release.ledger import Ledger
+from pipelines.release.reading import Reader
 from pipelines.release.standings import ALIASES
 
 
@@ -33,7 +34,7 @@ def settle(name: str) -> list[str]:
 
 def unsettled(name: str) -> list[str]:
     """What `settle` would change, without changing it."""
-    client = tracking.configure().MlflowClient()
+    client = Reader()
     told, target = registry.ledger_of(client, name), registry.released_name(name)
     return [
         f"{target}@{alias} is {f'version {there}' if there else 'nobody'} in MLflow, by the signed ledger "
@@ -82,15 +83,8 @@ def _version_with(client: Any, name: str, target: str, record_sha256: str) -> st
 
 def _aliases(client: Any, model: str) -> dict[str, str]:
     """Alias -> version, of those that are claims."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.get_registered_model(model).aliases
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
-    return {alias: str(version) for alias, version in found.items() if alias in ALIASES}
+    found = publication.model_of(client, model)
+    return {alias: str(version) for alias, version in found.aliases.items() if alias in ALIASES} if found else {}
 
 
 def _made(client: Any, model: str) -> str:

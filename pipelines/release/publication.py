@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.release.reading import NOT_THERE
+
 PART = 4500  # characters
 _KEY = re.compile(r"ledger\.(\d{6})\.(\d+)")
 
@@ -42,11 +44,15 @@ def _key(number: int, part: int) -> str:
 
 
 def _tags(client: Any, model: str) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
+    found = model_of(client, model)
+    return dict(found.tags) if found else {}
 
+
+def model_of(client: Any, name: str) -> Any | None:
+    """`client`: MLflow's, or a Reader."""
     try:
-        return dict(client.get_registered_model(model).tags)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
+        return client.get_registered_model(name)
+    except Exception as error:
+        if getattr(error, "error_code", "") == NOT_THERE:
+            return None
         raise

@@ -17,6 +17,7 @@ from typing import Any
 from pipelines import params
 from pipelines.release import ledger, publication, record, store, tracking
 from pipelines.release.ledger import Ledger, LedgerError
+from pipelines.release.reading import Reader, RefusedError
 from pipelines.release.standings import ALIASES, State
 from pipelines.work import project
 from pipelines.work.writing import replacing
@@ -76,20 +77,19 @@ def find(model: str) -> RegisteredModel:
     name, _, wanted = model.removeprefix("models:/").replace("@", "/@").partition("/")
     if not model.startswith("models:/") or not name or not wanted:
         raise ValueError(f"--model {model!r} must look like models:/NAME@ALIAS or models:/NAME/VERSION")
-    mlflow = tracking.configure()
-    client = mlflow.MlflowClient()
+    client = Reader()
     try:
         if not wanted.startswith("@"):
             return _of(client, client.get_model_version(name, wanted))
         version = client.get_model_version_by_alias(name, wanted[1:])
-    except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{name} {wanted}: {error.message}; `medseg status` shows what is registered") from None
+    except RefusedError as error:
+        raise ValueError(f"{name} {wanted}: {error}; `medseg status` shows what is registered") from None
     return _of(client, version) if wanted[1:] not in ALIASES else _released_as(client, version, wanted[1:])
 
 
 def find_by_record(name: str, record_sha256: str) -> RegisteredModel:
     """The newest version with this record. Raises ValueError if there is none."""
-    client = tracking.configure().MlflowClient()
+    client = Reader()
     version = newest_of_record(client, name, record_sha256)
     if version is None:
         raise ValueError(f"{name} has no version with record {record_sha256[:12]}...; `medseg register` makes one")
@@ -153,7 +153,7 @@ def ledger_of(client: Any, name: str) -> Ledger:
 
 
 def ledger_here(name: str) -> Ledger:
-    return ledger_of(tracking.configure().MlflowClient(), name)
+    return ledger_of(Reader(), name)
 
 
 def published_of(client: Any, name: str) -> dict[int, str]:

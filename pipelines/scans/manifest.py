@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.scans import channels
+from pipelines.scans import channels, parquet
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -103,7 +103,7 @@ def write(path: Path, rows: list[Row], key: str = "") -> None:
     """`key`: fingerprint of the key that names in it were made with; empty if it decided none."""
     schema = SCHEMA.with_metadata({_KEY: key}) if key else SCHEMA
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), temporary)
+        pq.write_table(parquet.table_of([asdict(row) for row in rows], schema), temporary)
 
 
 def key_of(path: Path = project.MANIFEST) -> str:
@@ -118,7 +118,7 @@ def read(path: Path = project.MANIFEST) -> list[Row]:
         raise ValueError(f"{path}: no manifest yet; `medseg run` or `dvc repro ingest` writes it")
     return [
         Row(**{**record, "files": [File(**file) for file in record["files"]], **_lists(record)})
-        for record in pq.read_table(path, schema=SCHEMA).to_pylist()
+        for record in parquet.read(path, SCHEMA).to_pylist()
     ]
 
 
@@ -156,11 +156,7 @@ def digest(path: Path = project.MANIFEST) -> str:
 
 def with_digest(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows as plain records, faster than `read` makes them, and that."""
-    table = pq.ParquetFile(path).read()  # read_table would import pandas
-    for column in SCHEMA:
-        if column.name not in table.schema.names:  # an older one has fewer
-            table = table.append_column(column, pa.nulls(len(table), column.type))
-    rows = table.select(SCHEMA.names).to_pylist()
+    rows = parquet.read(path, SCHEMA).to_pylist()
     return rows, hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 

@@ -22,6 +22,7 @@ from pipelines.service.job import DONE, FAILED, RUNNING, JobAnswer, ServiceJob
 from pipelines.service.queue import Spool, spool_of
 from pipelines.service.serve_settings import ServeSettings
 from pipelines.work import devices, faults
+from pipelines.work.garbage import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ CANCELLED_EXIT = 70  # it left, as its job was cancelled or took too long; its s
 
 class Worker:
     def __init__(self, spool: Spool, settings: ServeSettings, number: int) -> None:
-        from pipelines.service.scan_answers import ScanAnswers  # torch: after the device is chosen
+        with uncollected():
+            from pipelines.service.scan_answers import ScanAnswers  # torch: after the device is chosen
 
         self._spool, self._settings, self._number = spool, settings, number
         self._answers = ScanAnswers(settings.unfamiliar)

@@ -3,12 +3,12 @@
     written, report = answer(request, Job.of(version), ["dicom-seg", "sr", "json"])
 
 What the command, the service and the watch folder share. All files of an answer are complete, and in the audit log by
-content, before any of them has its name.
+content, before any of them has its name. What writes DICOM is imported late: most answers are label maps.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,11 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.dicom.contour_object import contour_set
 from pipelines.dicom.finding import DicomFinding, Maker, MeasuredVolume
-from pipelines.dicom.measurement_object import measurement_report
 from pipelines.dicom.reading import header, text
-from pipelines.dicom.segmentation_object import segments_of
 from pipelines.evaluation.confidence import VolumeInterval
 from pipelines.intake import examination
 from pipelines.pages import preview, scan_view
@@ -229,27 +226,36 @@ class _Answer:
 
     @cached_property
     def seg(self) -> Any:
+        from pipelines.dicom.segmentation_object import segments_of
+
         return segments_of(self.finding, SEG)
 
     @cached_property
     def labelmap(self) -> Any:
+        from pipelines.dicom.segmentation_object import segments_of
+
         return segments_of(self.finding, LABELMAP)
 
     def write(self, kind: str, file: Path, report: dict[str, Any]) -> None:
-        objects: dict[str, Callable[[], Any]] = {
-            SEG: lambda: self.seg,
-            LABELMAP: lambda: self.labelmap,
-            RTSTRUCT: lambda: contour_set(self.finding),
-            SR: lambda: measurement_report(self.finding, self.seg if SEG in report["outputs"] else self.labelmap),
-        }
-        if kind in objects:
-            objects[kind]().save_as(file, enforce_file_format=True)
+        if kind in DICOM:
+            self._object(kind, report).save_as(file, enforce_file_format=True)
         elif kind == NIFTI:
             write_label(file, self._own_values(), np.asarray(self.geometry.affine), self.mark)
         elif kind == JSON:
             file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         else:
             self._picture(kind, file, report)
+
+    def _object(self, kind: str, report: dict[str, Any]) -> Any:
+        if kind == RTSTRUCT:
+            from pipelines.dicom.contour_object import contour_set
+
+            return contour_set(self.finding)
+        if kind == SR:
+            from pipelines.dicom.measurement_object import measurement_report
+
+            return measurement_report(self.finding, self.seg if SEG in report["outputs"] else self.labelmap)
+        return self.seg if kind == SEG else self.labelmap
 
     def _own_values(self) -> np.ndarray:
         if self.job.labels_of is None:

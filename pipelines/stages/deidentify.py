@@ -9,12 +9,10 @@ with the reason. A series is done again only if one of its files, a label, the p
 the stage's output persists between runs. Without `dicom` among data.sources the folder is empty and no key is asked.
 """
 
-import pyarrow.parquet as pq
-
 from pipelines import params
 from pipelines.dicom import series
 from pipelines.intake import listing
-from pipelines.scans import key
+from pipelines.scans import key, parquet
 from pipelines.work import project
 from pipelines.work.writing import replacing
 
@@ -25,6 +23,6 @@ def main() -> None:
         with replacing(project.DEIDENTIFIED) as folder:
             folder.mkdir()
         return
-    listed = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
+    listed = parquet.read(project.INVENTORY, listing.SCHEMA)
     memory = project.state_folder() / "dicom.sqlite"
     series.bring(project.RAW, listed, project.DEIDENTIFIED, key.load(), settings.deidentify, memory)

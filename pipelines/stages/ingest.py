@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import params
 from pipelines.intake import claims, listing, sufficiency
@@ -24,7 +23,7 @@ from pipelines.intake.finding import find, find_deidentified, find_phantoms
 from pipelines.intake.splits import assign_splits
 from pipelines.pages import contact_sheet
 from pipelines.release import audit
-from pipelines.scans import key, manifest, scan_files
+from pipelines.scans import key, manifest, parquet, scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.naming import Names
 from pipelines.sources import phantom
@@ -85,7 +84,7 @@ def _tell_unread(unread: claims.Unread, requested: Sequence[str]) -> None:
 
 def _listed() -> pa.Table:
     """The inventory with the paths that its names stand for on this machine."""
-    listed = pq.read_table(project.INVENTORY, schema=listing.SCHEMA)
+    listed = parquet.read(project.INVENTORY, listing.SCHEMA)
     paths = scan_files.paths(listed["path"].to_pylist())
     return listed.set_column(0, "path", pa.array(paths, pa.string()))
 

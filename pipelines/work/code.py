@@ -4,9 +4,9 @@
     digest("pipelines.cases.preparation")     of any module
 
 Counted is what the code says, not how it is written: comments, docstrings and formatting make no difference, a changed
-constant does. DVC cannot follow imports, so its stage `code` writes one digest a stage to data/code (always asked, a
-second) and every other stage depends on that file. Case files, statistics, de-identified series, checkpoints and launch
-certificates take theirs from here, too.
+constant does. DVC cannot follow imports, so its stage `code` writes one digest a stage to data/code (always asked, half
+a second) and every other stage depends on that file. Case files, statistics, de-identified series, checkpoints and
+launch certificates take theirs from here, too. No module is imported for it, and what a source says is remembered.
 """
 
 import ast
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.work import project
+from pipelines.work.cache import Cache
 from pipelines.work.writing import replacing
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ def digest(*roots: str, without: tuple[str, ...] = WITHOUT_INFLUENCE) -> str:
 
     `without`: modules, or whole packages, that are left out, and not followed further.
     """
-    told = "\n".join(f"{name} {_normalised_sha256(name)}" for name in closure(*roots, without=without))
+    modules = closure(*roots, without=without)
+    if due := [name for name in modules if name not in _known]:
+        with Cache(_memory(), "code", ("sha256",)) as memory:
+            _known.update({name: _normalised_sha256(name, memory) for name in due})
+    told = "\n".join(f"{name} {_known[name]}" for name in modules)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -121,16 +126,46 @@ def _without_docstring(owner: ast.AST, body: object) -> object:
     return body
 
 
+_known: dict[str, str] = {}  # by module, in this process
+
+
+def _memory() -> Path:
+    """Where the project, if there is one, remembers what sources say."""
+    return project.state_folder() / "digests.sqlite" if project.find() else Path(":memory:")
+
+
+def _normalised_sha256(module: str, memory: Cache) -> str:
+    file = _file(module)
+    source = file.read_bytes()
+    key = hashlib.sha256(_own_source() + source).hexdigest()
+    if found := memory.get(key):
+        said = str(found[0])
+    else:
+        said = hashlib.sha256(normalised(source.decode()).encode()).hexdigest()
+        memory.put(key, said)
+    beside = sorted(file.parent.iterdir()) if file.name == "__init__.py" else []
+    pages = [each.read_bytes() for each in beside if each.suffix in (".html", ".css", ".js")]  # they are code, too
+    return said if not pages else hashlib.sha256(said.encode() + b"".join(pages)).hexdigest()
+
+
+def _file(module: str) -> Path:
+    package, *names = module.split(".")
+    file = _package(package).joinpath(*names)
+    return file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+
+
 @cache
-def _normalised_sha256(module: str) -> str:
-    spec = find_spec(module)
+def _package(name: str) -> Path:
+    spec = find_spec(name)  # of a module within, it would import the package
     assert spec is not None
     assert spec.origin is not None
-    digest = hashlib.sha256(normalised(Path(spec.origin).read_text(encoding="utf-8")).encode())
-    for file in sorted(Path(spec.origin).parent.iterdir()) if spec.submodule_search_locations else ():
-        if file.suffix in (".html", ".css", ".js"):
-            digest.update(file.read_bytes())  # templates, styles and scripts of pages are code, too
-    return digest.hexdigest()
+    return Path(spec.origin).parent
+
+
+@cache
+def _own_source() -> bytes:
+    """What says how sources are normalised."""
+    return Path(__file__).read_bytes()
 
 
 @cache

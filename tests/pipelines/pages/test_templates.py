@@ -58,7 +58,7 @@ def test_every_file_that_lies_beside_the_code_is_installed_with_it() -> None:
 
 def test_a_changed_template_is_changed_code(monkeypatch: pytest.MonkeyPatch) -> None:
     before, read = code.of_stage("ingest"), Path.read_bytes
-    code._normalised_sha256.cache_clear()
+    code._known.clear()
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b" " * (path.name == "base.html"))
     assert code.of_stage("ingest") != before
-    code._normalised_sha256.cache_clear()
+    code._known.clear()

@@ -1,6 +1,8 @@
 """What is written for a scan: every kind, of DICOM and NIfTI, whole or not at all, and known again."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -277,3 +279,9 @@ def test_nifti_has_a_report_and_a_picture_but_no_dicom(project: Path) -> None:
 def test_kinds_that_cannot_be_are_refused(to: list[str], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         checked(to)
+
+
+def test_a_prediction_to_nifti_imports_nothing_that_only_others_need() -> None:
+    heavy = "torch._dynamo", "torch.distributed.tensor", "highdicom", "contourpy", "scipy.ndimage", "pandas", "mlflow"
+    script = f"import sys, pipelines.serving.prediction; print(*set({heavy}) & set(sys.modules), end='')"
+    assert not subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,7 @@
 """Which code made this: what the code says counts, how it is written does not, and all that is imported does."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def _forget() -> None:
     """As a new process would begin."""
     importlib.invalidate_caches()
     code._graph.cache_clear()
-    code._normalised_sha256.cache_clear()
+    code._package.cache_clear()
+    code._known.clear()
 
 
 def digest(*roots: str, without: tuple[str, ...] = ()) -> str:
@@ -99,6 +101,24 @@ def test_a_digest_is_of_all_that_is_imported_and_of_nothing_else(house: Path) ->
     assert digest("house_of_three.a") == before
     (house / "c.py").write_text("far = 3\n")
     assert digest("house_of_three.a") != before
+
+
+def test_what_was_remembered_of_a_source_makes_no_difference(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digest("house_of_three.a")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("MEDSEG_ROOT", str(tmp_path))
+    assert digest("house_of_three.a") == before
+    assert (tmp_path / ".medseg/digests.sqlite").is_file()
+    assert digest("house_of_three.a") == before
+    (house / "c.py").write_text("far = 3\n")
+    assert digest("house_of_three.a") != before
+
+
+def test_a_digest_imports_none_of_its_modules() -> None:
+    script = "import sys; from pipelines.work import code; code.of_stage('train'); sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_what_is_left_out_is_not_followed(house: Path) -> None:
