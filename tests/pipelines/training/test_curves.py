@@ -60,6 +60,6 @@ def test_what_finds_no_room_until_the_end_is_counted(made: Curves, caplog: pytes
     with room(made.folder / "points.jsonl", 0):
         made.log(1, {"loss": 1.0})
         made.log(2, {"loss": 1.0})
-        with pytest.raises(OSError):  # the note of the end has no room either
+        with pytest.raises(OSError, match="too large"):  # the note of the end has no room either
             made.finish({"project": "full"})
     assert "2 points of the curves found no room on the disk" in caplog.text
