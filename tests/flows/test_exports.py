@@ -14,6 +14,7 @@ from tests.flows.knowing import GOOD, register, succeed
 
 pytestmark = pytest.mark.slow  # 3 minutes: a project, its stages, two exports
 SAME = 0.9999  # of voxels
+FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # as exports compute, on processors with 16-bit instructions, too
 RUN = """
 from monai.bundle import ConfigWorkflow
 
@@ -29,7 +30,7 @@ for each in (flow.initialize, flow.run, flow.finalize):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """With version 1, and scans of nobody's data set in `scans`."""
-    made = knowing.make(tmp_path_factory.mktemp("exports") / "project")
+    made = knowing.make(tmp_path_factory.mktemp("exports") / "project", **FLOAT32)
     assert register(made, GOOD) == 1
     (made.root / "scans").mkdir()
     for number in range(3):
@@ -71,7 +72,7 @@ def test_the_onnx_runner_gives_the_label_maps_of_predict(project: Project, label
 def test_the_monai_bundle_gives_the_label_maps_of_predict(project: Project, labels: list[np.ndarray]) -> None:
     succeed(project, "medseg", "export", "1", "bundle", "--to", "monai")
     (project.root / "scans/miller_1.nii.gz").unlink()  # MONAI's engine ends at a bad one
-    bundle = Project(project.root / "bundle", {"PYTHONPATH": str(project.root / "bundle")})
+    bundle = Project(project.root / "bundle", {"PYTHONPATH": str(project.root / "bundle"), **FLOAT32})
     succeed(bundle, sys.executable, "-c", RUN)
     for number, expected in zip((0, 2), labels, strict=True):
         found = _label(project.root / "seg" / f"miller_{number}_seg.nii.gz")
