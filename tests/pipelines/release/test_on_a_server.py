@@ -110,7 +110,7 @@ def test_no_point_is_lost_while_the_server_is_away_nor_if_it_is_away_when_the_ru
     folder = machine("one")
     curve = Curves("train-1", "train", {"train.steps": 3000})
     logged = log_losses(curve, range(1000))
-    curve.points.write('{"step": 5, "ti')  # a run is killed here, and goes on
+    curve.points.write(b'{"step": 5, "ti')  # a run is killed here, and goes on
     curve.points.close()
     curve.abandoned = True
     curve = Curves("train-1", "train", {})
