@@ -1,11 +1,13 @@
 """A Prefect database of 10,000 flow runs: what its pages cost first, before and after the shipped retention.
 
-Run     python -m benchmarks.many_runs [--runs 10000] [--database postgresql+asyncpg://USER@HOST/NAME]
-Expect  a table: what the queries of the page of runs cost, median and worst of 5; then the vacuum,
-        as `medseg ui` and docker/compose.yaml set it, and the same again
+Run     python -m benchmarks.many_runs [--runs 10000] [--postgresql]
+Expect  a table: what the queries of the page of runs cost, median and worst of 5; and, where there is Chromium, seconds
+        from the address to the first run on the page and to the dashboard's figures, in a browser that has the page's
+        files already. All of it for one run in the database, for all of them, and after the vacuum, as `medseg ui` and
+        docker/compose.yaml set it
 
 The runs are written into the database as Prefect writes them, a year of them: each with its states, four task
-runs and ten lines of log. Without --database: SQLite in a temporary folder, as `medseg ui` has it.
+runs and ten lines of log. SQLite in a temporary folder, as `medseg ui` has it, or a PostgreSQL of Debian's package.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from flows.server import QUIET, RETENTION
+from tests.flows.prefect_server import Postgres
+from tests.pipelines.pages import chromium
+from tests.pipelines.pages.chromium import Chromium
 
 RETAINED_DAYS = int(RETENTION["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) / 86_400
 PATIENCE_S = 1200
@@ -44,18 +49,23 @@ PAGE: dict[str, dict[str, Any]] = {  # what the pages of runs and the dashboard 
     "deployments/filter": {"limit": 50},
     "ui/flow_runs/history": {"sort": "EXPECTED_START_TIME_DESC", "limit": 1000},
 }
+SEEN = {"runs": r"/run-\d+/", "dashboard": r"/\d+\s+total/"}  # on a page that is there
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--database")
+    parser.add_argument("--postgresql", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        database = arguments.database or f"sqlite+aiosqlite:///{folder}/prefect.db"
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        database = f"sqlite+aiosqlite:///{folder}/prefect.db"
+        if arguments.postgresql:
+            database = stack.enter_context(Postgres.started()).address
         with server(database, Path(folder), vacuum=False) as api:
             ask(api, "flows/", {"name": "training"})
-            asyncio.run(fill(database, arguments.runs))
+            asyncio.run(fill(database, 1))
+            show("1 run", measure(api))
+            asyncio.run(fill(database, arguments.runs - 1))
             told = count(api)
             show(f"{told} runs, {TASKS * told} task runs", measure(api))
         started, kept = time.monotonic(), told * (RETAINED_DAYS + 1) / DAYS
@@ -72,6 +82,7 @@ def server(database: str, folder: Path, vacuum: bool) -> Iterator[str]:
         **os.environ, **QUIET, **RETENTION,
         "PREFECT_HOME": str(folder), "PREFECT_API_DATABASE_CONNECTION_URL": database,
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5",  # else an hour
+        "PREFECT_SERVER_UI_API_URL": api,
     }  # fmt: skip
     if not vacuum:
         environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] = "events"
@@ -160,7 +171,24 @@ def measure(api: str) -> dict[str, list[float]]:
             started = time.monotonic()
             ask(api, path, asked)
             found.setdefault(path, []).append(time.monotonic() - started)
-    return found
+    return found | {"all, one after another": list(map(sum, zip(*found.values(), strict=True)))} | pages(api)
+
+
+def pages(api: str) -> dict[str, list[float]]:
+    """Seconds until a person sees what was asked for, without the browser's first time; none without a browser."""
+    if chromium.program() is None:
+        return {}
+    found: dict[str, list[float]] = {f"page {path}": [] for path in SEEN}
+    with tempfile.TemporaryDirectory() as profile, Chromium.started(Path(profile)) as browser:
+        browser.size(1280, 900)
+        for _ in range(6):
+            for path, seen in SEEN.items():
+                browser.call("Page.navigate", url="about:blank")
+                started = time.monotonic()
+                browser.call("Page.navigate", url=f"{api.removesuffix('/api')}/{path}")
+                browser.wait(f"{seen}.test(document.body?.innerText)", 120)
+                found[f"page {path}"].append(time.monotonic() - started)
+    return {path: seconds[1:] for path, seconds in found.items()}
 
 
 def count(api: str) -> int:
@@ -178,7 +206,6 @@ def show(title: str, found: dict[str, list[float]]) -> None:
     print(title)
     for path, seconds in found.items():
         print(f"  {path:<24} median {statistics.median(seconds):6.3f} s   worst {max(seconds):6.3f} s")
-    print(f"  all, one after another   median {statistics.median(map(sum, zip(*found.values(), strict=True))):6.3f} s")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,19 @@ def shared(name: str, first: Callable[[], None]) -> Iterator[bool]:
 def claimed(name: str) -> Iterator[Lock | None]:
     """Another lock of this project, .medseg/NAME: held for the block, or None when someone else holds it."""
     with _opened(name) as fd:
-        yield Lock(fd) if _try(fd) else None
+        if not _try(fd):
+            yield None
+            return
+        os.ftruncate(fd, 0)  # what the former holder said
+        yield Lock(fd)
+
+
+@contextmanager
+def waited_for(name: str) -> Iterator[None]:
+    """Hold .medseg/NAME for the block, however long others hold it before."""
+    with _opened(name) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 def holder(name: str = "lock") -> dict[str, Any] | None:

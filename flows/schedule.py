@@ -6,7 +6,7 @@ database - and stays as it is over restarts. Runs happen while a server and a wo
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
 from flows import deployments, gpu_slot, server, work_pool
@@ -21,8 +21,9 @@ TRAINING = "training/by-policy"
 
 def switch(active: bool, training_at: str = "") -> dict[str, Any]:
     """All schedules on or off; what `look` says. `training_at`: HH:MM, when the nightly training begins."""
-    cron = _daily(training_at) if training_at else None
+    at = _time_of_day(training_at) if training_at else None
     with _client() as client:
+        cron = _daily(at) if at else None
         work_pool.set_up(client)
         for planned in deployments.SCHEDULED:
             deployment = client.read_deployment_by_name(planned.full_name)
@@ -39,13 +40,17 @@ def look() -> dict[str, Any]:
         return _status(client)
 
 
-def _daily(time_of_day: str) -> Any:
+def _time_of_day(said: str) -> time:
+    try:
+        return datetime.strptime(said, "%H:%M").time()
+    except ValueError:
+        raise ValueError(f"--training-at {said}: not a time of day; write HH:MM, as in 02:00") from None
+
+
+def _daily(at: time) -> Any:
+    """Not before the server is known: Prefect reads its address when it is first imported."""
     from prefect.client.schemas.schedules import CronSchedule
 
-    try:
-        at = datetime.strptime(time_of_day, "%H:%M")
-    except ValueError:
-        raise ValueError(f"--training-at {time_of_day}: not a time of day; write HH:MM, as in 02:00") from None
     return CronSchedule(cron=f"{at.minute} {at.hour} * * *", timezone=deployments.timezone_here())
 
 
@@ -100,7 +105,7 @@ def _runs(client: "SyncPrefectClient", found: "DeploymentResponse") -> dict[str,
     due = [run.next_scheduled_start_time for run in runs if run.state and run.state.is_scheduled()]
     ended = next((run.state for run in runs if run.state and run.state.is_final()), None)
     return {
-        "next": min((time.isoformat() for time in due if time), default=None),
+        "next": min((each.isoformat() for each in due if each), default=None),
         "last": ended and {"state": ended.name, "at": ended.timestamp.isoformat(), "message": ended.message},
     }
 

@@ -45,6 +45,7 @@ FOR_ONE_COMMAND = {
     for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "EVENT_PERSISTER")
 } | {"PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}  # a second of every start, for blocks that no flow of ours has
 RETRIES = "3"  # each twice as long after the one before, 14 s in all: a server of this machine is back by then, or gone
+UI_STARTS_S = 240.0  # two servers and a worker; 10 s on a machine that has nothing else to do
 Ready = Callable[[], str]
 
 
@@ -67,10 +68,12 @@ def reachable() -> Iterator[Ready]:
     Gives a function that waits until it answers and returns its address, so that slow imports overlap its start.
     """
     prepare_environment()
-    ui = running_ui()
-    if ui and ui["login"] and not os.environ.get("PREFECT_API_URL"):
-        os.environ["PREFECT_API_AUTH_STRING"] = login.read()
-    if given := os.environ.get("PREFECT_API_URL") or (ui or {}).get("prefect_api"):
+    given = os.environ.get("PREFECT_API_URL")
+    if not given and (ui := _ui_that_is_up()):
+        given = str(ui["prefect_api"])
+        if ui["login"]:
+            os.environ["PREFECT_API_AUTH_STRING"] = login.read()
+    if given:
         os.environ["PREFECT_API_URL"] = given
         _expect(given)
         check_version(given)
@@ -136,6 +139,14 @@ def running_ui() -> dict[str, Any] | None:
     return said if said and "prefect_api" in said else None
 
 
+def _ui_that_is_up() -> dict[str, Any] | None:
+    """That runs; or the one that is just starting, once it is up."""
+    deadline = time.monotonic() + UI_STARTS_S
+    while lock.holder("ui") == {} and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return running_ui()
+
+
 def _own_servers() -> AbstractContextManager[bool]:
     """For as long as we have servers: the first of this project renews the login. Gives whether we are the first."""
     return lock.shared("servers", first=login.renew)
@@ -147,7 +158,8 @@ def _prefect(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
     """An own server; `alone`: no other runs, so that it tidies up what killed commands left in the database."""
     cache.mend(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "the history of runs, and approvals that are open")
-    with _listening(preferred_port) as (address, listening):
+    with ExitStack() as starting, _listening(preferred_port) as (address, listening):
+        starting.enter_context(lock.waited_for("server-starts"))  # of two at once on a new database, one would fail
         started, api, secret = datetime.now(UTC), f"{address}/api", login.read()
         os.environ.update(PREFECT_API_URL=api, PREFECT_API_AUTH_STRING=secret)
         own = {
@@ -159,6 +171,7 @@ def _prefect(
 
             def ready() -> str:
                 programs.wait_until_it_answers(f"{api}/health", "server", process)
+                starting.close()
                 if alone:
                     leftovers.mark_crashed(started)
                 return api

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ os.environ.update(
     DVC_NO_ANALYTICS="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
 )
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script; programs of tests inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from threads and lose much beside others
 
 REPOSITORY = Path(__file__).parents[1]

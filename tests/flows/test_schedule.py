@@ -19,7 +19,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from flows import automations, gpu_slot
 from flows.deployments import SCHEDULED, TABLE
 from flows.outcomes import SKIPPED
-from tests.flows.conftest import Project, eventually
+from tests.flows.conftest import MEDSEG, Project, eventually
 from tests.flows.receiver import Receiver
 
 
@@ -126,6 +126,21 @@ def test_who_needs_to_know_is_told_of_a_run_that_failed(client: SyncPrefectClien
     told = eventually(lambda: [each for each in receiver.posted if each["run"] == run.name], 60, "it is told")
     assert (told[0]["flow"], told[0]["state"]) == ("training", "Failed")
     assert told[0]["page"].endswith(str(run.id))
+
+
+@pytest.mark.slow
+def test_schedules_switched_on_while_the_first_server_starts_are_on_that_one(fresh: Project) -> None:
+    """As the commands of the guide are pasted."""
+    ui = fresh.start(MEDSEG, "ui")
+    try:
+        eventually((fresh.root / ".medseg/ui").exists, 120, "medseg ui has begun")
+        told = fresh.medseg("schedule", "on", "--training-at", "03:00", "--json", timeout_s=600)
+        assert told.returncode == 0, told.stderr
+        assert ui.poll() is None, fresh.read("out")
+        assert json.loads(told.stdout)["server"].removesuffix("/api/") in fresh.read("out")
+    finally:
+        ui.terminate()
+        ui.wait(timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
     (tmp_path / "prefect").mkdir()
     with Postgres.started() as postgres:
         server = PrefectServer(tmp_path / "prefect", postgres.address)
-        server.start()
         made.environment["PREFECT_API_URL"] = f"{server.page}/api"
         made.environment["PREFECT_API_AUTH_STRING"] = ""
         try:
+            server.start()
             yield from served(made)
         finally:
             server.kill()
@@ -52,10 +52,12 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
 
 def served(project: Project) -> Iterator[Project]:
     ui = start_ui(project)
-    schedule_training(project)
-    yield project
-    ui.terminate()
-    ui.wait(timeout=120)
+    try:
+        schedule_training(project)
+        yield project
+    finally:
+        ui.terminate()
+        ui.wait(timeout=120)
 
 
 def test_a_scheduled_training_completes_and_its_page_shows_logs_and_artifacts(project: Project, tmp_path: Path) -> None:

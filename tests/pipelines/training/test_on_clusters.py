@@ -14,21 +14,23 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.states import Cancelling
 
+from tests.flows.conftest import Project, start_ui
 from tests.pipelines.training import slurm_cluster
 from tests.pipelines.training.slurm_cluster import SlurmCluster
 from tests.pipelines.training.train_stage import HOLD, last_step, told, training, wait_for_step, weights
 from tests.test_pipeline import BIN, call, copy_project, set_params
 
 STEPS, HELD_AT = 12, 4
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster
+on_slurm = pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing() or "Slurm is here")
+slow = pytest.mark.slow  # what is not slow is part of `make test`, where Slurm is
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A requeued job is held back as long as Slurm does unless told otherwise."""
-    if missing := slurm_cluster.missing():
-        pytest.skip(missing)
     with slurm_cluster.started(tmp_path_factory.mktemp("slurm") / "cluster", held_back_s=120) as cluster:
         yield cluster
 
@@ -115,6 +117,7 @@ def go_on(project: Path) -> None:
     (project / "hold").unlink()
 
 
+@on_slurm
 def test_the_lock_is_that_of_this_machine(cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]) -> None:
     go_on(project)
     assert repro(project, **on_two_nodes(cluster)) == local[0]
@@ -123,6 +126,7 @@ def test_the_lock_is_that_of_this_machine(cluster: SlurmCluster, project: Path, 
     assert not list((project / ".medseg/finished").iterdir())
 
 
+@slow
 def test_the_lock_is_that_of_pods(project: Path, local: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """They train while no orchestrator watches; DVC's stage takes what they leave."""
     go_on(project)
@@ -160,6 +164,8 @@ def pod(project: Path, spec: dict[str, Any], index: int, port: int) -> Iterator[
             process.wait()
 
 
+@on_slurm
+@slow
 def test_a_preempted_job_is_queued_again_and_goes_on_exactly(
     cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]
 ) -> None:
@@ -179,6 +185,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on_exactly(
     assert waited_s <= allowed_s
 
 
+@on_slurm
+@slow
 def test_a_job_whose_node_is_killed_goes_on_when_it_is_back(
     cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]
 ) -> None:
@@ -196,7 +204,8 @@ def test_a_job_whose_node_is_killed_goes_on_when_it_is_back(
     assert waited_s <= allowed_s
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@on_slurm
+@pytest.mark.parametrize(("signum", "code"), [pytest.param(signal.SIGINT, 130, marks=slow), (signal.SIGTERM, 143)])
 def test_an_interrupted_stage_cancels_its_job(
     signum: signal.Signals, code: int, cluster: SlurmCluster, project: Path
 ) -> None:
@@ -208,6 +217,8 @@ def test_an_interrupted_stage_cancels_its_job(
     until(lambda: not cluster.jobs(), 30, "the job is gone")
 
 
+@on_slurm
+@slow
 def test_a_job_that_outlives_its_orchestrator_is_found_again_and_a_cancelled_run_cancels_it(
     cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]
 ) -> None:
@@ -225,6 +236,29 @@ def test_a_job_that_outlives_its_orchestrator_is_found_again_and_a_cancelled_run
     until(lambda: not cluster.jobs(), 30, "the job is gone")
 
 
+@on_slurm
+@slow
+def test_a_run_that_is_cancelled_on_prefects_page_cancels_its_job(
+    cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]
+) -> None:
+    """With `medseg ui`: a server, and a worker that takes the run of a deployment."""
+    site = Project(project, {**on_two_nodes(cluster), "PYTHONPATH": str(project)})
+    with ExitStack() as stack:
+        ui = start_ui(site)
+        stack.callback(ui.wait, timeout=60)
+        stack.callback(ui.terminate)
+        client = stack.enter_context(contextmanager(site.prefect)())
+        run = client.create_flow_run_from_deployment(client.read_deployment_by_name("training/on-demand").id)
+        until(lambda: last_step(project) >= HELD_AT - 1, 900, "a step")
+        assert len(cluster.jobs()) == 1
+        client.set_flow_run_state(run.id, Cancelling())
+        gone_s = until(lambda: not cluster.jobs(), 60, "the job is gone")
+        until(lambda: client.read_flow_run(run.id).state.is_cancelled(), 60, "the run is cancelled")
+    print(f"from the cancelled run to the cancelled job: {gone_s:.0f} s")
+
+
+@on_slurm
+@slow
 def test_a_job_that_ends_while_nobody_watches_is_not_trained_again(
     cluster: SlurmCluster, project: Path, local: tuple[bytes, bytes]
 ) -> None:
