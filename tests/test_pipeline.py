@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +23,12 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
-from flows.commands.medseg import app
 from model.weights_file import read_card
 from pipelines.release import tracking
 from pipelines.scans import manifest
 from pipelines.training import allocators
+from tests import in_process
 from tests.conftest import copy_checkout
 
 BIN = Path(sys.executable).parent
@@ -76,16 +76,36 @@ def set_params(project: Path, **changes: Any) -> None:
         yaml.dump(content, file)
 
 
-def call(project: Path, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command of the environment in `project`, as a user would."""
+def call(project: Path, *command: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment in `project`, as a user would; `variables` on top of ours."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "PREFECT_API"))
     }
     environment.update(PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(project), COLUMNS="160")
     environment.setdefault("MEDSEG_RANKS", "1")  # several ranks: tests/pipelines/training/test_survival.py
+    environment.update(variables)
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+STAGES = """
+import importlib, sys
+for stage in sys.argv[1:]:
+    importlib.import_module(f"pipelines.stages.{stage}").main()
+"""
+
+
+def run_stages(project: Path, *names: str) -> None:
+    """In one process of the project's own code."""
+    call(project, sys.executable, "-c", STAGES, *names)
+
+
+def medseg(project: Path, *arguments: str) -> str:
+    """What the command prints, in this process."""
+    done = in_process.medseg(project, *arguments)
+    assert done.exit_code == 0, f"{arguments}: {done.output[-3000:]} {done.exception!r}"
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +127,13 @@ def project(run_once: tuple[Path, str]) -> Iterator[Path]:
 
 
 def status(project: Path) -> dict[str, Any]:
-    return dict(json.loads(call(project, "medseg", "status", "--json").stdout))
+    return dict(json.loads(medseg(project, "status", "--json")))
+
+
+def stale_by_its_own_code(project: Path) -> list[str]:
+    """The stages that are, asked where the project's copy of the code is what runs."""
+    found = json.loads(call(project, "medseg", "status", "--json").stdout)["stages"]
+    return [name for name, state in found.items() if state == "stale"]
 
 
 def holder(project: Path, alias: str = "candidate") -> str:
@@ -139,7 +165,7 @@ def test_after_a_run_everything_is_fresh_and_registered(project: Path) -> None:
 
 
 def test_the_audit_log_tells_of_all_that_made_the_version(project: Path) -> None:
-    lines = json.loads(call(project, "medseg", "audit", "show", "--last", "1000", "--json").stdout)["lines"]
+    lines = json.loads(medseg(project, "audit", "show", "--last", "1000", "--json"))["lines"]
     first = {line["event"]: line["facts"] for line in reversed(lines)}
     made = ["ingest", "pretrain.start", "pretrain", "train.start", "train", "evaluate", "register"]
     assert [line["event"] for line in lines][: len(made)] == made
@@ -148,7 +174,7 @@ def test_the_audit_log_tells_of_all_that_made_the_version(project: Path) -> None
     assert (first["train.start"]["author"], first["train.start"]["committer"]) == ("t@t", "t@t")
     assert len({first[event]["weights_sha256"] for event in ("train", "evaluate", "register")}) == 1
     assert first["ingest"]["test_set_sha256"] == first["evaluate"]["test_set_sha256"]
-    assert json.loads(call(project, "medseg", "audit", "verify", "--json").stdout)["ok"]
+    assert json.loads(medseg(project, "audit", "verify", "--json"))["ok"]
 
 
 def test_a_structure_declared_and_a_comment_leave_every_result_fresh_and_what_scans_or_stages_use_does_not(
@@ -157,15 +183,14 @@ def test_a_structure_declared_and_a_comment_leave_every_result_fresh_and_what_sc
     own, layers, losses = (project / name for name in ("structures.yaml", "model/network/layers.py", LOSSES))
     texts = {path: path.read_text() for path in (own, layers, losses)}
     try:
-        call(project, "medseg", "structures", "add", "snowflake_lesion", "--in", "liver")
+        medseg(project, "structures", "add", "snowflake_lesion", "--in", "liver")
         layers.write_text(f"# a comment\n{texts[layers]}")
-        assert set(status(project)["stages"].values()) == {"fresh"}
+        assert stale_by_its_own_code(project) == []
         assert re.findall(r"Running stage '(\w+)'", call(project, "dvc", "repro").stdout) == ["code", "inventory"]
         changed = texts[losses].replace("DICE_SMOOTHING = 0.5", "DICE_SMOOTHING = 0.6")
         assert changed != texts[losses]
         losses.write_text(changed)
-        stale = [name for name, state in status(project)["stages"].items() if state == "stale"]
-        assert stale == ["train", "evaluate", "register"]
+        assert stale_by_its_own_code(project) == ["train", "evaluate", "register"]
         own.write_text(f"{own.read_text()}kidney_tumour: {{tolerance_mm: 9}}\n")
         stale = [name for name, state in status(project)["stages"].items() if state == "stale"]
         assert stale[:2] == ["deidentify", "ingest"]
@@ -197,29 +222,6 @@ def test_a_changed_learning_rate_concerns_training_and_what_follows(project: Pat
     assert stages["preprocess"] == stages["ingest"] == "fresh"
 
 
-def test_bare_dvc_gives_the_same_lock_and_the_same_weights_to_the_bit(
-    run_once: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    project, _ = run_once
-    other = copy_project(tmp_path_factory.mktemp("bare") / "project")
-    call(other, "dvc", "repro")
-    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
-    one, two = (load_file(folder / "models/train/model.safetensors") for folder in (project, other))
-    assert all(np.array_equal(one[name], two[name]) for name in one)
-
-
-def test_held_out_case_files_are_not_needed_to_train(project: Path, tmp_path: Path) -> None:
-    """Take the held-out folder away: training does not notice. Then the weights are the same to the bit."""
-    aside = tmp_path / "test"
-    before = (project / "models/train/model.safetensors").read_bytes()
-    shutil.move(project / "data/cases/test", aside)
-    try:
-        call(project, sys.executable, "-m", "pipelines", "train")
-    finally:
-        shutil.move(aside, project / "data/cases/test")
-    assert (project / "models/train/model.safetensors").read_bytes() == before
-
-
 AUDIT = """
 import os, sys
 log = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -230,29 +232,61 @@ sys.addaudithook(opened)
 """
 
 
-def test_pretraining_opens_no_file_of_a_held_out_patient(project: Path, tmp_path: Path) -> None:
-    """Every file that any process of the stage opens is written down; then the held-out cases are spoilt."""
-    (tmp_path / "sitecustomize.py").write_text(AUDIT)
+@pytest.fixture(scope="module")
+def by_bare_dvc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """The same by `dvc repro`, and every file that any process opened while `pretrain` ran.
+
+    Meanwhile the held-out case files are spoilt; while `train` runs they are away.
+    """
+    folder = tmp_path_factory.mktemp("bare")
+    project, held_out = copy_project(folder / "project"), folder / "project/data/cases/test"
+    (folder / "sitecustomize.py").write_text(AUDIT)
+    call(project, "dvc", "repro", "preprocess")
+    shutil.move(held_out, folder / "kept")
+    held_out.mkdir()
+    for path in (folder / "kept").iterdir():
+        (held_out / path.name).write_bytes(b"spoilt")
+    log, audited = folder / "opened", f"{folder}{os.pathsep}{project}"
+    call(project, "dvc", "repro", "--single-item", "pretrain", AUDIT_LOG=str(log), PYTHONPATH=audited)
+    shutil.rmtree(held_out)
+    call(project, "dvc", "repro", "--single-item", "train")
+    shutil.move(folder / "kept", held_out)
+    told = call(project, "dvc", "repro").stdout
+    assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory", "evaluate", "register"]
+    return project, set(log.read_text().splitlines())
+
+
+def test_bare_dvc_gives_the_same_lock_and_the_same_weights_to_the_bit(
+    run_once: tuple[Path, str], by_bare_dvc: tuple[Path, set[str]]
+) -> None:
+    folders = project, other = run_once[0], by_bare_dvc[0]
+    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
+    one, two = (load_file(folder / "models/train/model.safetensors") for folder in folders)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_held_out_case_files_are_not_needed_to_train(
+    run_once: tuple[Path, str], by_bare_dvc: tuple[Path, set[str]]
+) -> None:
+    """They were away. The weights are the same to the bit."""
+    one, two = (folder / "models/train/model.safetensors" for folder in (run_once[0], by_bare_dvc[0]))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_pretraining_opens_no_file_of_a_held_out_patient(
+    run_once: tuple[Path, str], by_bare_dvc: tuple[Path, set[str]]
+) -> None:
+    """And its encoder is the same, whatever is in their case files."""
+    project, opened = by_bare_dvc
     held_out = {row.patient for row in manifest.read(project / "data/manifest.parquet") if row.split == "test"}
     rows = [row for row in manifest.read(project / "data/manifest.parquet") if row.patient in held_out]
     files = {str((project / file.path).resolve()) for row in rows for file in row.files}
     files |= {str(path.resolve()) for path in (project / "data/cases/test").iterdir()}
-    encoder = project / "models/pretrain/encoder.safetensors"
-    before, kept = encoder.read_bytes(), {path: path.read_bytes() for path in (project / "data/cases/test").iterdir()}
-    environment = {**os.environ, "AUDIT_LOG": str(tmp_path / "opened"), "PYTHONPATH": f"{tmp_path}:{project}"}
-    for path in kept:
-        path.write_bytes(b"spoilt")
-    try:
-        command = [sys.executable, "-m", "pipelines", "pretrain"]
-        subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
-    finally:
-        for path, content in kept.items():
-            path.write_bytes(content)
-    opened = set((tmp_path / "opened").read_text().splitlines())
     assert len(files) >= 2 * len(rows) > 0
     assert opened >= {str(path.resolve()) for path in (project / "data/cases/train").iterdir()}
     assert not opened & files
-    assert encoder.read_bytes() == before
+    one, two = (folder / "models/pretrain/encoder.safetensors" for folder in (run_once[0], project))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_pretraining_leaves_an_encoder_with_its_identity_and_pictures_in_the_report_and_in_mlflow(
@@ -291,7 +325,7 @@ def scans(project: Path, pattern: str) -> list[Path]:
 
 def test_a_prediction_lies_on_the_scans_own_grid(project: Path, tmp_path: Path) -> None:
     scan = scans(project, "kits/*/imaging.nii.gz")[0]
-    call(project, "medseg", "predict", str(scan), str(tmp_path / "out.nii.gz"), "--modality", "CT")
+    medseg(project, "predict", str(scan), str(tmp_path / "out.nii.gz"), "--modality", "CT")
     image, label = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
     assert label.shape == image.shape
     np.testing.assert_allclose(label.affine, image.affine, atol=1e-5)
@@ -300,24 +334,21 @@ def test_a_prediction_lies_on_the_scans_own_grid(project: Path, tmp_path: Path) 
 
 def test_a_folder_of_several_sequences_is_one_scan_a_case(project: Path, tmp_path: Path) -> None:
     case = scans(project, "brats/*")[0]
-    call(project, "medseg", "predict", str(case), str(tmp_path / "out"), "--labels-of", "brats")
+    medseg(project, "predict", str(case), str(tmp_path / "out"), "--labels-of", "brats")
     written = list((tmp_path / "out").iterdir())
     assert [path.name for path in written] == [f"{case.name}.nii.gz"]
     assert set(np.unique(np.asarray(nib.load(written[0]).dataobj))) <= {0, 1, 2, 4}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own code
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [(["--modality", "XRAY"], "modality 'XRAY' is unknown"), ([], "say which this scan is with --modality")],
 )
 def test_a_prediction_that_cannot_be_made_says_why_in_one_line(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+    project: Path, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     scan = scans(project, "kits/*/imaging.nii.gz")[0]
-    monkeypatch.chdir(project)
-    monkeypatch.delenv(tracking.VARIABLE, raising=False)  # MLflow sets it to what it was used with before
-    done = CliRunner().invoke(app, ["predict", str(scan), str(tmp_path / "out.nii.gz"), *arguments])
+    done = in_process.medseg(project, "predict", str(scan), str(tmp_path / "out.nii.gz"), *arguments)
     assert done.exit_code == 1, done.output
     refusals = [line for line in done.stderr.splitlines() if line.startswith("medseg: ")]
     assert len(refusals) == 1
@@ -337,14 +368,15 @@ def test_weights_carry_the_run_identity_and_a_changed_file_is_not_loaded(project
     try:
         stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         scan = scans(project, "kits/*/imaging.nii.gz")[0]
-        done = call(project, "medseg", "predict", str(scan), str(tmp_path / "o.nii.gz"), "--modality", "CT", expect=1)
-        assert "is not the registered" in done.stderr
+        done = in_process.medseg(project, "predict", str(scan), str(tmp_path / "o.nii.gz"), "--modality", "CT")
+        assert (done.exit_code, "is not the registered" in done.stderr) == (1, True)
     finally:
         stored.write_bytes(content)
 
 
 def test_phantoms_are_too_few_for_the_gate_but_their_figures_hold_and_the_version_segments(project: Path) -> None:
-    asked = call(project, "medseg", "gate", "check", holder(project), "--json", expect=1)
+    asked = in_process.medseg(project, "gate", "check", holder(project), "--json")
+    assert asked.exit_code == 1, asked.output
     told = json.loads(asked.stdout)
     assert told["verdict"] != "passes"
     results = {check["name"]: check["result"] for check in told["checks"]}
@@ -352,22 +384,19 @@ def test_phantoms_are_too_few_for_the_gate_but_their_figures_hold_and_the_versio
     assert results["enough patients"] == "cannot tell"
     assert "hold out more" in " ".join(told["reasons"])
     scan = scans(project, "kits/*/imaging.nii.gz")[0]
-    told = call(project, sys.executable, "-c", AS_PYFUNC, str(scan)).stdout
-    assert told.strip().splitlines()[-1] == f"{nib.load(scan).shape} uint8"
+    with in_process.inside(project):
+        label = tracking.configure().pyfunc.load_model(CANDIDATE).predict([str(scan)], params={"modality": "CT"})[0]
+    assert (label.shape, label.dtype) == (nib.load(scan).shape, np.uint8)
 
 
-AS_PYFUNC = """
-import sys, mlflow
-from pipelines.release import tracking
-tracking.configure()
-model = mlflow.pyfunc.load_model("models:/medsegformer@candidate")
-label = model.predict([sys.argv[1]], params={"modality": "CT"})[0]
-print(label.shape, label.dtype)
-"""
-LOADABLE = """
+CANDIDATE = "models:/medsegformer@candidate"
+LOADED = f"""
 import sys
-from pipelines.release import registry
-print(*{registry.find(f"models:/medsegformer/{version}").weights() for version in sys.argv[1:]})
+from pipelines.release import registry, tracking
+scan, *versions = sys.argv[1:]
+print(*{{registry.find(f"models:/medsegformer/{{version}}").weights() for version in versions}})
+label = tracking.configure().pyfunc.load_model("{CANDIDATE}").predict([scan], params={{"modality": "CT"}})[0]
+print(label.shape, label.dtype)
 """
 
 
@@ -376,24 +405,24 @@ def test_the_same_weights_registered_again_lie_once_and_both_versions_load_where
 ) -> None:
     """Evaluated otherwise they are another version. Nothing is left among the temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # and of this process
     (tmp_path / "temporary").mkdir()
     first = holder(project)
     set_params(project, **{"evaluate.overlap": 0.25})
     told = call(project, "dvc", "repro").stdout
     assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory", "evaluate", "register"]
     assert status(project)["registered"] is None  # `dvc repro` makes files, no versions
-    call(project, "medseg", "register")
-    call(project, "medseg", "register")
+    for _ in range(2):
+        medseg(project, "register")
     found = status(project)
     second = found["registered"]["version"]
     assert (int(second), found["identity_consistent"]) == (int(first) + 1, True)
     moved = project.rename(tmp_path / "moved")
     try:
-        told = call(moved, sys.executable, "-c", LOADABLE, first, second).stdout
-        (stored,) = (moved / ".medseg/weights").iterdir()
-        assert told.split() == [str(stored)]
         scan = scans(moved, "kits/*/imaging.nii.gz")[0]
-        assert f"{nib.load(scan).shape} uint8" in call(moved, sys.executable, "-c", AS_PYFUNC, str(scan)).stdout
+        told = call(moved, sys.executable, "-c", LOADED, str(scan), first, second).stdout.splitlines()
+        (stored,) = (moved / ".medseg/weights").iterdir()
+        assert (told[0], told[-1]) == (str(stored), f"{nib.load(scan).shape} uint8")
     finally:
         moved.rename(project)
     assert not list((tmp_path / "temporary").rglob("*.safetensors"))
@@ -404,12 +433,12 @@ def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what
     call(project, "dvc", "exp", "run", "--name", "short", "-S", "train.steps=4")
     assert "short" in call(project, "dvc", "exp", "show", "--csv").stdout
     assert "mean_dice" in call(project, "dvc", "metrics", "diff", "--all").stdout
-    call(project, "medseg", "register")
+    medseg(project, "register")
     assert int(holder(project)) > int(before)
     set_params(project, **{"train.steps": 8})
     told = call(project, "dvc", "repro").stdout
     assert "Running stage 'train'" not in told  # its outputs come from the cache
-    call(project, "medseg", "register")
+    medseg(project, "register")
     assert holder(project) == "1"  # the version that the first run made of the same
 
 
@@ -424,8 +453,8 @@ def test_a_second_machine_pulls_runs_nothing_anew_and_registers(project: Path, t
     told = call(other, "dvc", "repro").stdout
     assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory"]
     assert (other / "dvc.lock").read_bytes() == (project / "dvc.lock").read_bytes()
-    call(other, "medseg", "register")
+    medseg(other, "register")
     found = status(other)
     assert (found["registered"]["version"], found["identity_consistent"]) == ("1", True)
     scan = scans(other, "kits/*/imaging.nii.gz")[0]
-    call(other, "medseg", "predict", str(scan), str(tmp_path / "out.nii.gz"), "--modality", "CT")
+    medseg(other, "predict", str(scan), str(tmp_path / "out.nii.gz"), "--modality", "CT")

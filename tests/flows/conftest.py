@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from prefect.client.orchestration import SyncPrefectClient
 from ruamel.yaml import YAML
 
 from flows import schedule
+from tests import in_process
 from tests.flows.receiver import Receiver
 
 HERE = Path(__file__).parent
@@ -37,6 +39,10 @@ class Project:
 
     def medseg(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return self.call(MEDSEG, *arguments, timeout_s=timeout_s)
+
+    def here(self, *arguments: str) -> Result:
+        """As `medseg`, in this process."""
+        return in_process.medseg(self.root, *arguments, COLUMNS="200", **self.environment)
 
     def call(self, *command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

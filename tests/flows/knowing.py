@@ -6,6 +6,7 @@ as good. So scans, labels, weights, predictions and reports are what they are in
 """
 
 import hashlib
+import importlib
 import json
 import sys
 from dataclasses import asdict
@@ -21,6 +22,7 @@ SCANS, SIZE = 72, 16
 STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
 TASK = Path("data/raw/Task04_Hippocampus")
 MADE_OF_SCANS = ("inventory", "deidentify", "ingest", "plan", "preprocess")
+REGISTERED = ("register", "make_version")
 GOOD, BAD, AS_GOOD = "good", "bad", "as good"  # networks, as `train` takes them
 AUTHOR, APPROVER = "author@example.org", "approver@example.org"
 STRANGER = "stranger@example.org"
@@ -43,29 +45,25 @@ def make(root: Path, **environment: str) -> Project:
         succeed(project, *command)
     for name in (AUTHOR, APPROVER, STRANGER):
         make_key(project, name)
-    inside(project, "write_scans")
-    stages(project, *MADE_OF_SCANS)
-    inside(project, "train", GOOD)
-    stages(project, "evaluate")
-    inside(project, "label_as_segmented")
-    stages(project, *MADE_OF_SCANS)
+    labelled = ("write_scans", *MADE_OF_SCANS, f"train {GOOD}", "evaluate", "label_as_segmented", *MADE_OF_SCANS)
+    inside(project, *labelled)
     return project
 
 
-def register(project: Project, network: str) -> int:
-    """The version that is made of this network."""
-    inside(project, "train", network)
-    stages(project, "evaluate", "register")
-    made = json.loads(succeed(project, "medseg", "register", "--json"))
-    return int(made["version"])
+def register(project: Project, *networks: str) -> list[int]:
+    """The versions that are made of these networks."""
+    return versions(project, *(step for each in networks for step in (f"train {each}", "evaluate", *REGISTERED)))
+
+
+def versions(project: Project, *steps: str) -> list[int]:
+    """Those that the steps make."""
+    told = inside(project, *steps)
+    return [int(line.split()[1]) for line in told.splitlines() if line.startswith("version ")]
 
 
 def begin_ledger(project: Project) -> None:
     """AUTHOR and APPROVER may sign; the plan is in force."""
-    for name, role in ((AUTHOR, "author"), (APPROVER, "approver")):
-        succeed(project, "medseg", "signers", "add", name, f"keys/{name}.pub", "--role", role)
-    succeed(project, "medseg", "signers", "sign", "--key", f"keys/{APPROVER}")
-    succeed(project, "medseg", "gate", "plan", "--sign", f"keys/{APPROVER}")
+    inside(project, "sign_the_first_statements")
 
 
 def make_key(project: Project, name: str) -> Path:
@@ -77,19 +75,15 @@ def make_key(project: Project, name: str) -> Path:
 
 
 def succeed(project: Project, *command: str) -> str:
-    ended = project.call(*command, timeout_s=300)
+    ended = project.call(*command, timeout_s=900)
     assert ended.returncode == 0, f"{command}: {ended.stdout[-2000:]}\n{ended.stderr[-3000:]}"
     return ended.stdout
 
 
-def stages(project: Project, *names: str) -> None:
-    for name in names:
-        succeed(project, sys.executable, "-m", "pipelines", name)
-
-
-def inside(project: Project, function: str, *arguments: str) -> None:
-    """A function of this file, in a process of the project's own."""
-    succeed(project, sys.executable, "-m", "tests.flows.knowing", function, *arguments)
+def inside(project: Project, *steps: str) -> str:
+    """What one process of the project's own prints that takes these steps: stages, or functions of this file, each
+    with what it is given in a word of its own."""
+    return succeed(project, sys.executable, "-m", "tests.flows.knowing", *steps)
 
 
 def set_params(project: Project) -> None:
@@ -170,11 +164,41 @@ def label_as_segmented() -> None:
         _save(scan_files.where(file.path), own, found.affine)
 
 
+def make_version() -> None:
+    from pipelines.release import registration
+
+    print(f"version {registration.make_version()}", flush=True)
+
+
+def sign_the_first_statements() -> None:
+    from typer.testing import CliRunner
+
+    from flows.commands.medseg import app
+
+    for words in (
+        ("signers", "add", AUTHOR, f"keys/{AUTHOR}.pub", "--role", "author"),
+        ("signers", "add", APPROVER, f"keys/{APPROVER}.pub", "--role", "approver"),
+        ("signers", "sign", "--key", f"keys/{APPROVER}"),
+        ("gate", "plan", "--sign", f"keys/{APPROVER}"),
+    ):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+
+
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, affine), path)
 
 
+def take(step: str) -> None:
+    name, _, argument = step.partition(" ")
+    own = (write_scans, train, label_as_segmented, make_version, sign_the_first_statements)
+    if function := next((each for each in own if each.__name__ == name), None):
+        function(*([argument] if argument else []))
+    else:
+        importlib.import_module(f"pipelines.stages.{name}").main()
+
+
 if __name__ == "__main__":
-    function, *arguments = sys.argv[1:]
-    {each.__name__: each for each in (write_scans, train, label_as_segmented)}[function](*arguments)
+    for each in sys.argv[1:]:
+        take(each)

@@ -34,8 +34,8 @@ def original(done_template: Project, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("original")
     project = done_template.copy(folder / "project")
     before = status(project)
-    kept = project.medseg("backup", str(folder / "copies"), "--json")
-    assert kept.returncode == 0, kept.stderr
+    kept = project.here("backup", str(folder / "copies"), "--json")
+    assert kept.exit_code == 0, kept.stderr
     assert json.loads(kept.stdout)["files"] > 20
     return Original(project, folder / "copies", before)
 
@@ -49,8 +49,8 @@ def later(original: Original, tmp_path: Path) -> Iterator[Project]:
 
 
 def status(project: Project) -> dict[str, Any]:
-    ended = project.medseg("status", "--json")
-    assert ended.returncode == 0, ended.stderr
+    ended = project.here("status", "--json")
+    assert ended.exit_code == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
 
@@ -69,8 +69,8 @@ def test_stores_that_were_destroyed_come_back(original: Original, later: Project
     for name in STORES:
         path = later.root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    restored = later.medseg("restore", str(original.copies))
-    assert restored.returncode == 0, restored.stderr
+    restored = later.here("restore", str(original.copies))
+    assert restored.exit_code == 0, restored.stderr
     assert status(later) == original.status
     assert runs(later) == runs(original.project) > 0
     assert weights(later) == weights(original.project)
@@ -81,8 +81,8 @@ def test_stores_that_were_destroyed_come_back(original: Original, later: Project
 
 def test_a_copy_becomes_a_project_elsewhere_with_its_history(original: Original, tmp_path: Path) -> None:
     moved = Project(tmp_path / "other disk" / "project", original.project.environment)
-    restored = original.project.medseg("restore", str(original.copies), "--into", str(moved.root))
-    assert restored.returncode == 0, restored.stderr
+    restored = original.project.here("restore", str(original.copies), "--into", str(moved.root))
+    assert restored.exit_code == 0, restored.stderr
     (moved.root / "data/raw").mkdir(parents=True)
     shutil.copy(original.project.root / "data/raw/a", moved.root / "data/raw")  # scans are no part of a copy
     assert status(moved)["registered"] == original.status["registered"]
@@ -92,14 +92,14 @@ def test_a_copy_becomes_a_project_elsewhere_with_its_history(original: Original,
 
 
 def test_what_is_damaged_or_would_overwrite_is_refused(original: Original, later: Project, tmp_path: Path) -> None:
-    there = later.medseg("restore", str(original.copies))
-    assert (there.returncode, "say --overwrite" in there.stderr) == (1, True)
-    inside = later.medseg("backup", str(later.root / "copies"))
-    assert (inside.returncode, "name a folder on another disk" in inside.stderr) == (1, True)
+    there = later.here("restore", str(original.copies))
+    assert (there.exit_code, "say --overwrite" in there.stderr) == (1, True)
+    inside = later.here("backup", str(later.root / "copies"))
+    assert (inside.exit_code, "name a folder on another disk" in inside.stderr) == (1, True)
     copy = tmp_path / "copy"
     shutil.copytree(original.folder(), copy, symlinks=True)
     (copy / "state/mlflow.db").write_bytes((copy / "state/mlflow.db").read_bytes()[:-1] + b"x")
     registry = (later.root / ".medseg/mlflow.db").read_bytes()
-    damaged = later.medseg("restore", str(copy), "--overwrite")
-    assert (damaged.returncode, "are gone or damaged" in damaged.stderr) == (1, True)
+    damaged = later.here("restore", str(copy), "--overwrite")
+    assert (damaged.exit_code, "are gone or damaged" in damaged.stderr) == (1, True)
     assert (later.root / ".medseg/mlflow.db").read_bytes() == registry

@@ -39,8 +39,8 @@ def test_a_ladder_is_climbed_once_and_stops_where_size_does_not_pay(fresh: Proje
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(fresh: Project, arguments: tuple[str, ...], told: str) -> None:
-    ended = fresh.medseg(*arguments)
-    assert ended.returncode == 1
+    ended = fresh.here(*arguments)
+    assert ended.exit_code == 1
     assert ended.stderr.startswith(told)
 
 
@@ -48,4 +48,4 @@ def test_what_cannot_be_is_refused_in_a_line(fresh: Project, arguments: tuple[st
 def test_a_certificate_without_gpus_and_a_calibration_of_others_are_wrong_use(
     fresh: Project, arguments: tuple[str, ...]
 ) -> None:
-    assert fresh.medseg(*arguments).returncode == 2
+    assert fresh.here(*arguments).exit_code == 2

@@ -31,7 +31,7 @@ for each in (flow.initialize, flow.run, flow.finalize):
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """With version 1, and scans of nobody's data set in `scans`."""
     made = knowing.make(tmp_path_factory.mktemp("exports") / "project", **FLOAT32)
-    assert register(made, GOOD) == 1
+    assert register(made, GOOD) == [1]
     (made.root / "scans").mkdir()
     for number in range(3):
         scan = made.root / knowing.TASK / "imagesTr" / f"hippocampus_{number:03d}.nii.gz"

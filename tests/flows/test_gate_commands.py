@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from flows import show_gate
 from pipelines.evaluation import tables
 from pipelines.release import gate, plan
 from tests.conftest import REPOSITORY
+from tests.in_process import medseg
 from tests.pipelines.release.test_gate import PLAN, cohort, shifted
 from tests.pipelines.release.test_power import version
 
@@ -28,18 +28,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def medseg(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.commands.medseg", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    return {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "COLUMNS": "120"}
-
-
 def test_power_is_told_before_any_version_is_there(project: Path) -> None:
     told = medseg(project, "gate", "power", "--patients", "41", "--page", "power.html", "--json")
-    assert told.returncode == 0, told.stderr
+    assert told.exit_code == 0, told.stderr
     found = json.loads(told.stdout)
     assert (found["patients"], found["agreement"]) == (60, 0.7)
     assert {rate["patients"] for rate in found["rates"]} == {41}
@@ -51,7 +42,7 @@ def test_power_is_told_before_any_version_is_there(project: Path) -> None:
 
 def test_power_for_people_is_a_table(project: Path) -> None:
     told = medseg(project, "gate", "power", "--patients", "41", "--against", "reports/evaluate/cases.parquet")
-    assert told.returncode == 0, told.stderr
+    assert told.exit_code == 0, told.stderr
     assert "all together" in told.stdout
     assert told.stdout.rstrip().endswith("told from the figures of 60 patients by two versions.")
 
@@ -62,7 +53,7 @@ def test_the_plan_is_shown_with_its_digest(project: Path) -> None:
     assert told["signed"] is None
     (project / "release/plan.yaml").write_text("level: 1\n")
     refused = medseg(project, "gate", "plan")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert refused.stderr.startswith("medseg: release/plan.yaml: ")
     assert len(refused.stderr.splitlines()) == 1
 
@@ -71,14 +62,14 @@ def test_an_approver_puts_the_plan_in_force(project: Path) -> None:
     key = project / "approver"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     added = medseg(project, "signers", "add", "ada@example.org", f"{key}.pub", "--role", "approver")
-    assert added.returncode == 0, added.stderr
-    assert medseg(project, "signers", "sign", "--key", str(key)).returncode == 0
+    assert added.exit_code == 0, added.stderr
+    assert medseg(project, "signers", "sign", "--key", str(key)).exit_code == 0
     signed = medseg(project, "gate", "plan", "--sign", str(key), "--json")
-    assert signed.returncode == 0, signed.stderr
+    assert signed.exit_code == 0, signed.stderr
     told = json.loads(signed.stdout)
     assert told["signed"] == told["plan_sha256"]
     again = medseg(project, "gate", "plan", "--sign", str(key))
-    assert again.returncode == 1
+    assert again.exit_code == 1
     assert "in force for medsegformer already" in again.stderr
 
 

@@ -35,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     server.start()
     try:
         made = knowing.make(tmp_path_factory.mktemp("release") / "project", MLFLOW_TRACKING_URI=server.address)
-        assert [register(made, network) for network in (GOOD, BAD, AS_GOOD)] == [1, 2, 3]
+        assert register(made, GOOD, BAD, AS_GOOD) == [1, 2, 3]
         begin_ledger(made)
         ui = made.start(MEDSEG, "ui")
         eventually(lambda: "Ctrl-C" in made.read("out") or ui.poll() is not None, 180, "medseg ui is up")

@@ -50,13 +50,6 @@ def test_nothing_changed_runs_only_the_inventory_and_costs_little(done: Project)
     assert "medsegformer version 1" in ended.stdout
 
 
-def test_changed_parameter_reruns_its_stage_and_what_follows(done: Project) -> None:
-    done.replace("params.yaml", "learning_rate: 0.003", "learning_rate: 0.004")
-    ended = done.medseg("run")
-    assert ran(ended) == ["inventory", "train", "evaluate", "register"]
-    assert "preprocess: nothing changed" in ended.stderr
-
-
 def test_missing_output_comes_back_without_running_its_stage_and_a_lost_version_is_registered_again(
     done: Project,
 ) -> None:
@@ -72,9 +65,9 @@ def test_missing_output_comes_back_without_running_its_stage_and_a_lost_version_
     assert done.read("dvc.lock") == before
 
 
-def refused_for_its_registry(ended: "subprocess.CompletedProcess[str]") -> str:
-    (told,) = ended.stderr.splitlines()
-    assert (ended.returncode, told.split(", ")[1]) == (1, "the registry of models")
+def refused_for_its_registry(code: int, stderr: str) -> str:
+    (told,) = stderr.splitlines()
+    assert (code, told.split(", ")[1]) == (1, "the registry of models")
     return told
 
 
@@ -82,12 +75,15 @@ def test_a_lost_registry_is_no_reason_to_begin_at_version_1_and_its_copy_brings_
     database = done.root / ".medseg/mlflow.db"
     for damage in (database.unlink, lambda: database.write_bytes(b""), lambda: database.write_bytes(b"\0" * 5000)):
         damage()
-        told = refused_for_its_registry(done.medseg("status"))
-    assert refused_for_its_registry(done.medseg("register")) == told
-    assert refused_for_its_registry(done.medseg("run")) == told
+        ended = done.here("status")
+        told = refused_for_its_registry(ended.exit_code, ended.stderr)
+    ended = done.here("register")
+    assert refused_for_its_registry(ended.exit_code, ended.stderr) == told
+    run = done.medseg("run")
+    assert refused_for_its_registry(run.returncode, run.stderr) == told
     remedy = told.split("`")[1]
     assert done.call("sh", "-c", remedy).returncode == 0
-    status = json.loads(done.medseg("status", "--json").stdout)
+    status = json.loads(done.here("status", "--json").stdout)
     assert (status["registered"]["version"], status["identity_consistent"]) == ("1", True)
 
 
@@ -100,22 +96,25 @@ def test_failing_stage_ends_in_its_own_line(done: Project) -> None:
     assert ended.stderr.count("Traceback") == 1  # the stage's own, streamed; none of Prefect's
 
 
-def test_a_preempted_training_ends_in_75_and_the_same_command_goes_on(done: Project) -> None:
+def test_a_changed_parameter_reruns_its_stage_and_what_follows_also_if_it_was_preempted(done: Project) -> None:
+    """That ends in 75, and the same command goes on."""
+    done.replace("params.yaml", "learning_rate: 0.003", "learning_rate: 0.004")
     done.write("preempt", "")
-    done.write("data/raw/a", "2")
     ended = done.medseg("run")
     assert ended.returncode == 75
     assert ended.stderr.splitlines()[-1].startswith(
         "medseg: train was asked to stop and saved its state; the same comm"
     )
     assert "Traceback" not in ended.stderr
-    assert "train" in ran(done.medseg("run"))
+    ended = done.medseg("run")
+    assert ran(ended) == ["inventory", "train", "evaluate", "register"]
+    assert "preprocess: nothing changed" in ended.stderr
 
 
 def test_bad_parameters_are_refused_before_anything_starts(done: Project) -> None:
     done.replace("params.yaml", "overlap: 0.5", "overlap: 5")
-    ended = done.medseg("run")
-    assert ended.returncode == 1
+    ended = done.here("run")
+    assert ended.exit_code == 1
     assert ended.stderr.startswith("medseg: params.yaml: evaluate.overlap = 5")
     assert len(ended.stderr.splitlines()) == 1
 
@@ -124,8 +123,8 @@ def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
     scans = done.root.parent / "scans"
     (scans / "patient001").mkdir(parents=True)
     (scans / "patient001/patient001_frame01.nii.gz").write_text("2")
-    ignored = done.medseg("run", "--data", str(scans))
-    assert (ignored.returncode, len(ignored.stderr.splitlines())) == (1, 1)
+    ignored = done.here("run", "--data", str(scans))
+    assert (ignored.exit_code, len(ignored.stderr.splitlines())) == (1, 1)
     assert "--data would be ignored: data.sources [phantom] reads nothing of it" in ignored.stderr
     given = ("--set", "data.sources=[acdc]", "--data", str(scans))
     refused = done.medseg("run", *given)
@@ -146,6 +145,7 @@ def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
 
 def hold(project: Project) -> "subprocess.Popen[str]":
     """A run that stands still inside `train`."""
+    (project.root / "held").unlink(missing_ok=True)
     project.write("hold", "")
     project.write("data/raw/a", "2")
     process = project.start(MEDSEG, "run")
@@ -153,18 +153,17 @@ def hold(project: Project) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_leaves_no_process_no_half_output_and_no_lock(done: Project, signum: signal.Signals) -> None:
-    if signum == signal.SIGKILL:
-        del done.environment["PREFECT_API_URL"]  # its own server must go too
-    process = hold(done)
-    assert len(done.processes()) >= 3
-    process.send_signal(signum)
-    code = process.wait(timeout=30)
-    assert code == {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[signum]
-    eventually(lambda: not done.processes(), 5 if signum == signal.SIGKILL else 1, "all processes are gone")
-    assert not list((done.root / "models").glob("**/model.safetensors"))
-    assert not list((done.root / "models").glob(".*"))
+def test_killed_run_leaves_no_process_no_half_output_and_no_lock(done: Project) -> None:
+    """And each next one begins `train` again."""
+    for signum, code, within_s in ((signal.SIGTERM, 143, 1), (signal.SIGKILL, -signal.SIGKILL, 5)):
+        process = hold(done)
+        assert len(done.processes()) >= 3
+        process.send_signal(signum)
+        assert process.wait(timeout=30) == code
+        eventually(lambda: not done.processes(), within_s, "all processes are gone")
+        assert not list((done.root / "models").glob("**/model.safetensors"))
+        assert not list((done.root / "models").glob(".*"))
+        done.environment.pop("PREFECT_API_URL", None)  # the next one's own server must go too
     (done.root / "hold").unlink()
     assert "train" in ran(done.medseg("run"))
 
@@ -175,7 +174,7 @@ def test_second_run_is_refused_or_waits_while_status_works_until_the_first_is_in
     assert second.returncode == 1
     assert "another run is busy" in second.stderr
     assert "stage train" in second.stderr
-    assert '"train": "running"' in done.medseg("status", "--json").stdout
+    assert '"train": "running"' in done.here("status", "--json").stdout
     (done.root / "hold").unlink()
     waiting = done.start(MEDSEG, "run", "--wait", out="waiting")
     time.sleep(2)

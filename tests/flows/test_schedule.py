@@ -103,7 +103,7 @@ def test_by_policy_does_nothing_until_enough_new_scans_have_come(served: Project
     assert run.state_name == "Skipped"
     assert run.state
     assert run.state.message == "3 new training scans since version 1; training by policy begins at 4"
-    assert json.loads(served.medseg("status", "--json").stdout)["registered"]["version"] == "1"
+    assert json.loads(served.here("status", "--json").stdout)["registered"]["version"] == "1"
 
 
 def test_ingest_tells_how_many_scans_are_new_and_not_which(served: Project, client: SyncPrefectClient) -> None:

@@ -69,5 +69,5 @@ def test_a_clone_pulls_from_s3_runs_nothing_anew_and_registers(done: Project, s3
     assert reproduced.returncode == 0, reproduced.stderr
     assert re.findall(r"Running stage '(\w+)'", reproduced.stdout) == ["inventory"]
     assert other.read("dvc.lock") == done.read("dvc.lock")
-    assert other.medseg("register").returncode == 0
-    assert '"identity_consistent": true' in other.medseg("status", "--json").stdout
+    assert other.here("register").exit_code == 0
+    assert '"identity_consistent": true' in other.here("status", "--json").stdout

@@ -29,7 +29,7 @@ Enter = Callable[[Path], Path]
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1 is GOOD, 2 is BAD, 3 is AS_GOOD; nobody asked for anything."""
     project = knowing.make(tmp_path_factory.mktemp("versions") / "project")
-    assert [register(project, network) for network in (GOOD, BAD, AS_GOOD)] == [1, 2, 3]
+    assert register(project, GOOD, BAD, AS_GOOD) == [1, 2, 3]
     begin_ledger(project)
     return project.root
 
@@ -249,15 +249,12 @@ def test_labels_that_were_the_models_own_during_evaluation_are_found(enter: Ente
     root = enter(versions)
     project = Project(root, {"PYTHONPATH": str(root), "MEDSEG_RANKS": "1"})
     kept = {path: path.read_bytes() for path in (root / knowing.TASK / "labelsTr").iterdir()}
-    knowing.inside(project, "train", BAD)
-    knowing.stages(project, "evaluate")
-    knowing.inside(project, "label_as_segmented")
+    knowing.inside(project, f"train {BAD}", "evaluate", "label_as_segmented")
     refused = project.call(sys.executable, "-m", "pipelines", "evaluate")
     assert refused.returncode == 1
     assert "its label file changed since it was listed" in refused.stderr
-    knowing.stages(project, *knowing.MADE_OF_SCANS)  # so the manifest lies as well
-    knowing.stages(project, "evaluate", "register")
-    forged = int(json.loads(knowing.succeed(project, "medseg", "register", "--json"))["version"])
+    # so the manifest lies as well
+    (forged,) = knowing.versions(project, *knowing.MADE_OF_SCANS, "evaluate", *knowing.REGISTERED)
     for path, content in kept.items():
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"is refused .*its label file changed since it was listed"):

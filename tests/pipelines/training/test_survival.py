@@ -31,14 +31,17 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
     """Each time it goes on where it was."""
     let_a_rank_hang(project, after=3)
     let_all_ranks_hang(project, after=5)
-    stop(project, signal.SIGUSR1, after=9)
     lose_a_rank(project, after=11)
     assert weights(project) == undisturbed
 
 
 @pytest.mark.slow
 def test_a_request_of_the_batch_system_is_answered_in_the_same_way(project: Path, undisturbed: bytes) -> None:
-    stop(project, signal.SIGTERM, after=6)
+    with training(project) as process:
+        wait_for_further_step(project, 6)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == PREEMPTED, told(project)
+    assert "stopped on request" in told(project)
     with training(project) as process:
         assert process.wait(timeout=120) == 0, told(project)
     assert weights(project) == undisturbed
@@ -61,7 +64,8 @@ def let_a_rank_hang(project: Path, after: int) -> None:
 
 
 def let_all_ranks_hang(project: Path, after: int) -> None:
-    """It goes on by itself, and says where each rank's stack is kept. Then it is stopped."""
+    """It goes on by itself, and says where each rank's stack is kept. Then it is stopped: it saves its state and says
+    by its exit code that it goes on later."""
     with training(project, MEDSEG_HANG_S="15") as process:
         wait_for_step(project, after)
         hang(project, 1, 0)
@@ -74,6 +78,7 @@ def let_all_ranks_hang(project: Path, after: int) -> None:
         wait_for_step(project, after + 2)
         os.kill(process.pid, signal.SIGUSR1)
         assert process.wait(timeout=120) == PREEMPTED, told(project)
+    assert "stopped on request" in told(project)
     for rank in (0, 1):
         stacks = (Path(found[1]) / f"stacks-rank-{rank}.txt").read_text()
         assert "train_step" in stacks
@@ -83,15 +88,6 @@ def wait_for_further_step(project: Path, after: int) -> None:
     """At least `after`, and one that this start of the run made: it has begun."""
     made = [int(path.name[5:]) for path in project.glob(".medseg/checkpoints/*/step-*")]
     wait_for_step(project, max(after, 1 + max(made, default=0)))
-
-
-def stop(project: Path, signum: signal.Signals, after: int) -> None:
-    """It saves its state and says by its exit code that it goes on later."""
-    with training(project) as process:
-        wait_for_further_step(project, after)
-        os.kill(process.pid, signum)
-        assert process.wait(timeout=60) == PREEMPTED, told(project)
-    assert "stopped on request" in told(project)
 
 
 def lose_a_rank(project: Path, after: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.test_pipeline import call, copy_project, set_params
+from tests.test_pipeline import copy_project, run_stages, set_params
 
 # In the copy's watch.py, of which no result depends: a rank that finds the file hang-RANK takes it and hangs, once.
 HANG = """
@@ -48,8 +48,7 @@ def prepare(folder: Path, steps: int) -> Path:
     """A copy of the project, its phantoms preprocessed, whose ranks hang when `hang` says so."""
     project = copy_project(folder)
     set_params(project, **{"pretrain.steps": 0, "train.steps": steps, "train.validate_every": 1000})
-    for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
-        call(project, sys.executable, "-m", "pipelines", stage)
+    run_stages(project, "inventory", "deidentify", "ingest", "plan", "preprocess")
     with (project / "model/engine/watch.py").open("a") as file:
         file.write(HANG)
     return project

@@ -1,0 +1,44 @@
+"""`medseg` in this process, where nothing that is asserted depends on its being another: torch, MLflow and Prefect are
+imported already."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flows.commands.medseg import app
+from pipelines.release import tracking
+
+OURS = ("MEDSEG", "MLFLOW_TRACKING", "PREFECT")
+
+
+@contextmanager
+def inside(project: Path, **environment: str) -> Iterator[None]:
+    """The working folder is the project's; of our variables there are those told, and no others.
+
+    The code that runs is the checkout's, whatever the project has of it.
+    """
+    before, folder = dict(os.environ), Path.cwd()
+    for name in [name for name in before if name.startswith(OURS)]:
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(project)
+    tracking._configured.cache_clear()  # MLflow is pointed to one project at a time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MLflow, of its own code
+            yield
+    finally:
+        tracking._configured.cache_clear()
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def medseg(project: Path, *arguments: str, **environment: str) -> Result:
+    with inside(project, **environment):
+        return CliRunner().invoke(app, arguments)
