@@ -40,5 +40,5 @@ def inside(project: Path, **environment: str) -> Iterator[None]:
 
 
 def medseg(project: Path, *arguments: str, **environment: str) -> Result:
-    with inside(project, **environment):
+    with inside(project, **{"COLUMNS": "120", **environment}):
         return CliRunner().invoke(app, arguments)
