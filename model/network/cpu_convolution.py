@@ -75,7 +75,8 @@ def _depthwise_product(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None
 @lru_cache(maxsize=32)
 def _taps(depth: int, height: int, width: int) -> Tensor:
     """(N, N): which of a 3^3 kernel's weights joins output voxel i and input voxel j; 27 where none does."""
-    grid = torch.cartesian_prod(*(torch.arange(n) for n in (depth, height, width)))
-    offset = grid.unsqueeze(0) - grid.unsqueeze(1)
-    tap = ((offset + 1) * torch.tensor([9, 3, 1])).sum(2)
-    return tap.where((offset.abs() <= 1).all(2), 27)
+    with torch.inference_mode(False):  # what inference made, training could not use
+        grid = torch.cartesian_prod(*(torch.arange(n) for n in (depth, height, width)))
+        offset = grid.unsqueeze(0) - grid.unsqueeze(1)
+        tap = ((offset + 1) * torch.tensor([9, 3, 1])).sum(2)
+        return tap.where((offset.abs() <= 1).all(2), 27)

@@ -26,10 +26,11 @@ from pipelines.work.cores import workers
 from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overhead
 
 INDEX = 8  # bytes a voxel
-STARTING_BYTES = 48 << 20  # of torch's first operations: 24 measured, and as much to spare
+STARTING_BYTES = 56 << 20  # of torch's first operations: 24 measured, 50 where the processor has 16-bit kernels
 # Measured on a CPU, nano and tiny: all that the network holds, in maps of float32 of its finest width at full
 # resolution, is 17.5 of them for windows of 64^3. Of 32^3 it is up to 23, by what does not grow with the window.
 FULL_RESOLUTION = 19
+IN_BFLOAT16 = 12  # the same on a CPU that has it: 5 to 8 measured, for windows of 24^3 to 64^3
 IN_FLOAT32 = 30  # the same where it computes in float32: 27 measured for a window of 48^3
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for
@@ -100,8 +101,8 @@ def gpu_bytes(grid: Shape, channels: int, card: Card, source: str, conditions: C
 def window_bytes(card: Card, window: Sequence[int], flips: Sequence[int]) -> int:
     """What the network and its answer take for one window."""
     classes = len(card.classes) + 1
-    halves = torch.cuda.device_count() > 0 or cpu_has_bfloat16()
-    features = (FULL_RESOLUTION if halves else IN_FLOAT32) * card.network["stem_dims"][0]
+    on_cpu = IN_BFLOAT16 if cpu_has_bfloat16() else IN_FLOAT32
+    features = (FULL_RESOLUTION if torch.cuda.device_count() > 0 else on_cpu) * card.network["stem_dims"][0]
     maps = features + (6 if flips else 4) * classes
     views = (BYTE + 3 * INDEX) * 2 ** len(flips) if flips else 0
     return prod(window) * (FLOAT * maps + views)

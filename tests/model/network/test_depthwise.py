@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from model.engine.parallelize import _keep_products
-from model.network import depthwise
+from model.network import cpu_convolution, depthwise
 
 SIZES = [(2, 3, 4, 5, 6), (1, 1, 3, 2, 4)]
 
@@ -85,3 +85,14 @@ def test_selective_checkpointing_keeps_its_result(monkeypatch: pytest.MonkeyPatc
 
 def test_on_a_cpu_the_network_goes_another_way() -> None:
     assert not depthwise.is_needed(torch.empty(1, 2, 3, 3, 3))
+
+
+def test_what_inference_made_of_a_small_volume_training_uses() -> None:
+    """On a CPU kernels become matrices, whose places are remembered by the volume's size."""
+    volume, weight = torch.randn(1, 4, 3, 3, 2), torch.randn(4, 1, 3, 3, 3, requires_grad=True)
+    with torch.inference_mode():
+        asked = cpu_convolution._depthwise_product(volume, weight, None)
+    trained = cpu_convolution._depthwise_product(volume, weight, None)
+    trained.sum().backward()
+    assert torch.equal(asked, trained)
+    assert weight.grad is not None
