@@ -63,7 +63,7 @@ class Job:
 def run(job: Job, work: Callable[[int, Job], None] | None = None) -> Path:
     """All ranks of a job; its folder. Raises what the first rank to fail raised."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    multiprocessing.set_forkserver_preload(["tests.model.engine.ranks"])  # import torch once, not once a rank
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "tests.model.engine.ranks"])  # once, not once a rank
     mp.start_processes(work or train_and_save, (job,), nprocs=job.world, start_method="forkserver")
     return job.folder
 
