@@ -9,6 +9,7 @@ What is remembered proves as little as MLflow's tags: record and ledger are chec
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class Reader:
         if key not in answers:
             answers[key] = _told(question, asked)
             if before and _state() == before:
-                write_json(_place(), {"database": before, "answers": answers})
+                with suppress(OSError):  # a full disk keeps nobody from reading
+                    write_json(_place(), {"database": before, "answers": answers})
         return [RegistryEntry(**told) for told in answers[key]]
 
 

@@ -27,10 +27,9 @@ from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overh
 
 INDEX = 8  # bytes a voxel
 STARTING_BYTES = 56 << 20  # of torch's first operations: 24 measured, 50 where the processor has 16-bit kernels
-# Measured on a CPU, nano and tiny: all that the network holds, in maps of float32 of its finest width at full
-# resolution, is 17.5 of them for windows of 64^3. Of 32^3 it is up to 23, by what does not grow with the window.
-FULL_RESOLUTION = 19
-IN_BFLOAT16 = 12  # the same on a CPU that has it: 5 to 8 measured, for windows of 24^3 to 64^3
+# All that the network holds, in maps of float32 of its finest width at full resolution, nano and tiny.
+FULL_RESOLUTION = 19  # for GPUs, where it was not measured: an earlier network held 17.5 on a CPU
+IN_BFLOAT16 = 12  # on a CPU that has it: 5 to 8 measured, for windows of 24^3 to 96^3
 IN_FLOAT32 = 30  # the same where it computes in float32: 27 measured for a window of 48^3
 COUNTING = 12  # looking ids up casts them to 8 bytes; with masks and two copies of a byte
 SEGMENT_S = 2e-6  # a voxel on one core; the cases' share of the time left is what it is for

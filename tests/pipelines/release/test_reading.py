@@ -1,5 +1,6 @@
 """What the registry says, without MLflow while nothing was written: always what MLflow would say."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.release import tracking
+from pipelines.release import reading, tracking
 from pipelines.release.reading import NOT_THERE, Reader, RefusedError
 
 # All that a Reader is asked; ends with 1 if MLflow was imported for it.
@@ -88,3 +89,14 @@ def test_a_damaged_memory_and_a_transaction_under_way_are_no_answers(client: Any
     journal.touch()
     assert Reader().get_model_version("m", "1").tags == {"number": "1"}
     journal.unlink(missing_ok=True)
+
+
+def test_a_disk_without_room_for_its_memory_is_no_obstacle(
+    client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reading, "write_json", full)
+    (folder / ".medseg" / "registry.json").unlink(missing_ok=True)
+    assert Reader().get_model_version("m", "1").tags == {"number": "1"}
