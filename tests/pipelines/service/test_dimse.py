@@ -197,6 +197,7 @@ def test_a_flood_of_connections_is_bounded_and_passes(receiver: Start) -> None:
         # Those that find no room are closed at once, the others as they say nothing.
         until(lambda: threads.append(threading.active_count() - before) or closed(sockets) == 60)
         assert 0 < max(threads) <= 2 * 6  # a connection has two threads
+        until(lambda: not server._server.active_associations)  # each is closed before its threads end
         held = [associate(server) for _ in range(2)]
         assert all(each.is_established for each in held)
         assert (third := associate(server)).is_rejected

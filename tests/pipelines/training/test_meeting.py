@@ -85,20 +85,21 @@ def test_when_the_machine_that_holds_the_store_is_lost_the_others_wait_for_it(re
 
 @pytest.mark.parametrize(("end", "code"), [(SystemExit(PREEMPTED), PREEMPTED), (SystemExit(1), 1), (ValueError(), 1)])
 def test_an_end_on_one_machine_is_the_end_on_all(rendezvous: str, end: BaseException, code: int) -> None:
+    one, other = machine(0, rendezvous), machine(1, rendezvous)
+    together(one.attend, other.attend)
+
     def leads() -> None:
-        with machine(0, rendezvous) as here:
-            here.attend()
+        with one:
             raise end
 
     def follows() -> None:
-        with machine(1, rendezvous) as here:
-            here.attend()
-            here.attend()  # its ranks were lost
+        with other:
+            other.attend()  # its ranks were lost
 
     with ThreadPoolExecutor(2) as pool:
-        leader, other = pool.submit(leads), pool.submit(follows)
+        leader, follower = pool.submit(leads), pool.submit(follows)
         assert leader.exception(timeout=30) is end
-        found = other.exception(timeout=30)
+        found = follower.exception(timeout=30)
     assert isinstance(found, SystemExit)
     assert found.code == code
 
