@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(path: str) -> str:
     """A file, or one of the folders among LONGEST."""
     return next((group for group in LONGEST if path.startswith(group)), path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """MLflow writes the address of its store into the environment: the next file's tests would read this one's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,17 +45,24 @@ def test_what_loaders_take_of_a_machine_is_counted() -> None:
     assert (none.shared_bytes, none.pinned_bytes) == (0, 8 * 64 << 20)
 
 
+def descriptors(process: str) -> set[tuple[str, str]]:
+    """Number and file of each that a process has open."""
+    found = set()
+    for each in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # of listing them
+            found.add((each.name, str(each.readlink())))
+    return found
+
+
 def test_a_rank_and_its_loaders_open_no_more_than_is_counted(tmp_path: Path) -> None:
     for number in range(MAPPED + 20):
         casefile.write(tmp_path / f"{number}.safetensors", CASES[0])
     stream = SampleStream(casefile.open_cases(tmp_path, "train"), STREAM)
-    others = len(
-        list(Path("/proc/self/fd").iterdir())
-    )  # of the tests before this one; forked loaders have them as well
+    before = descriptors("self")  # of other tests: forked loaders have them as well, until they close them
     batches = loader(stream, range(2 * (MAPPED + 20)), 2)
     held = [next(batches) for _ in range(2 * MAPPED)][-1]
     processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
-    opened = sum(len(list(Path(f"/proc/{process}/fd").iterdir())) - others for process in processes)
+    opened = sum(len(descriptors(process) - before) for process in processes)
     assert held.cases
     assert len(processes) == 3
     assert 2 * MAPPED < opened <= shared_memory.loader_memory(1, loaders=2, ranks=1).descriptors
