@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from model.certificate import calibration
 from model.certificate.calibrate import NO_ROOM, NO_TIME, ONE_GPU, Bench, calibrate, message_rates
@@ -174,7 +173,6 @@ def between(rank: int, job: Job) -> None:
     meet(rank, job)
     rates, note = message_rates(A100, Bench(CPU, 600.0, SMALL))
     (job.folder / f"{rank}.json").write_text(json.dumps([rates, note]))
-    dist.destroy_process_group()
 
 
 def test_messages_are_timed_between_real_ranks(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from model.certificate.launch_plan import LaunchPlan
@@ -47,7 +46,6 @@ def measure(rank: int, job: Job) -> None:
         tensor for moments in state.optimizers[0].state.values() for tensor in moments.values()
     )
     (job.folder / f"{rank}.json").write_text(json.dumps(held))
-    dist.destroy_process_group()
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:

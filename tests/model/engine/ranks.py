@@ -1,14 +1,16 @@
 """Start real ranks over gloo, each a process of its own, and train a small network with them."""
 
 import multiprocessing
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from model.data.dataset import SampleStream
 from model.engine import parallelize as parallelize_module
 from model.engine import progress
 from model.engine.checkpoint import Checkpoints
-from model.engine.parallelize import ParallelConfig, materialise, parallelize
+from model.engine.parallelize import KEPT_SHARE, ParallelConfig, materialise, parallelize
 from model.engine.progress import Report
 from model.engine.ranks import Ranks
 from model.engine.state import TrainState
@@ -60,12 +62,76 @@ class Job:
     block_by_block: bool = False  # as a network too large to stay gathered is sharded
 
 
-def run(job: Job, work: Callable[[int, Job], None] | None = None) -> Path:
-    """All ranks of a job; its folder. Raises what the first rank to fail raised."""
+Work = Callable[[int, Job], None]
+
+
+class _Kept(NamedTuple):
+    process: BaseProcess
+    jobs: Connection
+
+
+_KEPT: dict[int, list[_Kept]] = {}  # world -> its ranks
+
+
+def run(job: Job, work: Work | None = None) -> Path:
+    """All ranks of a job; its folder. Raises what the first rank to fail raised.
+
+    Ranks are kept for the next job, since what torch prepares when it first shards a network takes them seconds: what
+    `work` changes for all, it changes back.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
-    multiprocessing.set_forkserver_preload(["torch._dynamo", "tests.model.engine.ranks"])  # once, not once a rank
-    mp.start_processes(work or train_and_save, (job,), nprocs=job.world, start_method="forkserver")
+    kept = _KEPT.pop(job.world, None) or [_start(rank, job.world, job.folder) for rank in range(job.world)]
+    for each in kept:
+        each.jobs.send((work or train_and_save, job))
+    try:
+        _await(kept)
+    except BaseException:
+        for each in kept:  # those that are left may wait for ever for one that is gone
+            each.process.kill()
+        raise
+    _KEPT[job.world] = kept
     return job.folder
+
+
+def _start(rank: int, world: int, folder: Path) -> _Kept:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "tests.model.engine.ranks"])  # once, not once a rank
+    ours, its = context.Pipe()
+    process = context.Process(target=_wait_for_jobs, args=(rank, world, folder / "meeting", its), daemon=True)
+    process.start()
+    its.close()
+    return _Kept(process, ours)
+
+
+def _await(ranks: list[_Kept]) -> None:
+    left = {each.jobs: rank for rank, each in enumerate(ranks)}
+    while left:
+        for jobs in wait(list(left)):
+            assert isinstance(jobs, Connection)
+            rank = left.pop(jobs)
+            try:
+                failed = jobs.recv()
+            except EOFError:
+                failed = "it is gone"
+            if failed:
+                raise RuntimeError(f"rank {rank}: {failed}")
+
+
+def _wait_for_jobs(rank: int, world: int, meeting: Path, jobs: Connection) -> None:
+    torch.set_num_threads(1)
+    progress.REPORT_EVERY_S = 1e9  # one report, at the end: on a slow machine, too, it is of the same steps
+    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world)  # for as long as they live
+    while True:
+        try:
+            work, job = jobs.recv()
+        except EOFError:  # the tests are over
+            return
+        torch.manual_seed(torch.initial_seed())
+        try:
+            work(rank, job)
+            jobs.send("")
+        except BaseException:
+            jobs.send(traceback.format_exc())
 
 
 def train_and_save(rank: int, job: Job) -> None:
@@ -73,15 +139,10 @@ def train_and_save(rank: int, job: Job) -> None:
     state, reported = train(job, ranks)
     weights.export(job.folder if rank == 0 else None, state.final_weights(), CARD)
     torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def meet(rank: int, job: Job) -> Ranks:
-    torch.set_num_threads(1)
-    progress.REPORT_EVERY_S = 1e9  # one report, at the end: on a slow machine, too, it is of the same steps
-    if job.block_by_block:
-        parallelize_module.KEPT_SHARE = 0.0
-    dist.init_process_group("gloo", f"file://{job.folder / 'meeting'}", rank=rank, world_size=job.world)
+    parallelize_module.KEPT_SHARE = 0.0 if job.block_by_block else KEPT_SHARE
     control, saving = (dist.new_group(backend="gloo") if job.world > 1 else None for _ in range(2))
     return Ranks(rank, job.world, torch.device("cpu"), job.node, 0, control, saving)
 

@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -37,21 +38,33 @@ def stopping(rank: int, job: Job) -> None:
 
     state, reported = train(job, ranks, stop)
     torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(Job(tmp_path_factory.mktemp("whole"), 2, 2, SHARDED, LONGER))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of the same run, stopped on two sharded ranks. The message to stop is seen at the next step: nothing
+    is lost."""
+    folder = tmp_path_factory.mktemp("first")
+    kept = folder / "kept"
+    run(Job(folder, 2, 2, SHARDED, LONGER, checkpoints=kept), stopping)
+    assert results(folder)["numbers"]["step"] == 5
+    assert (kept / "latest").read_text() == "step-0000005"
+    return kept
 
 
 @pytest.mark.parametrize(
     ("world", "node", "strategy"), [pytest.param(1, 1, "auto", marks=pytest.mark.slow), (2, 2, "ddp"), (4, 2, "hsdp")]
 )
 def test_a_run_stopped_by_sigusr1_goes_on_on_another_number_of_ranks(
-    tmp_path: Path, world: int, node: int, strategy: str
+    tmp_path: Path, whole: Path, stopped: Path, world: int, node: int, strategy: str
 ) -> None:
-    """Stopped on two sharded ranks. The message to stop is seen at the next step: nothing is lost."""
-    whole = run(Job(tmp_path / "whole", 2, 2, SHARDED, LONGER))
     kept = tmp_path / "kept"
-    run(Job(tmp_path / "first", 2, 2, SHARDED, LONGER, checkpoints=kept), stopping)
-    assert results(tmp_path / "first")["numbers"]["step"] == 5
-    assert (kept / "latest").read_text() == "step-0000005"
+    shutil.copytree(stopped, kept)
     job = Job(tmp_path / "rest", world, node, ParallelConfig(strategy), LONGER, checkpoints=kept)
     rest = run(job)
     assert scores(rest) == pytest.approx(scores(whole), abs=dice_of(STRUCTURE_VOXELS))
@@ -109,7 +122,6 @@ def in_folders_of_their_own(rank: int, job: Job) -> None:
     ranks = meet(rank, job)
     with pytest.raises(ValueError, match="ranks 1 do not see what rank 0 writes there; name a folder that all"):
         Checkpoints(job.folder / f"machine-{rank}", ranks)
-    torch.distributed.destroy_process_group()
 
 
 def test_a_folder_that_the_machines_do_not_share_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -140,7 +152,6 @@ def filling_the_disk(rank: int, job: Job) -> None:
     state, reported = train(job, ranks, fill)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     torch.save({"reported": reported, "numbers": state.numbers()}, job.folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
@@ -196,18 +195,18 @@ def test_compiled_blocks_train_on_shards(tmp_path: Path) -> None:
 
 
 def shard_gradients(rank: int, job: Job) -> None:
-    parallelize_module.BACKEND = "aot_eager"
     ranks: Ranks = meet(rank, job)
     with torch.device("meta"):
         network = Blocks()
-    parallel = parallelize(network, ParallelConfig("fsdp", "selective", True), ranks)
-    for _ in range(2):
-        network.zero_grad()
-        parallel.called(volume_of(rank)).square().mean().backward()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallelize_module, "BACKEND", "aot_eager")
+        parallel = parallelize(network, ParallelConfig("fsdp", "selective", True), ranks)
+        for _ in range(2):
+            network.zero_grad()
+            parallel.called(volume_of(rank)).square().mean().backward()
     whole = {plain_name(name): each.grad.full_tensor() for name, each in network.named_parameters()}
     if rank == 0:
         torch.save(whole, job.folder / "gradients.pt")
-    dist.destroy_process_group()
 
 
 def volume_of(rank: int) -> Tensor:

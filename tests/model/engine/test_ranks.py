@@ -113,8 +113,9 @@ def test_muon_without_bfloat16_on_two_ranks_is_muon_on_one(
 
 
 def with_exact_muon(rank: int, job: Job) -> None:
-    muon.orthogonal = exactly_orthogonal
-    train_and_save(rank, job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "orthogonal", exactly_orthogonal)
+        train_and_save(rank, job)
 
 
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path) ->
 
 
 def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) -> None:
-    config = replace(CONFIG, steps=14, precision="float16", learning_rate=1e-3)
+    config = replace(CONFIG, steps=14, global_batch=2, precision="float16", learning_rate=1e-3)
     parallel = ParallelConfig("fsdp")
     folder = run(Job(tmp_path, 2, 2, parallel, config, block_by_block=True), overflowing)
     numbers = results(folder)["numbers"]
@@ -139,8 +140,9 @@ def test_float16_trains_on_shards_and_recovers_from_an_overflow(tmp_path: Path) 
 
 def overflowing(rank: int, job: Job) -> None:
     """A first loss scale whose gradients float16 cannot hold."""
-    trainer.LossScale = partial(LossScale, initial=FIRST_SCALE)  # type: ignore[misc, assignment]
-    train_and_save(rank, job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "LossScale", partial(LossScale, initial=FIRST_SCALE))
+        train_and_save(rank, job)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,6 @@ def waiting_for_stacks(rank: int, job: Job) -> None:
     groups = torch.distributed.distributed_c10d._world.pg_map
     backends = [group._get_backend(CPU) for group in groups]
     torch.save([backend.options._timeout.total_seconds() for backend in backends], job.folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_messages_of_every_group_wait_longer_than_a_rank_may_hang(tmp_path: Path) -> None:
