@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from pipelines.release import audit, card, dossier, issuing, record, registry, run_identity, store, tracking
+from pipelines.release.reading import Reader
 from pipelines.work import project
 from pipelines.work.digests import sha256_of
 
@@ -26,6 +27,24 @@ LOADER = "pipelines.serving.pyfunc"
 def make_version() -> str:
     """The version's number. Raises ValueError if stage `register` has not run, or MLflow does not answer."""
     content = record.read()
+    number = _candidate(content)
+    if number is None:
+        number = _registered(content)
+        _candidate(content)  # what MLflow says now is remembered for the next time
+    dossier.note(content["name"], number, record.digest(content))
+    return number
+
+
+def _candidate(content: dict[str, Any]) -> str | None:
+    """The version of this record, if there is one and it has the alias."""
+    reader = Reader()
+    version = registry.of_record(reader, content)
+    if version and CANDIDATE in reader.get_model_version(content["name"], version.version).aliases:
+        return str(version.version)
+    return None
+
+
+def _registered(content: dict[str, Any]) -> str:
     client = tracking.configure().MlflowClient()
     version = registry.of_record(client, content)
     if version is None:
@@ -37,7 +56,6 @@ def make_version() -> str:
     if CANDIDATE not in client.get_model_version(content["name"], version.version).aliases:
         client.set_registered_model_alias(content["name"], CANDIDATE, version.version)
         tracking.keep_copy()
-    dossier.note(content["name"], version.version, record.digest(content))
     return str(version.version)
 
 

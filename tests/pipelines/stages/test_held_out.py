@@ -158,8 +158,10 @@ from pathlib import Path
 from model.data import casefile
 from pipelines.scans import manifest
 from pipelines.serving.conditions import Conditions
-from pipelines.serving.footprint import segmentation_bytes
+from model import weights_file
+from pipelines.serving.footprint import segmentation_bytes, window_bytes
 from pipelines.serving.held_out import HeldOutJob, MeasuredCase, measure_case
+from pipelines.work.memory import ALLOCATOR
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
@@ -174,7 +176,9 @@ before = kilobytes("VmRSS")
 measured = measure_case(large, job)
 assert isinstance(measured, MeasuredCase), measured
 predicted = segmentation_bytes(casefile.read(large), job.weights, job.conditions)
-print(json.dumps([predicted, 1024 * (kilobytes("VmHWM") - before)]))
+card = weights_file.read_card(job.weights)
+window = ALLOCATOR * window_bytes(card, card.patch_size["large"], ())
+print(json.dumps([predicted, window, 1024 * (kilobytes("VmHWM") - before)]))
 """
 
 
@@ -182,8 +186,10 @@ def test_the_predicted_peak_holds_and_is_not_much_too_high(held_out: list[Row], 
     manifest.write(project.MANIFEST, [*held_out, _case(tmp_path, 9, "large", size=48)])
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    predicted, measured = json.loads(done.stdout)
-    assert measured <= predicted <= 2 * measured, (measured, predicted)
+    predicted, window, measured = json.loads(done.stdout)
+    assert measured <= predicted
+    # oneDNN takes 5 to 30 maps for a window, by its shape and the processor; the rest is not too high
+    assert predicted - window <= measured
 
 
 def test_two_versions_segment_the_same_scans_and_their_differences_are_paired(
