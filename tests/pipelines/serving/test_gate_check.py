@@ -1,6 +1,8 @@
 """`medseg gate check` on a registered version, from files alone: what tags say changes nothing."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,12 @@ def version(held_out: list[Row], monkeypatch: pytest.MonkeyPatch) -> str:  # noq
     audit.append("train", run="one", weights_sha256=record.read()["weights_sha256"])
     number = registration.make_version()
     return f"models:/{record.read()['name']}/{number}"
+
+
+def test_a_version_that_is_registered_is_found_without_mlflow(version: str) -> None:
+    code = "import sys; from pipelines.release import registration as r; print(r.make_version()); sys.exit('mlflow' in "
+    found = subprocess.run([sys.executable, "-c", f"{code}sys.modules)"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout.strip()) == (0, version.rpartition("/")[2]), found.stderr
 
 
 def said(answer: GateAnswer) -> list[tuple[str, str, str]]:
