@@ -231,4 +231,4 @@ def _touch(first: str, second: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    return YAML(typ="safe").load(path.read_text()) or {}
+    return YAML(typ="safe", pure=True).load(path.read_text()) or {}
