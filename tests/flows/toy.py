@@ -16,11 +16,6 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from pipelines import params  # noqa: E402
-from pipelines.release import record, run_identity  # noqa: E402
-from pipelines.scans import manifest  # noqa: E402
-from pipelines.work import preemption  # noqa: E402
-from pipelines.work.digests import sha256_of  # noqa: E402
 from pipelines.work.writing import replacing, write_json  # noqa: E402
 
 STRUCTURES = ("hippocampus_anterior", "hippocampus_posterior")
@@ -34,13 +29,15 @@ def inventory() -> None:
 
 def ingest() -> None:
     """As many scans as the file `scans` says."""
+    from pipelines.scans import manifest
+
     count = int(Path("scans").read_text()) if Path("scans").exists() else 0
+
+    def scan(name: str) -> manifest.Row:
+        files = [manifest.File(role, f"data/raw/{name}-{role}", sha256=f"{role}{name}") for role in ("MR", "label")]
+        return manifest.Row(name, name, "msd", manifest.TRAIN, ["MR"], files, list(STRUCTURES))
+
     manifest.write(Path("data/manifest.parquet"), [scan(str(number)) for number in range(count)])
-
-
-def scan(name: str) -> manifest.Row:
-    files = [manifest.File(role, f"data/raw/{name}-{role}", sha256=f"{role}{name}") for role in ("MR", "label")]
-    return manifest.Row(name, name, "msd", manifest.TRAIN, ["MR"], files, list(STRUCTURES))
 
 
 def preprocess() -> None:
@@ -49,6 +46,9 @@ def preprocess() -> None:
 
 
 def train() -> None:
+    from pipelines import params
+    from pipelines.work import preemption
+
     print("".join(f"\rstep {step}/3" for step in (1, 2, 3)))
     if Path("fail").exists():
         print("Traceback (most recent call last): something long", file=sys.stderr)
@@ -88,6 +88,10 @@ def evaluate() -> None:
 
 def register() -> None:
     """A record as the real stage writes it, of weights that are none."""
+    from pipelines.release import record, run_identity
+    from pipelines.scans import manifest
+    from pipelines.work.digests import sha256_of
+
     metrics = Path("reports/evaluate/metrics.json")
     content = {
         "name": "medsegformer",
