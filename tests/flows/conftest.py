@@ -107,12 +107,12 @@ class Project:
         return {**ours, "PATH": path, "COLUMNS": "200", **self.environment}
 
 
-def eventually(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Wait until `fact()` is true, and return it."""
+def eventually(fact: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.1) -> Any:
+    """Wait until `fact()` is true, and return it; a server is asked less often than a file."""
     deadline = time.monotonic() + timeout_s
     while not (found := fact()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every_s)
     return found
 
 

@@ -58,7 +58,7 @@ class Site:
                 return now if now.state and now.state.is_final() else None
             return None
 
-        found = eventually(final, timeout_s, f"{run.name} has ended")
+        found = eventually(final, timeout_s, f"{run.name} has ended", every_s=0.5)
         assert isinstance(found, FlowRun)
         return found
 

@@ -33,7 +33,7 @@ def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
         now = client.read_flow_run(run.id)
         return now if now.state and now.state.is_final() else None
 
-    found = eventually(final, 300, f"{run.name} has ended")
+    found = eventually(final, 300, f"{run.name} has ended", every_s=0.5)
     assert isinstance(found, FlowRun)
     return found
 
@@ -59,7 +59,7 @@ def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_its_t
         runs = client.read_flow_runs(flow_run_filter=of_it)
         return next((run for run in runs if run.state and run.state.is_final() and run.state.name != SKIPPED), None)
 
-    run = eventually(first, 240, "the cron run has ended")
+    run = eventually(first, 240, "the cron run has ended", every_s=0.5)
     assert run.auto_scheduled
     assert run.state.is_completed(), run.state.message
     tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
