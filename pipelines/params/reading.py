@@ -2,6 +2,8 @@
 
 import io
 import json
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,14 @@ def parse(text: str, told_as: str, typ: str = "safe") -> dict[str, Any]:
 
 def parse_value(text: str, told_as: str, typ: str = "safe") -> Any:
     try:
-        return YAML(typ=typ, pure=True).load(text)  # YAML 1.2: 1e-4 is a number
+        return deepcopy(_value(text)) if typ == "safe" else YAML(typ=typ, pure=True).load(text)
     except YAMLError as error:
         raise ParamsError(f"{told_as}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@lru_cache(maxsize=8)  # a command reads the same few files dozens of times, in 25 ms each
+def _value(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)  # YAML 1.2: 1e-4 is a number
 
 
 def dump(content: dict[str, Any]) -> str:
