@@ -9,12 +9,17 @@ import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from tests import in_process
 from tests.conftest import copy_checkout
 from tests.flows.conftest import Project
 
@@ -26,11 +31,12 @@ REGISTERED = ("register", "make_version")
 GOOD, BAD, AS_GOOD = "good", "bad", "as good"  # networks, as `train` takes them
 AUTHOR, APPROVER = "author@example.org", "approver@example.org"
 STRANGER = "stranger@example.org"
+Taker = Callable[..., str]  # of steps in a project; gives what they print
 
 
-def make(root: Path, **environment: str) -> Project:
+def make(root: Path, take: Taker | None = None, **environment: str) -> Project:
     """A checkout that is a project, its code committed by AUTHOR, scans labelled as GOOD segments them; keys of people
-    in `keys`. No version yet."""
+    in `keys`. No version yet. `take`: where steps are taken, `inside` unless told."""
     project = Project(copy_checkout(root), {"PYTHONPATH": str(root), "MEDSEG_RANKS": "1", **environment})
     set_params(project)
     (root / ".medseg").mkdir(mode=0o700)
@@ -46,24 +52,25 @@ def make(root: Path, **environment: str) -> Project:
     for name in (AUTHOR, APPROVER, STRANGER):
         make_key(project, name)
     labelled = ("write_scans", *MADE_OF_SCANS, f"train {GOOD}", "evaluate", "label_as_segmented", *MADE_OF_SCANS)
-    inside(project, *labelled)
+    (take or inside)(project, *labelled)
     return project
 
 
-def register(project: Project, *networks: str) -> list[int]:
+def register(project: Project, *networks: str, take: Taker | None = None) -> list[int]:
     """The versions that are made of these networks."""
-    return versions(project, *(step for each in networks for step in (f"train {each}", "evaluate", *REGISTERED)))
+    steps = [step for each in networks for step in (f"train {each}", "evaluate", *REGISTERED)]
+    return versions(project, *steps, take=take)
 
 
-def versions(project: Project, *steps: str) -> list[int]:
+def versions(project: Project, *steps: str, take: Taker | None = None) -> list[int]:
     """Those that the steps make."""
-    told = inside(project, *steps)
+    told = (take or inside)(project, *steps)
     return [int(line.split()[1]) for line in told.splitlines() if line.startswith("version ")]
 
 
-def begin_ledger(project: Project) -> None:
+def begin_ledger(project: Project, take: Taker | None = None) -> None:
     """AUTHOR and APPROVER may sign; the plan is in force."""
-    inside(project, "sign_the_first_statements")
+    (take or inside)(project, "sign_the_first_statements")
 
 
 def make_key(project: Project, name: str) -> Path:
@@ -84,6 +91,24 @@ def inside(project: Project, *steps: str) -> str:
     """What one process of the project's own prints that takes these steps: stages, or functions of this file, each
     with what it is given in a word of its own."""
     return succeed(project, sys.executable, "-m", "tests.flows.knowing", *steps)
+
+
+def here(project: Project, *steps: str) -> str:
+    """As `inside`, in this process, which torch and MLflow need not be imported for anew. Raises what a step raises.
+
+    The program is the checkout's, and so is what the project has of it: told as its commit is the project's.
+    """
+    from pipelines.release import run_identity
+
+    with (
+        in_process.inside(project.root, **project.environment),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as told,
+    ):
+        patch.setattr(run_identity, "HERE", project.root)
+        for each in steps:
+            take(each)
+    return told.getvalue()
 
 
 def set_params(project: Project) -> None:
