@@ -11,15 +11,18 @@ import pytest
 from model.engine.watch import PREEMPTED
 from tests.pipelines.training.train_stage import hang, prepare, rank_pids, told, training, wait_for_step, weights
 
+# Of MLflow where ranks hang: its thread sleeps. Stacks that change while they are written may be cut off.
+AWAY = "http://127.0.0.1:9"
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=20)
+    return prepare(tmp_path_factory.mktemp("survival") / "project", steps=14)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> bytes:
-    with training(project) as process:
+    with training(project, MEDSEG_CHECKPOINT_S="3600") as process:  # a checkpoint changes nothing, and costs a step
         assert process.wait(timeout=300) == 0, told(project)
     assert not list((project / ".medseg/checkpoints").glob("*"))  # the run is over
     return weights(project)
@@ -29,9 +32,9 @@ def test_a_run_that_hangs_is_asked_to_stop_and_loses_a_rank_ends_with_the_weight
     project: Path, undisturbed: bytes
 ) -> None:
     """Each time it goes on where it was."""
-    let_a_rank_hang(project, after=3)
-    let_all_ranks_hang(project, after=5)
-    lose_a_rank(project, after=11)
+    let_a_rank_hang(project, after=2)
+    let_all_ranks_hang(project, after=4)
+    lose_a_rank(project, after=7)
     assert weights(project) == undisturbed
 
 
@@ -50,11 +53,11 @@ def test_a_request_of_the_batch_system_is_answered_in_the_same_way(project: Path
 def let_a_rank_hang(project: Path, after: int) -> None:
     """It ends, and every rank's stack is kept.
 
-    A stopped process stands for a rank that hangs in the driver: it does nothing and says nothing. MLflow is away, so
-    that its thread sleeps: stacks that change while they are written may be cut off.
+    A stopped process stands for a rank that hangs in the driver: it does nothing and says nothing, however long it is
+    given to end.
     """
-    away = "http://127.0.0.1:9"
-    with training(project, MEDSEG_HANG_S="10", MEDSEG_RESTARTS="0", MLFLOW_TRACKING_URI=away) as process:
+    variables = {"MEDSEG_HANG_S": "10", "MEDSEG_RESTARTS": "0", "MEDSEG_GRACE_S": "2"}
+    with training(project, MLFLOW_TRACKING_URI=AWAY, **variables) as process:
         wait_for_step(project, after)
         os.kill(rank_pids(process.pid)[1], signal.SIGSTOP)
         assert process.wait(timeout=60) == 1, told(project)
@@ -66,7 +69,7 @@ def let_a_rank_hang(project: Path, after: int) -> None:
 def let_all_ranks_hang(project: Path, after: int) -> None:
     """It goes on by itself, and says where each rank's stack is kept. Then it is stopped: it saves its state and says
     by its exit code that it goes on later."""
-    with training(project, MEDSEG_HANG_S="15") as process:
+    with training(project, MLFLOW_TRACKING_URI=AWAY, MEDSEG_HANG_S="15") as process:
         wait_for_step(project, after)
         hang(project, 1, 0)
         again = (
@@ -75,7 +78,7 @@ def let_all_ranks_hang(project: Path, after: int) -> None:
         while not (found := re.search(again, told(project))):
             assert process.poll() is None, told(project)
             time.sleep(0.1)
-        wait_for_step(project, after + 2)
+        wait_for_further_step(project, after + 1)
         os.kill(process.pid, signal.SIGUSR1)
         assert process.wait(timeout=120) == PREEMPTED, told(project)
     assert "stopped on request" in told(project)

@@ -1,5 +1,6 @@
 """The train stage as a user starts it, in a small project that is ready to train."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.test_pipeline import copy_project, run_stages, set_params
+from tests import in_process
+from tests.test_pipeline import copy_project, set_params
 
 # In the copy's watch.py, of which no result depends: a rank that finds the file hang-RANK takes it and hangs, once.
 HANG = """
@@ -48,7 +50,9 @@ def prepare(folder: Path, steps: int) -> Path:
     """A copy of the project, its phantoms preprocessed, whose ranks hang when `hang` says so."""
     project = copy_project(folder)
     set_params(project, **{"pretrain.steps": 0, "train.steps": steps, "train.validate_every": 1000})
-    run_stages(project, "inventory", "deidentify", "ingest", "plan", "preprocess")
+    with in_process.inside(project):  # of this process's code, which is the project's still
+        for stage in ("inventory", "deidentify", "ingest", "plan", "preprocess"):
+            importlib.import_module(f"pipelines.stages.{stage}").main()
     with (project / "model/engine/watch.py").open("a") as file:
         file.write(HANG)
     return project
