@@ -31,7 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     monkeypatch.chdir(tmp_path)
     profiles.use("own")
-    steps = {"steps": 4, "warmup_steps": 1, "validate_every": 4, "patch_size": {"default": [16, 16, 16]}}
+    steps = {"steps": 2, "warmup_steps": 1, "validate_every": 2, "patch_size": {"default": [16, 16, 16]}}
     shorten(tmp_path, train=steps, pretrain={"steps": 0})
     set_params(tmp_path, **{"model.preset": "nano", "data.validation_fraction": 0.2, "data.test_fraction": 0.3})
     for name, value in THE_ONLY_RANK.items():
