@@ -98,6 +98,7 @@ def test_xl_cannot_be_replicated_and_the_arithmetic_says_why() -> None:
     assert "6.72 billion parameters x 16 bytes" in best.faults[0]
 
 
+@pytest.mark.usefixtures("one_level")
 def test_too_many_steps_are_refused_with_the_number_that_fits() -> None:
     goal, largest = Goal(steps=10**9, within_days=1.0, strategy="hsdp"), find_gpu("b200")  # no other need be tried
     told = refused(WANTED, largest, goal)
@@ -122,6 +123,7 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
         certificates.require(replace(launch, digest="other"))
 
 
+@pytest.mark.usefixtures("one_level")
 def test_a_gpu_is_calibrated_and_its_next_certificate_counts_with_what_was_measured(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
