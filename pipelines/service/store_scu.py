@@ -19,7 +19,7 @@ from pipelines.service.peers import NodePeer, PeerBusyError, PeerRefusedError
 
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs UIDs, and stacks of what peers did wrong
 
-CONNECT_S = 10.0
+CONNECT_S, GREET_S = 10.0, 30.0  # until a connection stands; until a peer, which may be busy, takes the association
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _HAS_IT = 0x0111
 
@@ -27,7 +27,7 @@ _HAS_IT = 0x0111
 def send_to(peer: NodePeer, files: Sequence[Path], calling: str) -> int:
     """Stops at the first that is not taken, with PeerRefusedError or PeerBusyError; others may be there then."""
     entity = AE(ae_title=calling)
-    entity.connection_timeout = entity.acse_timeout = min(CONNECT_S, peer.timeout_s)
+    entity.connection_timeout, entity.acse_timeout = min(CONNECT_S, peer.timeout_s), min(GREET_S, peer.timeout_s)
     entity.dimse_timeout = entity.network_timeout = peer.timeout_s
     for sop_class, syntax in sorted({(each.SOPClassUID, _syntax(each)) for each in map(_head, files)}):
         entity.add_requested_context(sop_class, _UNCOMPRESSED if syntax in _UNCOMPRESSED else syntax)
