@@ -1,7 +1,6 @@
 """`medseg` in this process, where nothing that is asserted depends on its being another: torch, MLflow and Prefect are
 imported already."""
 
-import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -9,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from click.testing import Result
-from rich.console import Console
 from typer.testing import CliRunner
 
-from flows import processes, server
+from flows import processes
 from flows.commands.medseg import app
 from pipelines.release import tracking
 
@@ -44,31 +42,6 @@ def inside(project: Path, **environment: str) -> Iterator[None]:
 
 
 def medseg(project: Path, *arguments: str, **environment: str) -> Result:
-    """A flow needs PREFECT_API_URL in `environment`: it runs on that server."""
+    """Not for a flow: after one, Prefect's threads let no fork of this process end well."""
     with inside(project, **{"COLUMNS": "120", **environment}):
-        if "PREFECT_API_URL" not in environment:
-            return CliRunner().invoke(app, arguments)
-        with _prefect_of_now():
-            return CliRunner().invoke(app, arguments)
-
-
-@contextmanager
-def _prefect_of_now() -> Iterator[None]:
-    """Prefect keeps what it read and opened at its import: for the block, the environment and stderr as they are."""
-    import prefect.main  # noqa: F401  # what sets its log up
-    from prefect.context import SettingsContext, get_settings_context
-    from prefect.logging.handlers import PrefectConsoleHandler
-    from prefect.settings import Settings
-
-    handlers = [each for each in logging.root.handlers if isinstance(each, PrefectConsoleHandler)]
-    consoles = [each.console for each in handlers]
-    server.prepare_environment()
-    try:
-        for handler in handlers:
-            handler.console = Console(stderr=True, markup=False, highlight=False)
-        with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
-            yield
-            server._send_what_is_queued()
-    finally:
-        for handler, console in zip(handlers, consoles, strict=True):
-            handler.console = console
+        return CliRunner().invoke(app, arguments)

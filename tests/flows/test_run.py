@@ -11,16 +11,14 @@ import httpx
 import mlflow
 import psutil
 import pytest
-from click.testing import Result
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from tests.flows.conftest import MEDSEG, Project, eventually
 
 
-def ran(ended: "subprocess.CompletedProcess[str] | Result") -> list[str]:
-    code = ended.returncode if isinstance(ended, subprocess.CompletedProcess) else ended.exit_code
-    assert code == 0, ended.stderr
+def ran(ended: "subprocess.CompletedProcess[str]") -> list[str]:
+    assert ended.returncode == 0, ended.stderr
     return re.findall(r"Running stage '(\w+)'", ended.stderr)
 
 
@@ -60,7 +58,7 @@ def test_missing_output_comes_back_without_running_its_stage_and_a_lost_version_
     client.create_model_version("medsegformer", "file:///elsewhere")  # version 2, of something else
     client.delete_model_version("medsegformer", "1")
     before = done.read("dvc.lock")
-    ended = done.here("run")
+    ended = done.medseg("run")
     assert ran(ended) == ["inventory"]
     assert (done.root / "models/train/model.safetensors").exists()
     assert "medsegformer version 3" in ended.stdout
@@ -81,8 +79,8 @@ def test_a_lost_registry_is_no_reason_to_begin_at_version_1_and_its_copy_brings_
         told = refused_for_its_registry(ended.exit_code, ended.stderr)
     ended = done.here("register")
     assert refused_for_its_registry(ended.exit_code, ended.stderr) == told
-    ended = done.here("run")
-    assert refused_for_its_registry(ended.exit_code, ended.stderr) == told
+    run = done.medseg("run")
+    assert refused_for_its_registry(run.returncode, run.stderr) == told
     remedy = told.split("`")[1]
     assert done.call("sh", "-c", remedy).returncode == 0
     status = json.loads(done.here("status", "--json").stdout)
@@ -102,13 +100,13 @@ def test_a_changed_parameter_reruns_its_stage_and_what_follows_also_if_it_was_pr
     """That ends in 75, and the same command goes on."""
     done.replace("params.yaml", "learning_rate: 0.003", "learning_rate: 0.004")
     done.write("preempt", "")
-    ended = done.here("run")
-    assert ended.exit_code == 75
+    ended = done.medseg("run")
+    assert ended.returncode == 75
     assert ended.stderr.splitlines()[-1].startswith(
         "medseg: train was asked to stop and saved its state; the same comm"
     )
     assert "Traceback" not in ended.stderr
-    ended = done.here("run")
+    ended = done.medseg("run")
     assert ran(ended) == ["inventory", "train", "evaluate", "register"]
     assert "preprocess: nothing changed" in ended.stderr
 
@@ -129,15 +127,15 @@ def test_profile_changes_and_data_are_put_in_place(done: Project) -> None:
     assert (ignored.exit_code, len(ignored.stderr.splitlines())) == (1, 1)
     assert "--data would be ignored: data.sources [phantom] reads nothing of it" in ignored.stderr
     given = ("--set", "data.sources=[acdc]", "--data", str(scans))
-    refused = done.here("run", *given)
-    assert refused.exit_code == 1
+    refused = done.medseg("run", *given)
+    assert refused.returncode == 1
     own = [line for line in refused.stderr.splitlines() if line.startswith("medseg: ")]  # Prefect may log after it
     assert len(own) == 1
     assert "scans of its own" in own[0]
     (done.root / "data/raw").rename(done.root / "elsewhere")
     smoke = done.read("params.yaml")
     done.replace("params.yaml", "overlap: 0.5", "overlap: 0.25")
-    ended = done.here("run", "--profile", "smoke", "--set", "train.seed=1", *given)
+    ended = done.medseg("run", "--profile", "smoke", "--set", "train.seed=1", *given)
     assert "train" in ran(ended)
     assert (done.root / "data/raw").readlink() == scans
     expected = smoke.replace("\ntrain:\n  seed: 0", "\ntrain:\n  seed: 1").replace("- phantom", "- acdc")
@@ -172,8 +170,8 @@ def test_killed_run_leaves_no_process_no_half_output_and_no_lock(done: Project) 
 
 def test_second_run_is_refused_or_waits_while_status_works_until_the_first_is_interrupted(done: Project) -> None:
     first = hold(done)
-    second = done.here("run")
-    assert second.exit_code == 1
+    second = done.medseg("run")
+    assert second.returncode == 1
     assert "another run is busy" in second.stderr
     assert "stage train" in second.stderr
     assert '"train": "running"' in done.here("status", "--json").stdout

@@ -74,8 +74,10 @@ def test_scheduled_run_is_preempted_goes_on_by_itself_completes_and_leaves_its_t
 
 
 def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, client: SyncPrefectClient) -> None:
-    before = {row["name"]: row for row in json.loads(served.here("schedule", "status", "--json").stdout)["deployments"]}
-    told = json.loads(served.here("schedule", "off", "--json").stdout)
+    before = {
+        row["name"]: row for row in json.loads(served.medseg("schedule", "status", "--json").stdout)["deployments"]
+    }
+    told = json.loads(served.medseg("schedule", "off", "--json").stdout)
     assert told["worker"]
     assert told["gpu_cluster"] == {"slots": gpu_slot.SLOTS, "taken": 0}
     rows = {row["name"]: row for row in told["deployments"]}
@@ -83,7 +85,7 @@ def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, 
     assert not any(row["active"] or row["next"] for row in rows.values())
     policy = "training/by-policy"
     assert rows[policy]["cron"] == before[policy]["cron"] != "0 2 * * *"
-    again = json.loads(served.here("schedule", "on", "--json").stdout)
+    again = json.loads(served.medseg("schedule", "on", "--json").stdout)
     assert {row["name"] for row in again["deployments"] if row["active"]} == {each.full_name for each in SCHEDULED}
     assert {row["name"]: row["cron"] for row in again["deployments"]} == {
         name: row["cron"] for name, row in before.items()
@@ -91,7 +93,7 @@ def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, 
     assert len(client.read_automations_by_name(automations.ZOMBIES)) == 1
     wrong = served.medseg("schedule", "on", "--training-at", "late")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
-    assert served.here("schedule", "off").exit_code == 0  # for what follows
+    assert served.medseg("schedule", "off").returncode == 0  # for what follows
 
 
 def test_by_policy_does_nothing_until_enough_new_scans_have_come(served: Project, client: SyncPrefectClient) -> None:

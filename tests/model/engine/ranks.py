@@ -86,11 +86,24 @@ def run(job: Job, work: Work | None = None) -> Path:
     try:
         _await(kept)
     except BaseException:
-        for each in kept:  # those that are left may wait for ever for one that is gone
-            each.process.kill()
+        _end(kept)  # those that are left may wait for ever for one that is gone
         raise
     _KEPT[job.world] = kept
     return job.folder
+
+
+def end_kept() -> None:
+    """For the end of a file of tests."""
+    while _KEPT:
+        _end(_KEPT.popitem()[1])
+
+
+def _end(ranks: list[_Kept]) -> None:
+    for each in ranks:
+        each.process.kill()
+    for each in ranks:
+        each.process.join()
+        each.jobs.close()
 
 
 def _start(rank: int, world: int, folder: Path) -> _Kept:
