@@ -1,5 +1,6 @@
 """Laws of the training loop and of the sample stream, on real small cases."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,9 @@ def run_of(
     micro_batch: int = 2,
     every_s: float = EVERY_STEP_S,
 ) -> Run:
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()  # of a run that was interrupted here: a process that ended would write no more
     return Run(
         parallel=ParallelNetwork(new_network()),
         task=TASK,
