@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.attacks import ATTACKS
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("flows", "pipelines", "model")
@@ -92,3 +93,10 @@ def bound_in(module: str) -> set[str]:
         elif isinstance(node, ast.alias):
             found.add(node.asname or node.name)
     return found
+
+
+def test_an_attack_names_tests_that_exist() -> None:
+    for _, names in ATTACKS.values():
+        for file, _, function in (name.partition("::") for name in names):
+            assert (REPOSITORY / file).exists(), file
+            assert not function or f"def {function}(" in (REPOSITORY / file).read_text(), function
