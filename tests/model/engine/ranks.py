@@ -74,7 +74,7 @@ _KEPT: dict[int, list[_Kept]] = {}  # world -> its ranks
 
 
 def run(job: Job, work: Work | None = None) -> Path:
-    """All ranks of a job; its folder. Raises what the first rank to fail raised.
+    """All ranks of a job; its folder. Raises RuntimeError with the trace of the first rank to fail.
 
     Ranks are kept for the next job, since what torch prepares when it first shards a network takes them seconds: what
     `work` changes for all, it changes back.
@@ -134,12 +134,13 @@ def _wait_for_jobs(rank: int, world: int, meeting: Path, jobs: Connection) -> No
     torch.set_num_threads(1)
     progress.REPORT_EVERY_S = 1e9  # one report, at the end: on a slow machine, too, it is of the same steps
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world)  # for as long as they live
+    seed = torch.initial_seed()  # that every process begins with
     while True:
         try:
             work, job = jobs.recv()
         except EOFError:  # the tests are over
             return
-        torch.manual_seed(torch.initial_seed())
+        torch.manual_seed(seed)
         try:
             work(rank, job)
             jobs.send("")
