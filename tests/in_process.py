@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from flows import processes
 from flows.commands.medseg import app
-from pipelines.release import tracking
 
 OURS = ("MEDSEG", "MLFLOW_TRACKING", "PREFECT")
 
@@ -29,13 +28,11 @@ def inside(project: Path, **environment: str) -> Iterator[None]:
         del os.environ[name]
     os.environ.update(environment)
     os.chdir(project)
-    tracking._configured.cache_clear()  # MLflow is pointed to one project at a time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of MLflow, of its own code
             yield
     finally:
-        tracking._configured.cache_clear()
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(before)

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import SplitResult, urlsplit
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def is_embedded() -> bool:
-    """No server is named: the registry is this project's own SQLite file."""  # MLflow itself sets the variable
+    """No server is named: the registry is this project's own SQLite file."""
     return tracking_uri() == _own_uri()
 
 
@@ -98,7 +98,7 @@ def configure() -> ModuleType:
     return _configured(tracking_uri(), project.state_folder())
 
 
-@cache
+@lru_cache(maxsize=1)  # MLflow is pointed to one store at a time
 def _configured(uri: str, _state: Path) -> ModuleType:
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -114,6 +114,7 @@ def _configured(uri: str, _state: Path) -> ModuleType:
 
     for chatty in ("alembic", "mlflow.store", "mlflow.utils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    written = {VARIABLE, "MLFLOW_EXPERIMENT_ID"} - os.environ.keys()
     mlflow.set_tracking_uri(uri)
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
@@ -121,6 +122,8 @@ def _configured(uri: str, _state: Path) -> ModuleType:
     elif is_embedded() and experiment.artifact_location != artifact_folder().as_uri():
         _move_places(experiment.artifact_location, artifact_folder().as_uri())
     mlflow.set_experiment(EXPERIMENT)
+    for name in written:  # by MLflow, for child processes; they may be at work on another project
+        os.environ.pop(name, None)
     return mlflow
 
 
