@@ -6,7 +6,7 @@ they lie on the CPU, and the four places where a CPU differs are set right here:
     autocast      on a GPU also lifts norms, softmax and sums to float32 (PyTorch's documentation, "CUDA Ops that
                   autocast to float32"); the CPU's list has matrix products and convolutions only
     convolution   takes detours on a CPU, and none on a GPU
-    bfloat16      is float32 on a CPU without 16-bit instructions, and itself on a GPU
+    bfloat16      is trained as float32 on a CPU without matrix units, and as itself on a GPU
     memory        is the GPU's
 """
 
@@ -38,7 +38,7 @@ def as_gpu(memory_bytes: float) -> Iterator[None]:
             for owner, name in places:
                 patches.enter_context(patch.object(owner, name, change(getattr(owner, name))))
         patches.enter_context(patch.object(cpu_convolution, "is_needed", lambda _volume: False))
-        patches.enter_context(patch.object(numerics, "cpu_has_bfloat16", lambda: True))
+        patches.enter_context(patch.object(numerics, "cpu_trains_in_bfloat16", lambda: True))
         patches.enter_context(patch.object(parallelize, "memory_bytes", lambda _ranks: memory_bytes))
         yield
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.engine.dtensors import shard_like
-from model.engine.numerics import native
+from model.engine.numerics import for_training
 
 # Quintic polynomials that take singular values in [1e-3, 1] towards 1 fastest (Amsel et al. 2025, Polar Express). Three
 # leave a ratio of 100 at about 10; five of Jordan's, which leave almost none, cost more and won nothing.
@@ -101,12 +101,12 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrix_SMN: Tensor) -> Tensor:
     """U V' of each matrix's singular value decomposition U S V', roughly (S comes near to 1, at most 2.5), in bfloat16
-    where the device has it.
+    where the device trains in it.
 
     `matrix_SMN`: (S, M, N), any floating dtype. A polynomial in X X' times X changes only singular values.
     """
     tall = matrix_SMN.shape[1] > matrix_SMN.shape[2]
-    x = (matrix_SMN.mT if tall else matrix_SMN).to(native(torch.bfloat16, matrix_SMN.device))
+    x = (matrix_SMN.mT if tall else matrix_SMN).to(for_training(torch.bfloat16, matrix_SMN.device))
     x = x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     x = _through_gram(x) if x.shape[2] >= WIDE * x.shape[1] else _directly(x)
     return x.mT if tall else x

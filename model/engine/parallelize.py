@@ -37,7 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from model.engine.dtensors import fill_shard
-from model.engine.numerics import native
+from model.engine.numerics import for_training
 from model.engine.ranks import Ranks
 from model.network.layers import BlockNetwork
 
@@ -230,6 +230,6 @@ def reshard(network: nn.Module) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """In what the device has of it; see numerics.py."""
-    dtype = native(PRECISIONS[precision], device)
+    """In what the device trains in; see numerics.py."""
+    dtype = for_training(PRECISIONS[precision], device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

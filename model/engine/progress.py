@@ -14,7 +14,7 @@ from torch import nn
 
 from model.data.dataset import Batch
 from model.engine.hardware import GPUS
-from model.engine.numerics import native
+from model.engine.numerics import for_training
 from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.metrics.overlap import mean
@@ -99,7 +99,9 @@ def peak_flops(device: torch.device, precision: str) -> float:
         name = torch.cuda.get_device_name(device)
         peak = next((gpu.flops for gpu in GPUS.values() if gpu.family in name), float("nan"))
         return peak / 2 if precision == "float32" else peak  # float32 runs on the tensor cores as TF32, at half of it
-    dtype = native(torch.bfloat16, device) if precision == "bfloat16" else torch.float32  # float16 is emulated on CPU
+    dtype = torch.float32  # float16 is emulated on a CPU
+    if precision == "bfloat16":
+        dtype = for_training(torch.bfloat16, device)
     size, times = 1024, []
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     for _ in range(4):

@@ -1,8 +1,8 @@
-"""3^3 convolutions in 16 bit on a CPU, where oneDNN's own are slow or their bfloat16 weight gradient is uninitialised
-memory.
+"""3^3 convolutions on a CPU, where oneDNN's own are slow or their bfloat16 weight gradient is uninitialised memory.
 
-Onto a few voxels a convolution is a matrix product; else it computes in float32 if it is depth-wise (2.5 times faster
-there) or the grid is small. On a GPU, and in float32, nothing of this is needed.
+Onto a few voxels a convolution is a matrix product. Depth-wise ones are depthwise.py's, in float32 (2.5 times faster
+than in 16 bit), in which a dense one on a thin grid computes as well. A small volume alone goes in two halves: for a
+single sample in float32 PyTorch takes a kernel of its own, which takes three times as long as oneDNN's.
 
 B batch, C channels, D H W voxels, N voxels of a whole volume.
 """
@@ -17,33 +17,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.network import depthwise
+
 # CPU bfloat16 gradients of dense 3^3 convolutions were seen wrong when an axis has 1 or 2 voxels; 4 leaves a margin.
 SMALLEST_BFLOAT16_AXIS = 4
 # On CPU, a convolution onto at most so many voxels is a matrix product: oneDNN's own takes 3 to 8 times as long there.
 FEW_VOXELS = 16
+# PyTorch asks oneDNN for float32 from two samples on, or where B C D H is larger (ATen/native/Convolution.cpp).
+SMALLEST_ALONE = 20480
 
 
 def is_needed(volume_BCDHW: Tensor) -> bool:
-    """Whether a convolution of this volume would be in 16 bit on a CPU."""
-    return volume_BCDHW.device.type == "cpu" and _precision(volume_BCDHW) != torch.float32
+    return volume_BCDHW.device.type == "cpu"
 
 
-def convolve_in_16_bit(
-    volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
-) -> Tensor:
+def convolve(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int) -> Tensor:
     """As `torch.nn.functional.conv3d` with a kernel of 3^3 and padding 1; `groups` is 1 or the number of channels."""
+    precision, eager = _precision(volume_BCDHW), not torch.compiler.is_compiling()
+    if precision == torch.float32 and not eager:  # also when exporting, for any device
+        return F.conv3d(volume_BCDHW, weight, bias, stride, 1, 1, groups)
     size = [math.ceil(n / step) for n, step in zip(volume_BCDHW.shape[2:], stride, strict=True)]
-    if math.prod(size) <= FEW_VOXELS and _precision(volume_BCDHW) == torch.bfloat16:
+    if eager and math.prod(size) <= FEW_VOXELS and precision != torch.float16:
         if groups > 1:
             assert stride == (1, 1, 1)
             return _depthwise_product(volume_BCDHW, weight, bias).to(volume_BCDHW.dtype)
         return _dense_product(volume_BCDHW, weight, bias, stride).to(volume_BCDHW.dtype)
-    if groups == 1 and min(volume_BCDHW.shape[2:]) > SMALLEST_BFLOAT16_AXIS:
+    if precision != torch.float32 and groups == 1 and min(volume_BCDHW.shape[2:]) > SMALLEST_BFLOAT16_AXIS:
         return F.conv3d(volume_BCDHW, weight, bias, stride, 1, 1)
     with torch.autocast("cpu", enabled=False):
-        bias = None if bias is None else bias.float()
-        out = F.conv3d(volume_BCDHW.float(), weight.float(), bias, stride, 1, 1, groups)
+        whole = (volume_BCDHW.float(), weight.float(), None if bias is None else bias.float())
+        if eager and groups > 1:
+            out = depthwise.convolve(*whole)
+        elif eager and len(volume_BCDHW) == 1 and volume_BCDHW[..., 0].numel() <= SMALLEST_ALONE:
+            out = _in_halves(*whole, stride)
+        else:
+            out = F.conv3d(*whole, stride, 1, 1, groups)
     return out.to(volume_BCDHW.dtype)
+
+
+def _in_halves(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> Tensor:
+    """The halves along D, each with what its kernel sees of the other, are two samples."""
+    depth, step = volume_BCDHW.shape[2], stride[0]
+    after = math.ceil(depth / step)
+    half = math.ceil(after / 2)
+    start, seen = step * half, step * (half - 1) + 3
+    padded = F.pad(volume_BCDHW, (0, 0, 0, 0, 1, start + seen - 1 - depth))
+    halves = torch.cat([padded[:, :, :seen], padded[:, :, start : start + seen]])
+    return torch.cat(F.conv3d(halves, weight, bias, stride, (0, 1, 1)).chunk(2), 2)[:, :, :after]
 
 
 def _precision(volume_BCDHW: Tensor) -> torch.dtype:

@@ -38,7 +38,7 @@ class Conv3d(nn.Conv3d):
         if self.groups > 1 and depthwise.is_needed(volume_BCDHW):
             return depthwise.convolve(volume_BCDHW, self.weight, self.bias)
         if cpu_convolution.is_needed(volume_BCDHW):
-            return cpu_convolution.convolve_in_16_bit(volume_BCDHW, self.weight, self.bias, stride, self.groups)
+            return cpu_convolution.convolve(volume_BCDHW, self.weight, self.bias, stride, self.groups)
         return F.conv3d(volume_BCDHW, self.weight, self.bias, stride, 1, 1, self.groups)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from model.engine import numerics
 from model.engine.muon import orthogonal
-from model.engine.numerics import native, set_numerics
+from model.engine.numerics import for_training, native, set_numerics
 from model.engine.parallelize import autocast
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -68,14 +68,29 @@ def test_a_cpu_stays_as_it_is() -> None:
     assert flags() == before
 
 
-@pytest.mark.parametrize("has_it", [True, False])
-def test_a_cpu_without_16_bit_instructions_computes_in_float32(has_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would emulate them, thirty times slower."""
-    monkeypatch.setattr(numerics, "cpu_has_bfloat16", lambda: has_it)
-    wanted = torch.bfloat16 if has_it else torch.float32
-    assert native(torch.bfloat16, CPU) == wanted
-    assert native(torch.bfloat16, GPU) == torch.bfloat16
-    assert native(torch.float16, CPU) == torch.float16  # asked for by tests alone
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    numerics.cpu_has_bfloat16.cache_clear()
+    numerics.cpu_trains_in_bfloat16.cache_clear()
+    yield
+    numerics.cpu_has_bfloat16.cache_clear()
+    numerics.cpu_trains_in_bfloat16.cache_clear()
+
+
+@pytest.mark.usefixtures("uncached")
+@pytest.mark.parametrize(("has_instructions", "has_units"), [(True, True), (True, False), (False, False)])
+def test_a_cpu_computes_in_float32_where_16_bit_would_be_slower(
+    has_instructions: bool, has_units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated thirty times, in training also where there are instructions and no matrix units."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
+    assert native(torch.bfloat16, CPU) == (torch.bfloat16 if has_instructions else torch.float32)
+    wanted = torch.bfloat16 if has_units else torch.float32
+    assert for_training(torch.bfloat16, CPU) == wanted
+    for which in (native, for_training):
+        assert which(torch.bfloat16, GPU) == torch.bfloat16
+        assert which(torch.float16, CPU) == torch.float16  # asked for by tests alone
     with autocast(CPU, "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == wanted
     assert orthogonal(torch.randn(1, 4, 8)).dtype == wanted

@@ -276,6 +276,30 @@ def test_convolution_is_right_where_bfloat16_is_broken_or_slow(shape: tuple, gro
         within((low - exact).norm() / exact.norm(), rounded(6, torch.bfloat16), "convolution in bfloat16")
 
 
+@pytest.mark.parametrize(
+    ("shape", "groups", "stride"),
+    [
+        ((2, 64, 2, 3, 2), 64, (1, 1, 1)),  # onto a few voxels
+        ((2, 64, 4, 3, 1), 1, (1, 2, 2)),
+        ((2, 64, 4, 6, 4), 64, (1, 1, 1)),  # depth-wise
+        ((1, 64, 1, 6, 4), 64, (1, 1, 1)),
+        ((1, 64, 6, 6, 4), 1, (1, 1, 1)),  # alone: in halves
+        ((1, 64, 5, 6, 5), 1, (1, 1, 1)),
+        ((1, 64, 7, 8, 8), 1, (2, 2, 2)),
+        ((1, 64, 1, 9, 9), 1, (1, 2, 2)),
+    ],
+)
+def test_convolution_on_a_cpu_is_pytorchs(shape: tuple, groups: int, stride: tuple) -> None:
+    torch.manual_seed(0)
+    conv, results = Conv3d(64, 64, groups=groups), []
+    volume = torch.randn(shape, requires_grad=True)
+    for ours in (True, False):
+        out = conv(volume, stride) if ours else F.conv3d(volume, conv.weight, conv.bias, stride, 1, 1, groups)
+        results.append((out, *torch.autograd.grad(out.square().sum(), [volume, conv.weight, conv.bias])))
+    for ours, pytorchs in zip(*results, strict=True):
+        agree(ours.detach(), pytorchs.detach(), reordered_sum(27 * 64 * 48))
+
+
 def test_block_survives_the_edge_of_float16() -> None:
     torch.manual_seed(0)
     network = MedSegFormer(PRESETS["nano"], num_classes=3)

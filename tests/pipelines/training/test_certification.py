@@ -131,7 +131,7 @@ def test_a_gpu_is_calibrated_and_its_next_certificate_counts_with_what_was_measu
     monkeypatch.setattr(certification, "_gpu_here", lambda: A100)
     monkeypatch.setattr(certification, "CUDA", torch.device("cpu"))
     monkeypatch.setattr(certification, "Bench", PretendedBench)
-    monkeypatch.setattr(numerics, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(numerics, "cpu_trains_in_bfloat16", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
     found = certification.calibrate_here(None)
     assert found.card == "NVIDIA A100-SXM4-80GB"
