@@ -1,7 +1,8 @@
 """3^3 convolutions on a CPU, where oneDNN's own are slow or their bfloat16 weight gradient is uninitialised memory.
 
-Onto a few voxels a convolution is a matrix product. Depth-wise ones are depthwise.py's, in float32 (2.5 times faster
-than in 16 bit), in which a dense one on a thin grid computes as well. A small volume alone goes in two halves: for a
+Onto a few voxels a convolution is a matrix product. Depth-wise ones are in float32 (2.5 times faster than in 16 bit),
+in which a dense one on a thin grid computes as well, and depthwise.py's where there will be gradients: calling that
+operator loads PyTorch's compiler, which is 60 MB and a second that a prediction has no use for. A small volume alone goes in two halves: for a
 single sample in float32 PyTorch takes a kernel of its own, which takes three times as long as oneDNN's.
 
 B batch, C channels, D H W voxels, N voxels of a whole volume.
@@ -46,9 +47,9 @@ def convolve(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, stride: 
         return F.conv3d(volume_BCDHW, weight, bias, stride, 1, 1)
     with torch.autocast("cpu", enabled=False):
         whole = (volume_BCDHW.float(), weight.float(), None if bias is None else bias.float())
-        if eager and groups > 1:
+        if eager and groups > 1 and torch.is_grad_enabled():
             out = depthwise.convolve(*whole)
-        elif eager and len(volume_BCDHW) == 1 and volume_BCDHW[..., 0].numel() <= SMALLEST_ALONE:
+        elif eager and groups == 1 and len(volume_BCDHW) == 1 and volume_BCDHW[..., 0].numel() <= SMALLEST_ALONE:
             out = _in_halves(*whole, stride)
         else:
             out = F.conv3d(*whole, stride, 1, 1, groups)
