@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.engine.muon import POLYNOMIALS, matrices
+from model.engine.muon import LARGEST, SPREAD, halley_weights, matrices
 from model.engine.optim import learning_rate
 from model.engine.trainer import FitConfig
 from model.network.layers import Upsample
@@ -43,9 +43,8 @@ FLIPS, FLIPS_OF_THE_PROBE = 2, 8
 # query and key say, so their gradients are zero but for rounding, and where these weights go is rounding's choice.
 UNDETERMINED = re.compile(r"encoder\.stages\.[23]\.blocks\.\d+\.attention\.(query|query_norm|key_norm)\.weight")
 HALF_DETERMINED = re.compile(r"encoder\.stages\.[23]\.blocks\.\d+\.attention\.key_value\.weight")
-# What Muon's polynomials make of a small singular value: the slope of their product at 0, 134.
-MUON_GAIN = math.prod(a for a, _, _ in POLYNOMIALS)
-MUON_LARGEST = 2.5  # singular value of an orthogonalised matrix
+# What Muon makes of a small singular value: the slope of its rational function at 0, 98.
+MUON_GAIN = LARGEST * halley_weights(SPREAD)[0]
 
 
 def roundoff(dtype: torch.dtype = torch.float32) -> float:
@@ -160,14 +159,13 @@ def muon_step(rate: float, rows: int, columns: int) -> float:
 
 
 def muon_parting(noise: float, rows: int, columns: int) -> float:
-    """Mean difference of two orthogonalised matrices, were there no bfloat16, of gradients that differ by `noise`.
+    """Mean difference of two orthogonalised matrices, of gradients that differ by `noise`.
 
-    The matrix has norm 1 before the polynomials, which enlarge no change more than MUON_GAIN times; a matrix whose
-    norm is d has elements of d / sqrt(rows * columns) in the mean. bfloat16 hides this: it rounds some of the elements
-    that differ in float32 by 2^-8 apart and, after several products, about all of them. How much that is depends on the
-    matrix, so tests measure it as the distance from a run with float64 in its place.
+    The function of singular values enlarges no change more than MUON_GAIN times, of a matrix that was divided by the
+    fourth root of the sum of its singular values' fourth powers: so its norm is at most the fourth root of their
+    number. A matrix whose norm is d has elements of d / sqrt(rows * columns) in the mean.
     """
-    return MUON_GAIN * noise / math.sqrt(rows * columns)
+    return MUON_GAIN * noise * min(rows, columns) ** 0.25 / math.sqrt(rows * columns)
 
 
 def dice_of(voxels: int, flips: int = FLIPS) -> float:
@@ -208,12 +206,11 @@ def weights_agree(
     start: nn.Module,
     config: FitConfig,
     voxels: int,
-    slack: Mapping[str, float] | None = None,
 ) -> None:
     """Assert that two runs from `start` with batches of `voxels` voxels are one run, but for rounding.
 
-    In the mean of every tensor: what the gradients' rounding does to the steps, the rounding of the weights by each
-    step (the decay and the step) and `slack`. In the worst element of all: what two runs can do at all.
+    In the mean of every tensor: what the gradients' rounding does to the steps, and the rounding of the weights by each
+    step (the decay and the step). In the worst element of all: what two runs can do at all.
 
     What faults do, in bounds of the mean of the worst tensor (five steps of `nano` on two ranks; 0.04 without a fault):
     no all-reduce, or the same batches on both ranks, 2,900; another seed of a rank's data 4,800; one bias of four
@@ -228,14 +225,14 @@ def weights_agree(
         if parameter in muon:
             rows = parameter.shape[: muon[parameter]].numel()
             columns, step = parameter.numel() // rows, muon_step(sum(of_steps), rows, parameter.numel() // rows)
-            parting, reach = step * muon_parting(noise, rows, columns), step * MUON_LARGEST
+            parting, reach = step * muon_parting(noise, rows, columns), step * LARGEST
         else:
             parting, reach = sum(of_steps) * adamw_parting(noise), adamw_reach(of_steps, config.beta2)
         worst[name] = float((difference.abs() / (2 * reach + 4 * len(of_steps) * roundoff() * weight.abs())).max())
         if not UNDETERMINED.match(name):
             part = difference[len(difference) // 2 :] if HALF_DETERMINED.match(name) else difference
             rounding = rounded(2 * len(of_steps)) * _root_mean_square(weight)
-            means[name] = float(part.abs().mean() / (parting + rounding + (slack or {}).get(name, 0.0)))
+            means[name] = float(part.abs().mean() / (parting + rounding))
     for measure, found in (("mean", means), ("largest", worst)):
         name = max(found, key=lambda each: found[each])
         within(found[name], 1, f"weights, {measure} difference of {name} in units of its bound")

@@ -13,8 +13,8 @@ deterministic  the same bits in every run on the same GPUs: no atomic additions,
                that has no such kernel ends the run with PyTorch's error, which names it.
 
 A CPU needs none of it: there, float32 is float32, and its kernels add in one order. But one without 16-bit
-instructions (AVX2 alone) emulates them: `tiny` on a patch of 32x48x32 took 4.7 s in bfloat16 and 0.34 s in float32, and
-Muon's products as long again. There bfloat16 means float32: the same range, and more digits.
+instructions (AVX2 alone) emulates them: `tiny` on a patch of 32x48x32 took 4.7 s in bfloat16 and 0.34 s in float32.
+There bfloat16 means float32: the same range, and more digits.
 
 Training does so on every CPU without matrix units (AMX): the 16-bit instructions of AVX-512 multiply at half the rate
 of its float32 ones (512^3 on an Intel Xeon: 83 against 151 GFLOP/s). A forward pass alone, which memory limits, gains

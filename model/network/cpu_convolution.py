@@ -2,8 +2,9 @@
 
 Onto a few voxels a convolution is a matrix product. Depth-wise ones are in float32 (2.5 times faster than in 16 bit),
 in which a dense one on a thin grid computes as well, and depthwise.py's where there will be gradients: calling that
-operator loads PyTorch's compiler, which is 60 MB and a second that a prediction has no use for. A small volume alone goes in two halves: for a
-single sample in float32 PyTorch takes a kernel of its own, which takes three times as long as oneDNN's.
+operator loads PyTorch's compiler, which is 60 MB and a second that a prediction has no use for. A small volume alone
+goes in two halves: for a single sample in float32 PyTorch takes a kernel of its own, which takes three times as long as
+oneDNN's.
 
 B batch, C channels, D H W voxels, N voxels of a whole volume.
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from model.engine import muon, trainer
+from model.engine import trainer
 from model.engine.optim import LossScale
 from model.engine.parallelize import ParallelConfig, choose_strategy
 from model.engine.ranks import Ranks, outlast_hangs
@@ -27,8 +27,7 @@ from tests.model.engine.ranks import (
     trained,
     untrained,
 )
-from tests.model.engine.test_muon import exactly_orthogonal
-from tests.tolerances import adamw_parting, dice_of, gradients, loss_parting, norm_parting, rates, weights_agree, within
+from tests.tolerances import adamw_parting, dice_of, gradients, loss_parting, norm_parting, rates, within
 
 MUON = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
 CPU = torch.device("cpu")
@@ -85,37 +84,11 @@ def muon_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(Job(tmp_path_factory.mktemp("muon"), config=MUON))
 
 
-@pytest.fixture(scope="module")
-def exact_muon_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(Job(tmp_path_factory.mktemp("exact-muon"), config=MUON), with_exact_muon)
-
-
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_muon_on_two_ranks_is_muon_on_one(
-    tmp_path: Path, muon_alone: Path, exact_muon_alone: Path, strategy: str
-) -> None:
-    """A matrix parts by as much as bfloat16 changed it in each of the two runs, which one run shows against float64.
-
-    In the mean of all it changes them by 0.06 of their movement, and they part by 0.002; without an all-reduce, 0.7.
-    """
+def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, muon_alone: Path, strategy: str) -> None:
+    """In the mean of the worst tensor by 0.016 of the bound."""
     job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
-    one, exact = trained(muon_alone), trained(exact_muon_alone)
-    slack = {name: 2 * float((tensor - exact[name]).abs().mean()) for name, tensor in one.items()}
-    weights_agree(trained(run(job)), one, untrained(job), MUON, VOXELS, slack)
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_muon_without_bfloat16_on_two_ranks_is_muon_on_one(
-    tmp_path: Path, exact_muon_alone: Path, strategy: str
-) -> None:
-    job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
-    same_training(run(job, with_exact_muon), exact_muon_alone, job)
-
-
-def with_exact_muon(rank: int, job: Job) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(muon, "orthogonal", exactly_orthogonal)
-        train_and_save(rank, job)
+    same_training(run(job), muon_alone, job)
 
 
 def test_one_rank_that_accumulates_equals_one_big_micro_batch(tmp_path: Path) -> None:
