@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from model.engine.dtensors import shard_like
+from model.engine.dtensors import shard_like, whole_of
 
 # Singular values are taken to be spread over so much below the largest: these come to within twice of each other. In
 # training most are smaller still (a median of 1/300), and a longer spread only makes steps of noise (0.003: no gain).
@@ -93,7 +92,7 @@ class Muon(torch.optim.Optimizer):
         mean = self.state[parameter]["exp_avg"]
         mean.lerp_(gradient, 1 - momentum)
         ahead = gradient.lerp(mean, momentum)
-        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+        whole = whole_of(ahead)
         return whole.reshape(whole.shape[: self.leading[parameter]].numel(), -1)
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from model.engine.dtensors import local_part, plain_name
+from model.engine.dtensors import is_sharded, local_part, plain_name
 from model.engine.muon import Muon, matrices
 
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:blocks\.(\d+))?")
@@ -163,7 +162,7 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     gradients = list(gradients)
     norms = torch._foreach_norm([local_part(gradient) for gradient in gradients])
     square = torch.stack(norms).square().sum()
-    sharded = next((gradient for gradient in gradients if isinstance(gradient, DTensor)), None)
+    sharded = next((gradient for gradient in gradients if is_sharded(gradient)), None)
     if sharded is not None:  # the last dimension of the mesh shards, an earlier one replicates
         mesh = sharded.device_mesh
         dist.all_reduce(square, group=mesh.get_group(mesh.ndim - 1))

@@ -16,12 +16,13 @@ what is computed: tests hold every strategy to one rank's result.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -32,7 +33,6 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     checkpoint_wrapper,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
@@ -40,6 +40,9 @@ from model.engine.dtensors import fill_shard
 from model.engine.numerics import for_training
 from model.engine.ranks import Ranks
 from model.network.layers import BlockNetwork
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 # Depth-wise convolutions return gradients in the layout of their input; DDP copies them and says so at every run.
 warnings.filterwarnings("ignore", "(?s).*Grad strides do not match bucket view strides", UserWarning)
@@ -101,7 +104,7 @@ class ParallelNetwork:
         """
         if self.wrapper is not None:
             self.wrapper.require_backward_grad_sync = now
-        elif isinstance(self.network, FSDPModule):
+        elif _is_fsdp(self.network):
             if self.one_unit:
                 self.network.set_reshard_after_backward(now)  # the next micro-step needs the same weights
             if self.replicated:
@@ -202,6 +205,8 @@ def shard(network: BlockNetwork, strategy: str, gathered: torch.dtype, ranks: Ra
 
     Weights that may stay gathered during a step are one unit: one message to gather them, one to reduce gradients.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     shape = (1, ranks.world) if strategy == "fsdp" else (ranks.world // ranks.node, ranks.node)
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = mesh["shard"] if strategy == "fsdp" else mesh
@@ -225,8 +230,14 @@ def materialise(network: BlockNetwork, device: torch.device, seed: int) -> None:
 def reshard(network: nn.Module) -> None:
     """After a forward pass that no backward pass follows: give back what was gathered for it."""
     for module in network.modules():
-        if isinstance(module, FSDPModule):
+        if _is_fsdp(module):
             module.reshard()
+
+
+def _is_fsdp(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Without an import of its own: it takes half a second, and who never sharded has none."""
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    return loaded is not None and isinstance(module, loaded.FSDPModule)
 
 
 def autocast(device: torch.device, precision: str) -> Any:

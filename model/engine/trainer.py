@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from model.data.casefile import Case
 from model.data.dataset import Batch, SampleStream, loader
 from model.data.draws import Purpose, torch_seed
-from model.engine.checkpoint import Checkpoints
 from model.engine.dtensors import local_part
 from model.engine.optim import LossScale, WeightAverage, global_norm, learning_rate, optimizers
 from model.engine.parallelize import ParallelNetwork, autocast, compiling, reshard
@@ -28,6 +27,9 @@ from model.engine.state import TrainState
 from model.engine.task import TrainingTask
 from model.engine.watch import Watch
 from model.metrics.overlap import mean
+
+if TYPE_CHECKING:
+    from model.engine.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Run:
     config: FitConfig
     ranks: Ranks
     report: Report
-    checkpoints: Checkpoints
+    checkpoints: "Checkpoints"
     watch: Watch
 
     @property

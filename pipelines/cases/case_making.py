@@ -11,7 +11,7 @@ from pipelines.cases.resampling import resample_label
 from pipelines.scans import labels, scan_files
 from pipelines.scans.manifest import Row
 from pipelines.scans.structure import IGNORED
-from pipelines.scans.volume import Geometry
+from pipelines.scans.volume_geometry import Geometry
 
 
 def prepare_case(row: Row, plan: Preprocessing, points: int) -> Case:

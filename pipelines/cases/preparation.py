@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.cases.resampling import resample, resampled_shape
 from pipelines.scans.modalities import in_hu
-from pipelines.scans.volume import Geometry, Volume
+from pipelines.scans.volume_geometry import Geometry, Volume
 
 CT_AIR_HU = -500.0  # between lung and soft tissue: the body's outline
 WINDOW, Z_SCORE = "window", "z_score"

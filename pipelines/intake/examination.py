@@ -15,7 +15,8 @@ from pipelines.scans.manifest import File, Row
 from pipelines.scans.naming import hashed
 from pipelines.scans.structure import IGNORED
 from pipelines.scans.vocabulary import Vocabulary
-from pipelines.scans.volume import Volume, VolumeError, same_grid
+from pipelines.scans.volume import VolumeError, same_grid
+from pipelines.scans.volume_geometry import Volume
 from pipelines.sources import SEPARATE_GRIDS, layout_of
 from pipelines.work import project, within_memory
 from pipelines.work.memory import BYTE, FLOAT, GIB, HALF, free_bytes, with_overhead

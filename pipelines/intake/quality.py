@@ -13,7 +13,7 @@ from pipelines.params.quality_bounds import Quality
 from pipelines.scans import vocabulary
 from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import IGNORED
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 
 HEAD, FRONT, RIGHT = range(3)
 FOOT_, BACK_, LEFT_ = (~axis for axis in (HEAD, FRONT, RIGHT))  # the other way along the same axis

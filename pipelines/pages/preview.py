@@ -11,7 +11,7 @@ from pipelines.pages.contact_sheet import section_of
 from pipelines.pages.drawing import LINE_PX, write_line
 from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import Structure
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 
 PLANE_PX = 320
 PALE = (230, 230, 230)

@@ -18,7 +18,7 @@ import numpy as np
 from pipelines.pages.drawing import CT_WINDOW_HU, grey, window_of
 from pipelines.scans.modalities import in_hu
 from pipelines.scans.structure import Structure
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 
 MAGIC = b"medsegV1"
 MOST_VOXELS = 192  # along an axis: a browser unpacks and draws it at once, and it is a few megabytes

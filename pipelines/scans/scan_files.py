@@ -24,7 +24,7 @@ from pipelines.work.digests import sha256_of
 from pipelines.work.writing import replacing
 
 if TYPE_CHECKING:
-    from pipelines.scans.volume import Volume
+    from pipelines.scans.volume_geometry import Volume
 
 _LAYOUT = f"{(project.RAW / LAYOUT).as_posix()}/"
 

@@ -29,7 +29,8 @@ from pipelines.scans import channels, vocabulary
 from pipelines.scans.contracts import contract_of
 from pipelines.scans.structure import IGNORED, Structure
 from pipelines.scans.vocabulary import Vocabulary
-from pipelines.scans.volume import Geometry, read, reoriented, write_label
+from pipelines.scans.volume import read, reoriented, write_label
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving import as_registered
 from pipelines.serving.asked import DICOM, JSON, LABELMAP, NIFTI, PNG, RTSTRUCT, SEG, SR, VIEW, Request
 from pipelines.serving.conditions import Conditions

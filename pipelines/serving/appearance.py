@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.scans.volume import Geometry
+from pipelines.scans.volume_geometry import Geometry
 
 VOXEL, FIELD, INTENSITY, GRAIN, PLACES = "voxel", "field", "intensity", "grain", "places"
 PERCENTILES = (0.5, 5, 15, 25, 40, 50, 60, 75, 85, 95, 99.5)

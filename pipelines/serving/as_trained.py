@@ -15,7 +15,8 @@ import numpy as np
 from pipelines.cases.preparation import Preprocessing, SourceRecord
 from pipelines.scans import modalities
 from pipelines.scans.modalities import HU, NO_UNIT, in_hu
-from pipelines.scans.volume import Outline, Volume, VolumeError
+from pipelines.scans.volume import VolumeError
+from pipelines.scans.volume_geometry import Outline, Volume
 
 Seen = TypeVar("Seen", Volume, Outline)
 

@@ -21,7 +21,7 @@ from model.weights_file import Card
 from pipelines.cases.forecast import READ
 from pipelines.cases.preparation import SourceRecord
 from pipelines.cases.resampling import axes_in_order, resampled_shape
-from pipelines.scans.volume import Geometry, Outline
+from pipelines.scans.volume_geometry import Geometry, Outline
 from pipelines.serving.conditions import Conditions
 from pipelines.work.cores import workers
 from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overhead

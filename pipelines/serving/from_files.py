@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.volume import Geometry, VolumeError
+from pipelines.scans.volume import VolumeError
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving.appearance import appearance
 from pipelines.serving.familiarity import NETWORK, Familiarity, Judged
 from pipelines.serving.preparing import prepared

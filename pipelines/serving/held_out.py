@@ -23,7 +23,8 @@ from pipelines.evaluation.score import Score, Subject
 from pipelines.intake import sufficiency
 from pipelines.scans import labels, manifest, vocabulary
 from pipelines.scans.manifest import TEST, Row
-from pipelines.scans.volume import Geometry, VolumeError, restore, write_label
+from pipelines.scans.volume import VolumeError, restore, write_label
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving import footprint
 from pipelines.serving.appearance import appearance
 from pipelines.serving.certainty import FOREGROUND, CertaintyCounts

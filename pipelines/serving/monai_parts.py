@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from model.tasks.inference import blocks
 from pipelines.cases.preparation import Preprocessing
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.volume import Geometry, VolumeError, restore, write_label
+from pipelines.scans.volume import VolumeError, restore, write_label
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving.preparing import prepared
 from pipelines.serving.regridding import MostLikely
 

@@ -9,7 +9,8 @@ import numpy as np
 from pipelines.cases.preparation import Preprocessing, prepare
 from pipelines.intake import quality
 from pipelines.params.quality_bounds import Quality
-from pipelines.scans.volume import Geometry, VolumeError, read, same_grid
+from pipelines.scans.volume import VolumeError, read, same_grid
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving.as_trained import meet
 
 

@@ -22,7 +22,7 @@ from model.network.config import rows_of
 from pipelines.evaluation.score import Score, structures_of
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN
-from pipelines.scans.volume import Geometry
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving import bottleneck, footprint
 from pipelines.serving.appearance import appearance
 from pipelines.serving.conditions import Conditions

@@ -35,7 +35,8 @@ from pipelines.release.dossier import EVALUATION, MANIFEST, ORIGIN, RECORD
 from pipelines.release.measurement import measured, read_json
 from pipelines.scans import manifest, scan_files, vocabulary
 from pipelines.scans.manifest import TEST, Row
-from pipelines.scans.volume import Geometry, restore
+from pipelines.scans.volume import restore
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.held_out import read_reference, subject_of
 from pipelines.serving.segmenter import Segmenter, cached_segmenter

@@ -25,7 +25,8 @@ from model.weights_file import Card
 from pipelines.cases.preparation import Preprocessing
 from pipelines.scans import vocabulary
 from pipelines.scans.contracts import smallest_type
-from pipelines.scans.volume import Geometry, restore
+from pipelines.scans.volume import restore
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving import footprint
 from pipelines.serving.bottleneck import Bottleneck
 from pipelines.serving.certainty import Calibrating, Certainty, CertaintyCounts, agreement

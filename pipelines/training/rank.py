@@ -20,7 +20,6 @@ import torch.distributed as dist
 from model.data import shared_memory
 from model.data.casefile import Case
 from model.data.dataset import SampleStream
-from model.engine.checkpoint import Checkpoints
 from model.engine.numerics import set_numerics
 from model.engine.parallelize import ParallelConfig, parallelize
 from model.engine.ranks import Ranks, join_ranks, outlast_hangs
@@ -109,6 +108,8 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
             f"{stage.name}.start", run=folder.name, **run_identity.of_stage(stage.name, settings.model, block),
             **run_identity.origin(), **run_identity.people(), plan_sha256=run_identity.plan_sha256(),
         )  # fmt: skip
+    from model.engine.checkpoint import Checkpoints  # half a second, and the launcher needs none
+
     checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
     watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
     known = {**recorded(stage.name, settings), "certificate": certificate}

@@ -12,7 +12,8 @@ from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord, pr
 from pipelines.cases.resampling import resample_label
 from pipelines.intake import examination, finding, listing, splits
 from pipelines.scans.manifest import Row
-from pipelines.scans.volume import Geometry, Volume, read, restore
+from pipelines.scans.volume import read, restore
+from pipelines.scans.volume_geometry import Geometry, Volume
 from tests.tolerances import agree, rounded
 
 NO_CT = CTScale(-1000.0, 1000.0, 0.0, 300.0)

@@ -13,7 +13,7 @@ from pipelines.intake.quality import Finding
 from pipelines.params import profiles
 from pipelines.params.quality_bounds import Quality
 from pipelines.scans import vocabulary
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 
 BOUNDS = profiles.settings("smoke").ingest.quality
 SPACING_MM = (5.0, 2.0, 2.0)

@@ -14,7 +14,7 @@ from pipelines.intake import examination, finding, listing
 from pipelines.pages import contact_sheet
 from pipelines.scans import scan_files, vocabulary
 from pipelines.scans.manifest import File, Row
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 from pipelines.work.digests import sha256_of
 from tests.conftest import save
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.pages import scan_view
 from pipelines.scans import vocabulary
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 
 
 def volume(shape: tuple[int, int, int]) -> Volume:

@@ -7,13 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipelines.scans.volume import (
-    Geometry,
-    VolumeError,
-    read,
-    restore,
-    write_label,
-)
+from pipelines.scans.volume import VolumeError, read, restore, write_label
+from pipelines.scans.volume_geometry import Geometry
 from tests.conftest import save
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.scans.modalities import FILE
-from pipelines.scans.volume import Volume, VolumeError
+from pipelines.scans.volume import VolumeError
+from pipelines.scans.volume_geometry import Volume
 from pipelines.serving.as_trained import Met, meet
 
 MM = (1.0, 1.0, 1.0)

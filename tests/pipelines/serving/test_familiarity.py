@@ -8,7 +8,7 @@ import torch
 
 from model.network.config import rows_of
 from pipelines.cases.preparation import CTScale, prepare
-from pipelines.scans.volume import Geometry, Volume
+from pipelines.scans.volume_geometry import Geometry, Volume
 from pipelines.serving import bottleneck, familiarity
 from pipelines.serving.appearance import appearance, names
 from pipelines.serving.conditions import Conditions

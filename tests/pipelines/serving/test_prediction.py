@@ -13,7 +13,8 @@ from model import weights_file
 from pipelines import params
 from pipelines.cases.preparation import SourceRecord
 from pipelines.release import audit, record, registry, store
-from pipelines.scans.volume import Volume, VolumeError
+from pipelines.scans.volume import VolumeError
+from pipelines.scans.volume_geometry import Volume
 from pipelines.serving import answering, footprint
 from pipelines.serving.as_trained import nearest_source
 from pipelines.serving.conditions import Conditions

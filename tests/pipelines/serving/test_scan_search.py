@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
-from pipelines.scans.volume import Outline, VolumeError
+from pipelines.scans.volume import VolumeError
+from pipelines.scans.volume_geometry import Outline
 from pipelines.serving.as_trained import meet
 from pipelines.serving.scan_search import find_scans
 from tests.conftest import save

@@ -10,7 +10,8 @@ import torch
 from model.tasks.inference import sliding_window
 from pipelines.cases.resampling import resample
 from pipelines.scans import vocabulary
-from pipelines.scans.volume import Geometry, restore
+from pipelines.scans.volume import restore
+from pipelines.scans.volume_geometry import Geometry
 from pipelines.serving.certainty import EVERYTHING, FOREGROUND
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.segmenter import Segmenter

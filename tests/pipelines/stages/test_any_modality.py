@@ -14,7 +14,7 @@ from pipelines.cases import case_folder, decisions
 from pipelines.cases.preparation import WINDOW, Z_SCORE, CTScale, Preprocessing, SourceRecord, prepare
 from pipelines.intake import quality
 from pipelines.scans.modalities import FILE
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 from pipelines.stages import plan, pretrain, train
 from pipelines.work.writing import write_json
 from tests.conftest import REPOSITORY

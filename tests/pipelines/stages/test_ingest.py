@@ -18,7 +18,7 @@ from pipelines.questions import folder_check
 from pipelines.scans import key
 from pipelines.scans.manifest import SET_ASIDE, TEST, TRAIN, File, Row, usable
 from pipelines.scans.naming import Names
-from pipelines.scans.volume import Volume
+from pipelines.scans.volume_geometry import Volume
 from pipelines.sources import phantom
 from pipelines.stages import ingest
 from tests.conftest import save
