@@ -22,7 +22,7 @@ from model.engine.dtensors import shard_like, whole_of
 # training most are smaller still (a median of 1/300), and a longer spread only makes steps of noise (0.003: no gain).
 SPREAD = 0.01
 LARGEST = 1.8  # what they come to, so that the mean square of a step is near that of a wholly orthogonal one
-TINY = 1e-30  # of a matrix of zeros
+TINY = 1e-20  # more than the norm of a matrix of zeros
 SMALLEST_SIDE = 16  # a narrower matrix has too few directions to balance
 LARGEST_STACK = 2**24  # elements that are orthogonalised at a time, which bounds the memory
 
@@ -108,6 +108,7 @@ def orthogonal(matrix_SMN: Tensor) -> Tensor:
     a, b, c = halley_weights(SPREAD)
     tall = matrix_SMN.shape[1] > matrix_SMN.shape[2]
     x = matrix_SMN.mT if tall else matrix_SMN
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + TINY)  # the squares of a small gradient's squares would be 0
     gram = x @ x.mT
     square = gram.norm(dim=(1, 2), keepdim=True) + TINY  # not less than that of the largest singular value
     shifted = torch.eye(gram.shape[1], device=gram.device) + gram * (c / square)
