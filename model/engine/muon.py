@@ -22,7 +22,8 @@ from model.engine.dtensors import shard_like, whole_of
 # training most are smaller still (a median of 1/300), and a longer spread only makes steps of noise (0.003: no gain).
 SPREAD = 0.01
 LARGEST = 1.8  # what they come to, so that the mean square of a step is near that of a wholly orthogonal one
-TINY = 1e-20  # more than the norm of a matrix of zeros
+# A matrix whose squares are 0 in float32 (a norm below 1e-19) takes a step that is no longer, in proportion to it.
+TINY, NEGLIGIBLE = 1e-26, 1e-8
 SMALLEST_SIDE = 16  # a narrower matrix has too few directions to balance
 LARGEST_STACK = 2**24  # elements that are orthogonalised at a time, which bounds the memory
 
@@ -108,12 +109,13 @@ def orthogonal(matrix_SMN: Tensor) -> Tensor:
     a, b, c = halley_weights(SPREAD)
     tall = matrix_SMN.shape[1] > matrix_SMN.shape[2]
     x = matrix_SMN.mT if tall else matrix_SMN
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + TINY)  # the squares of a small gradient's squares would be 0
-    gram = x @ x.mT
-    square = gram.norm(dim=(1, 2), keepdim=True) + TINY  # not less than that of the largest singular value
-    shifted = torch.eye(gram.shape[1], device=gram.device) + gram * (c / square)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(shifted).L)  # no error to look at: 1 is the least
-    x = torch.baddbmm(x, inverse, x, beta=b / c, alpha=a - b / c) * (LARGEST * square.rsqrt())
+    gram, one = x @ x.mT, torch.eye(min(matrix_SMN.shape[1:]), device=x.device)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + TINY
+    gram = gram / trace  # whose squares would be 0 for a small gradient
+    square = gram.norm(dim=(1, 2), keepdim=True) + NEGLIGIBLE  # not less than the largest singular value's
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(one + gram * (c / square)).L)  # 1 is the least: no error
+    factor = (one * (b / c) + inverse * (a - b / c)) * (LARGEST * (square * trace).rsqrt())
+    x = factor @ x
     return x.mT if tall else x
 
 
