@@ -3,15 +3,15 @@
 Voxel:      Dice falls with every hit voxel that is taken from a prediction. No law of the kind holds for distances: a
             hole in a prediction that is too large has a surface, which may be nearer to the reference (shown below).
 Lesion:     take away a predicted lesion so that the one it hit is missed. Sensitivity and F1 fall, precision does not
-            rise. If the lesion was well drawn (its surface within the tolerance; within HD95; nearer than the mean)
-            surface Dice does not rise, HD95 and the mean distance do not fall.
+            rise. If the lesion was well drawn (its surface within the tolerance; nearer than HD95; nearer than the
+            mean) surface Dice does not rise, HD95 and the mean distance do not fall.
 Structure:  with nothing predicted every figure is the worst there is.
 """
 
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.metrics import borders, cropping, lesions, overlap, surfaces
@@ -73,6 +73,7 @@ def test_a_hit_lesion_that_becomes_a_miss_improves_no_figure_of_detection(
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, spacing_mm=spacings)
+@example(seed=14591, spacing_mm=(0.5, 1.25, 3.0))  # of a lesion that is as far as HD95, which may lie beyond the 95 %
 def test_a_well_drawn_lesion_that_becomes_a_miss_improves_no_figure_of_surfaces(
     seed: int, spacing_mm: tuple[float, ...]
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_well_drawn_lesion_that_becomes_a_miss_improves_no_figure_of_surfaces(
         after = surfaces.between(reference, predicted & ~component, spacing_mm)
         if own.distances_mm.max() <= TOLERANCE_MM:
             assert after.dice(TOLERANCE_MM) <= before.dice(TOLERANCE_MM) + EXACT
-        if own.distances_mm.max() <= before.predicted.percentile_mm(95):
+        if own.distances_mm.max() < before.predicted.percentile_mm(95):
             assert after.hausdorff_mm() >= before.hausdorff_mm()
         if own.mean_mm() <= before.predicted.mean_mm():
             assert after.mean_mm() >= before.mean_mm() - EXACT
