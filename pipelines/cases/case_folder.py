@@ -31,7 +31,7 @@ from pipelines.work.digests import Digests, sha256_of
 from pipelines.work.writing import replacing
 
 UNFINISHED = ".unfinished"
-MADE_BY = ("model.data.casefile", "pipelines.cases.case_making")
+MADE_BY = ("model.data.casefile", "pipelines.cases.case_making", "pipelines.scans.volume")
 # What only names things; label contracts and units are counted where they apply, so that a new one touches no other
 # source.
 COUNTED_APART = (

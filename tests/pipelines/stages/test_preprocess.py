@@ -237,7 +237,7 @@ def test_a_case_counts_as_made_by_the_code_that_makes_it_and_not_by_what_only_na
     assert set(counted) == {
         "model.data.bricks", "model.data.casefile", "pipelines.cases.case_making", "pipelines.cases.preparation",
         "pipelines.cases.resampling", "pipelines.scans.byte_stream", "pipelines.scans.channels",
-        "pipelines.scans.labels", "pipelines.scans.nifti", "pipelines.scans.volume",
+        "pipelines.scans.labels", "pipelines.scans.nifti", "pipelines.scans.volume", "pipelines.scans.volume_geometry",
     }  # fmt: skip
 
 
