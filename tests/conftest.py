@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.update(
@@ -21,6 +22,8 @@ os.environ.update(
 )
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script; programs of tests inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile default tries other examples
+settings.load_profile("repeatable")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from threads and lose much beside others
 
 REPOSITORY = Path(__file__).parents[1]
