@@ -36,10 +36,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 def open_page(
     browser: Chromium, standing: Standing, width: int = 1280, dark: bool = False, signed: bool = True
 ) -> None:
-    browser.open(f"{standing.service.address}/", width=width, dark=dark)
-    browser.wait("document.documentElement.dataset.ready")
+    browser.open(f"{standing.service.address}/health")  # of the same origin, and asks for nothing as it goes
     browser.evaluate("sessionStorage.clear()")
-    browser.open(f"{standing.service.address}/?again", width=width, dark=dark)
+    browser.open(f"{standing.service.address}/", width=width, dark=dark)
     browser.wait("document.documentElement.dataset.ready")
     if signed:
         browser.evaluate("document.getElementById('token').focus()")
