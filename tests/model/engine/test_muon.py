@@ -12,7 +12,7 @@ from model.network.medsegformer import MedSegFormer
 
 @pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("shape", [(64, 64), (32, 96), (256, 32), (16, 432)])
-def test_singular_values_come_near_to_one(shape: tuple[int, int], size: float) -> None:
+def test_singular_values_come_near_to_each_other(shape: tuple[int, int], size: float) -> None:
     torch.manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
     singular = torch.logspace(0, -2, min(shape))
