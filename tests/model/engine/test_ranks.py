@@ -86,7 +86,7 @@ def muon_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_muon_on_two_ranks_is_muon_on_one(tmp_path: Path, muon_alone: Path, strategy: str) -> None:
-    """In the mean of the worst tensor by 0.016 of the bound."""
+    """In the mean of the worst tensor by 0.016 of the bound; without an all-reduce, each matrix by 54 or more of it."""
     job = Job(tmp_path, 2, 2, ParallelConfig(strategy), MUON)
     same_training(run(job), muon_alone, job)
 
