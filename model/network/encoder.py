@@ -30,13 +30,17 @@ class Encoder(nn.Module):
         """
         features = []
         for stage, spacing_mm, stride in zip(self.stages, spacings_mm, ((1, 1, 1), *strides), strict=True):
-            volume_BDHWE, normed_BDHWE = stage(volume_BDHWE, spacing_mm, stride)
-            features.append(normed_BDHWE)
+            volume_BDHWE = stage(volume_BDHWE, spacing_mm, stride)
+            features.append(volume_BDHWE)
         return features
 
 
 class EncoderStage(nn.Module):
-    """A strided convolution (not in the first stage, which the embedding feeds), then the blocks."""
+    """A strided convolution (not in the first stage, which the embedding feeds), the blocks, and a norm.
+
+    What the next stage starts from is normalised, too: a residual stream that was handed on as it is grew by a factor
+    with every convolution, until blocks added nothing to it that counts and float16 did not hold it.
+    """
 
     def __init__(self, config: NetworkConfig, index: int):
         super().__init__()
@@ -49,14 +53,11 @@ class EncoderStage(nn.Module):
         )
         self.norm = TokenNorm(dim)
 
-    def forward(
-        self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """The residual stream for the next stage, and its normalised copy for the decoder."""
+    def forward(self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]) -> Tensor:
         if self.downsample is not None:
             volume_BDHWE = convolve(self.downsample, volume_BDHWE, stride)
         grid = pooled_grid(volume_BDHWE.shape[1:4], spacing_mm, self.key_tokens)
         for block, rate in zip(self.blocks, self.drop_path_rates, strict=True):
             depth = draw_depth(volume_BDHWE, rate) if self.training and rate else None
             volume_BDHWE = block(volume_BDHWE, grid, depth=depth)
-        return volume_BDHWE, self.norm(volume_BDHWE)
+        return self.norm(volume_BDHWE)

@@ -314,6 +314,20 @@ def test_block_survives_the_edge_of_float16() -> None:
     agree(out.float(), reference, rounded(20, torch.float16), "block in float16")  # a dozen operations, in and out
 
 
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_what_follows_a_stage_knows_nothing_of_how_large_its_stream_is(network: MedSegFormer, index: int) -> None:
+    """Handed on as it is, a stream grew twenty-fold with every stage of a training and left float16 in the third."""
+    image, modality = random_image(1, 1, 32, 32, 32), torch.tensor([[T1]])
+    expected = network(image, modality, CUBIC)
+    stage = network.encoder.stages[index]
+    writing = [stage.downsample or network.embedding.stem_quarter]
+    writing += [layer.output for block in stage.blocks for layer in (block.attention, block.feed_forward)]
+    with torch.no_grad():
+        for parameter in nn.ModuleList(writing).parameters():
+            parameter.mul_(1000)
+    agree(network(image, modality, CUBIC), expected, evaluation(network) + 1e-4, "logits")  # 1e-5 beside its variance
+
+
 @pytest.mark.parametrize("grid", [(2, 3, 4), (2, 3, 5)])
 def test_pooling_evenly_is_pooling(grid: tuple[int, int, int]) -> None:
     """Whole cells are averaged at once; cells that cut tokens, by matrices. The same mean, trained or only asked."""
