@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.engine.muon import LARGEST, SPREAD, Muon, halley_weights, matrices, orthogonal
+from model.engine.muon import LARGEST, SPREAD, Muon, halley_weights, matrices, orthogonal, polynomials
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 
@@ -23,6 +23,20 @@ def test_singular_values_come_near_to_each_other(shape: tuple[int, int], size: f
     torch.testing.assert_close(found, expected.sort(descending=True).values.expand(3, -1), rtol=1e-3, atol=0)
     assert found.max() <= 1.001 * LARGEST
     assert found.min() >= LARGEST / 4  # of 1 / 100 before; a half, were the largest singular value known exactly
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e12])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 96), (16, 432)])
+def test_a_gpus_polynomials_bring_them_near_to_each_other_as_well(shape: tuple[int, int], size: float) -> None:
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    matrix = u @ torch.diag(torch.logspace(0, -2, min(shape))) @ v
+    found = polynomials(size * matrix).float()
+    singular = torch.linalg.svdvals(found)
+    assert singular.max() < 2.5
+    assert (singular.amax(1) / singular.amin(1)).max() < 12  # of 100 before
+    cosine = torch.cosine_similarity(found.flatten(1), orthogonal(matrix).flatten(1))
+    assert cosine.min() > 0.85  # the same directions
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1e-10, 1.0, 1e15])
