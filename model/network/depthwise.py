@@ -10,7 +10,6 @@ B batch, D H W voxels or tokens along the axes, C channels.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,11 +19,12 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 TAPS = 27
+HAS_TRITON = find_spec("triton") is not None  # asked for once: nothing that `torch.compile` sees may import
 
 
 def is_needed(volume_BCDHW: Tensor) -> bool:
     """Whether a depth-wise convolution of this volume is better done here."""
-    return volume_BCDHW.is_cuda and _has_triton()
+    return volume_BCDHW.is_cuda and HAS_TRITON
 
 
 def convolve(volume_BCDHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -111,8 +111,3 @@ def _channels_first(volume_BDHWC: Tensor) -> Tensor:
 
 def _channels_last(volume_BCDHW: Tensor) -> Tensor:
     return volume_BCDHW.permute(0, 2, 3, 4, 1).contiguous()
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

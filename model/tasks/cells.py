@@ -12,8 +12,8 @@ def at_middles(target_BDHW: Tensor, cell: Sequence[int], size: Sequence[int]) ->
     """The target in the middle of every cell of `cell` voxels, `size` cells along the axes; the last may be cut off."""
     for axis, (step, count) in enumerate(zip(cell, size, strict=True), start=1):
         if step > 1:
-            middle = (torch.arange(count, device=target_BDHW.device) * step + step // 2).clamp(
-                max=target_BDHW.shape[axis] - 1
-            )
-            target_BDHW = target_BDHW.index_select(axis, middle)
+            middles = target_BDHW[(slice(None),) * axis + (slice(step // 2, None, step),)]
+            if middles.shape[axis] < count:  # the last cell ends before its middle
+                middles = torch.cat([middles, target_BDHW.narrow(axis, target_BDHW.shape[axis] - 1, 1)], axis)
+            target_BDHW = middles
     return target_BDHW

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from model.engine.parallelize import _keep_products
@@ -55,6 +56,13 @@ def test_pytorch_accepts_the_operators() -> None:
     for arguments in ((tokens, taps, bias.detach(), False), (tokens, taps, None, True)):
         torch.library.opcheck(depthwise.depthwise, arguments, test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(depthwise.depthwise_taps, (tokens, tokens), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_a_compiler_can_follow_the_choice_for_a_gpus_volume() -> None:
+    """Which looked for Triton, an import that `torch.compile` does not follow: on GPUs nothing could be compiled."""
+    chosen = torch.compile(depthwise.is_needed, fullgraph=True, backend="eager", dynamic=False)
+    with FakeTensorMode(), torch.no_grad():
+        assert chosen(torch.empty(1, 4, 2, 2, 2, device="cuda")) is depthwise.HAS_TRITON
 
 
 def test_autocast_decides_its_precision_and_the_layout_stays_channels_last() -> None:
