@@ -34,7 +34,8 @@ from model.engine.hardware import GPUS_IN_A_NODE, Gpu
 
 Announce = Callable[[str], None]
 LIMIT_S = 60.0
-WARM_UP, REPEATS = 2, 5
+WARM_UP, REPEATS = 2, 5  # calls at least
+SETTLED_S = 0.25  # of each, at least, on a GPU: a CPU that starts kernels gets quicker for as long
 # Starts of a kernel that are tried: from an empty one's to 64 times that; factors: from 1 / SLOWEST to SLOWEST.
 SLOWEST, HALVINGS = 1024.0, 16
 STARTS = ((2.0, range(7)), (2**0.25, range(-3, 4)), (2 ** (1 / 32), range(-4, 5)))  # ratios, finer and finer
@@ -46,9 +47,11 @@ ONE_GPU = "links and hidden are assumed: there is one GPU (start with torchrun o
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
     """Median seconds of a call, after some that compile, choose algorithms and warm caches."""
-    for _ in range(WARM_UP):
-        call()
-    return median(_once(call, device) for _ in range(REPEATS))
+    for least in (WARM_UP, REPEATS):
+        took_s: list[float] = []
+        while len(took_s) < least or (device.type == "cuda" and sum(took_s) < SETTLED_S):
+            took_s.append(_once(call, device))
+    return median(took_s)
 
 
 @dataclass

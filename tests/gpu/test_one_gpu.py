@@ -20,6 +20,7 @@ from model.certificate.simulate import build_network, fit_config, made_up_batch,
 from model.data.dataset import RawStream, SampleStream, finish
 from model.engine.checkpoint import Checkpoints
 from model.engine.dtensors import fill_shard, local_part
+from model.engine.muon import orthogonal
 from model.engine.numerics import set_numerics
 from model.engine.parallelize import ParallelConfig, ParallelNetwork, materialise, parallelize, wrap_and_shard
 from model.engine.progress import Report
@@ -42,6 +43,7 @@ ON_GPU = replace(ALONE, device=GPU)
 VOXELS = FIT.global_batch * 16**3  # of a step
 LABELS_THAT_DIFFER = 1e-4  # where two structures are equally near, rounding decides
 MEMORY_TOLERANCE = 0.10
+SAME_DIRECTION = 0.85  # cosine; two ways to bring singular values near to each other differ in how near
 ROUNDINGS_OF_A_SUM = 4  # of the operands' sum in float32, and of the result
 
 
@@ -114,6 +116,15 @@ def test_the_depthwise_kernels_are_the_convolution(size: tuple[int, ...], dtype:
     for mine, other in zip((found, *gradients), (expected, *exact_gradients), strict=True):
         error = (mine.detach().cpu().double() - other.detach()).norm() / other.detach().norm()
         within(error, ROUNDINGS_OF_A_SUM * torch.finfo(dtype).eps, f"{dtype} {size}")
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 96, 32), (1, 256, 6912)])
+def test_muons_direction_is_that_of_a_cpu(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(shape) * 0.9 ** torch.arange(shape[2])  # directions of very different size
+    here, there = orthogonal(gradient), orthogonal(gradient.to(GPU)).float().cpu()
+    assert there.isfinite().all()
+    assert torch.cosine_similarity(here.flatten(1), there.flatten(1)).min() > SAME_DIRECTION
 
 
 def test_a_patch_is_augmented_as_on_a_cpu() -> None:
