@@ -14,7 +14,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from pipelines.stages import CODE, STAGES  # noqa: E402
-from pipelines.work import environment, faults  # noqa: E402
+from pipelines.work import environment, faults, project  # noqa: E402
 from pipelines.work.garbage import uncollected  # noqa: E402
 
 
@@ -28,6 +28,7 @@ def main() -> int:
         logging.getLogger(package).setLevel(logging.INFO)
     environment.warn_of_unknown()
     try:
+        project.link_scans()
         if stage == CODE:
             importlib.import_module("pipelines.work.code").write(STAGES[1:])  # the inventory is asked at every run
         else:

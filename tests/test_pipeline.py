@@ -40,13 +40,14 @@ THE_ONLY_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD
 def copy_project(target: Path) -> Path:
     """The checkout as a project, in a repository of its own, with parameters cut down to seconds."""
     shorten(copy_checkout(target))
-    for command in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"],
-    ):
-        subprocess.run(["git", *command], cwd=target, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=target, check=True)
+    commit(target, "copy")
     return target
+
+
+def commit(project: Path, message: str) -> None:
+    for command in (["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message]):
+        subprocess.run(["git", *command], cwd=project, check=True)
 
 
 def shorten(project: Path, **blocks: dict[str, Any]) -> None:
@@ -428,9 +429,13 @@ def test_the_same_weights_registered_again_lie_once_and_both_versions_load_where
 
 
 def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what_they_are(project: Path) -> None:
+    """The experiment runs in a folder that DVC makes for it, and goes to the project's own MLflow."""
     before = holder(project)
-    call(project, "dvc", "exp", "run", "--name", "short", "-S", "train.steps=4")
+    commit(project, "run")
+    told = call(project, "dvc", "exp", "run", "--temp", "--name", "short", "-S", "train.steps=4").stdout
+    assert re.findall(r"Running stage '(\w+)'", told) == ["code", "inventory", "train", "evaluate", "register"]
     assert "short" in call(project, "dvc", "exp", "show", "--csv").stdout
+    call(project, "dvc", "exp", "apply", "short")
     assert "mean_dice" in call(project, "dvc", "metrics", "diff", "--all").stdout
     medseg(project, "register")
     assert int(holder(project)) > int(before)
@@ -444,8 +449,7 @@ def test_an_experiment_and_what_comes_back_from_the_cache_are_registered_as_what
 def test_a_second_machine_pulls_runs_nothing_anew_and_registers(project: Path, tmp_path: Path) -> None:
     call(project, "dvc", "remote", "add", "--force", "--default", "team", str(tmp_path / "remote"))
     call(project, "dvc", "push")
-    for command in (["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "trained"]):
-        call(project, "git", *command)
+    commit(project, "trained")
     other = tmp_path / "other"
     call(project, "git", "clone", "-q", str(project), str(other))
     call(other, "dvc", "pull")

@@ -37,17 +37,32 @@ def above(here: Path) -> Path | None:
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
 
 
+def home() -> Path:
+    """The project's root, also for an experiment that DVC runs in a folder of its own (`--temp`, `--queue`)."""
+    before, within, _ = root().as_posix().partition("/.dvc/tmp/exps/")
+    return Path(before) if within else root()
+
+
 def state_folder() -> Path:
     """This machine's own state, made if missing, for its owner alone.
 
-    An experiment that DVC runs in a folder of its own (`--temp`, `--queue`) has the project's: its folder goes, and
-    curves in it would go along.
+    An experiment has that of its project: its own folder goes, and curves in it would go along.
     """
-    folder = root() / ".medseg"
-    if "/.dvc/tmp/exps/" in folder.as_posix():
-        folder = Path(folder.as_posix().partition("/.dvc/tmp/exps/")[0]) / ".medseg"
-    _for_owner_alone(folder)
-    return folder
+    _for_owner_alone(state())
+    return state()
+
+
+def state() -> Path:
+    """The same, whether it is there or not."""
+    return home() / ".medseg"
+
+
+def link_scans() -> None:
+    """Give an experiment the raw scans of its project; git, which fills its folder, does not know them."""
+    theirs = home() / RAW
+    if home() != root() and theirs.exists() and not (own := root() / RAW).exists():
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(theirs.resolve())
 
 
 def keep_private() -> None:
