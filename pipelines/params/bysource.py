@@ -1,7 +1,7 @@
-"""Parameters that are stated by source: types, lookup, and the check that there is a default."""
+"""Parameters that are stated by source: types, and the check that there is a default."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -11,7 +11,6 @@ Spacing = Annotated[float, Field(gt=0, le=100)]
 Spacing3 = tuple[Spacing, Spacing, Spacing]
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 Voxels3 = tuple[Voxels, Voxels, Voxels]
-T = TypeVar("T")
 
 
 def _or_auto(value: Any) -> Any:
@@ -22,15 +21,6 @@ def _or_auto(value: Any) -> Any:
 
 
 OR_AUTO = BeforeValidator(_or_auto)
-
-
-def by_source(table: dict[str, T], source: str) -> T:
-    """The entry for `source`, for its layout (`phantom-acdc` is of `acdc`, `msd-liver` of `msd`), or the default."""
-    plain = source.removeprefix("phantom-")
-    for key in (source, plain, plain.partition("-")[0]):
-        if key in table:
-            return table[key]
-    return table["default"]
 
 
 def check_by_source(key: str, table: dict[str, Any]) -> None:

@@ -23,10 +23,10 @@ from pipelines.cases import decisions, fingerprint
 from pipelines.cases.decisions import Decision, decide
 from pipelines.cases.fingerprint import ScanStatistics
 from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
-from pipelines.params import bysource
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, Row
 from pipelines.scans.modalities import HU, NO_UNIT, in_hu
+from pipelines.scans.stated import by_source
 from pipelines.work import project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.writing import write_json
@@ -100,13 +100,13 @@ def _decisions(
     """Spacing, patch and normalisation of one source; the patch follows from the spacing that holds."""
     shapes = [_content_shape(row, statistics) for row in rows]
     spacings = [row.spacing_mm for row in rows]
-    stated = bysource.by_source(settings.preprocess.spacing_mm, source)
+    stated = by_source(settings.preprocess.spacing_mm, source)
     spacing = decide(*decisions.spacing(spacings, shapes, settings.plan.anisotropy), stated, "preprocess.spacing_mm")
     at_target = np.median(np.array(shapes) * np.array(spacings) / np.array(spacing.value), axis=0).tolist()
-    stated = bysource.by_source(settings.train.patch_size, source)
+    stated = by_source(settings.train.patch_size, source)
     patch = decide(*decisions.patch(at_target, spacing.value, settings.plan.patch_voxels), stated, "train.patch_size")
     modalities = sorted({modality for row in rows for modality in row.modalities})
-    named = bysource.by_source(settings.preprocess.normalisation, source)
+    named = by_source(settings.preprocess.normalisation, source)
     normalisation = decide(*decisions.normalisation(modalities), named, "preprocess.normalisation")
     return {"spacing_mm": spacing, "patch_size": patch, "normalisation": normalisation}
 

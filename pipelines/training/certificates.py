@@ -30,9 +30,10 @@ def folder() -> Path:
 
 
 def digest(model: params.Model, recipe: Optimisation) -> str:
-    """What a certificate is bound to: these two blocks, the code that trains, and the code that simulates it."""
-    trains, simulates = code.of_stage(recipe.block), code.digest("model.certificate.report", without=())
-    return document.digest(_blocks(model, recipe), f"{trains} {simulates}")
+    """What a certificate is bound to: these two blocks, the code that trains, what simulates it and chooses how."""
+    simulates = code.digest("model.certificate.report", without=())
+    chooses = code.digest("pipelines.training.certification", without=(*code.WITHOUT_INFLUENCE, *code.PICTURES))
+    return document.digest(_blocks(model, recipe), f"{code.of_stage(recipe.block)} {simulates} {chooses}")
 
 
 def _blocks(model: params.Model, recipe: Optimisation) -> dict[str, object]:

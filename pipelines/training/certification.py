@@ -36,6 +36,7 @@ from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.contracts import CONTRACTS
+from pipelines.scans.stated import by_source
 from pipelines.training import certificates, configs
 from pipelines.training.classes import classes_of
 from pipelines.work import environment, project
@@ -172,10 +173,7 @@ def plan_of(settings: params.Params, recipe: Optimisation, preset: str, ranks: i
 
 def _largest_patch(settings: params.Params, recipe: Optimisation) -> tuple[bysource.Voxels3, bysource.Spacing3]:
     """Voxels and spacing in mm; what params.yaml leaves to the plan (`auto`) is plan.json's. Refused if that is due."""
-    stated = [
-        (patch, bysource.by_source(settings.preprocess.spacing_mm, source))
-        for source, patch in recipe.patch_size.items()
-    ]
+    stated = [(patch, by_source(settings.preprocess.spacing_mm, source)) for source, patch in recipe.patch_size.items()]
     whole = [(patch, spacing_mm) for patch, spacing_mm in stated if patch is not None and spacing_mm is not None]
     if len(whole) < len(stated):
         for record in preparation.load(project.root() / project.PLAN).sources.values():
@@ -207,8 +205,8 @@ def _shape(
     settings: params.Params, recipe: Optimisation, source: str
 ) -> tuple[bysource.Voxels3, bysource.Spacing3] | None:
     """A source's patch in voxels and spacing in mm, of the parameters or else of plan.json."""
-    patch = bysource.by_source(recipe.patch_size, source)
-    spacing_mm = bysource.by_source(settings.preprocess.spacing_mm, source)
+    patch = by_source(recipe.patch_size, source)
+    spacing_mm = by_source(settings.preprocess.spacing_mm, source)
     if patch is not None and spacing_mm is not None:
         return patch, spacing_mm
     path = project.root() / project.PLAN

@@ -13,9 +13,9 @@ from model.engine.parallelize import ParallelConfig
 from model.engine.trainer import FitConfig
 from model.network.config import PRESETS, NetworkConfig, modalities_with
 from pipelines.cases.preparation import Preprocessing
-from pipelines.params import bysource
 from pipelines.params.recipe import Optimisation
 from pipelines.params.schema import Model
+from pipelines.scans.stated import by_source
 
 
 def fit_config(settings: Optimisation) -> FitConfig:
@@ -56,5 +56,5 @@ def source_block(settings: Optimisation) -> int:
 
 def patch_size(source: str, settings: Optimisation, plan: Preprocessing) -> tuple[int, int, int]:
     """As params.yaml states it, or as planned."""
-    d, h, w = bysource.by_source(settings.patch_size, source) or plan.sources[source].patch_size
+    d, h, w = by_source(settings.patch_size, source) or plan.sources[source].patch_size
     return d, h, w

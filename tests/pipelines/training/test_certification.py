@@ -19,6 +19,7 @@ from pipelines import params
 from pipelines.params import profiles
 from pipelines.training import certificates, certification
 from pipelines.training.certification import certify, plan_of
+from pipelines.work import code
 from tests.conftest import REPOSITORY
 from tests.model.certificate.test_calibration import PretendedBench
 
@@ -121,6 +122,21 @@ def test_a_certificate_lets_the_run_start_that_it_was_made_for(project: Path) ->
     assert certificates.require(launch) == "nano-a100-80gbx2.json"
     with pytest.raises(ValueError, match="is for other parameters or other code"):
         certificates.require(replace(launch, digest="other"))
+
+
+def test_a_certificate_is_bound_to_what_trains_simulates_and_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, counted = params.load(REPOSITORY / "params.yaml"), set[str]()
+
+    def digest(*roots: str, without: tuple[str, ...] = code.WITHOUT_INFLUENCE) -> str:
+        counted.update(code.closure(*roots, without=without))
+        return ""
+
+    monkeypatch.setattr(code, "digest", digest)
+    certificates.digest(settings.model, settings.train)
+    assert counted >= {
+        "model.engine.trainer", "pipelines.training.configs", "pipelines.scans.stated",  # the patch that is trained
+        "model.certificate.timing", "pipelines.training.certification",  # the largest patch, the mix of sources
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("one_level")
