@@ -26,7 +26,7 @@ from pipelines.cases.preparation import CTScale, Preprocessing, SourceRecord
 from pipelines.scans import manifest
 from pipelines.scans.manifest import TRAIN, Row
 from pipelines.scans.modalities import HU, NO_UNIT, in_hu
-from pipelines.scans.stated import by_source
+from pipelines.scans.source_tables import by_source
 from pipelines.work import project, within_memory
 from pipelines.work.memory import GIB
 from pipelines.work.writing import write_json

@@ -36,7 +36,7 @@ from pipelines.params import bysource, profiles
 from pipelines.params.recipe import Optimisation
 from pipelines.scans import manifest, vocabulary
 from pipelines.scans.contracts import CONTRACTS
-from pipelines.scans.stated import by_source
+from pipelines.scans.source_tables import by_source
 from pipelines.training import certificates, configs
 from pipelines.training.classes import classes_of
 from pipelines.work import environment, project

@@ -15,7 +15,7 @@ from model.network.config import PRESETS, NetworkConfig, modalities_with
 from pipelines.cases.preparation import Preprocessing
 from pipelines.params.recipe import Optimisation
 from pipelines.params.schema import Model
-from pipelines.scans.stated import by_source
+from pipelines.scans.source_tables import by_source
 
 
 def fit_config(settings: Optimisation) -> FitConfig:

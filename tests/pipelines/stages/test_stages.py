@@ -50,7 +50,7 @@ def test_the_code_behind_training_is_all_that_trains_and_nothing_that_predicts()
     assert behind >= {
         "model.data.dataset", "model.engine.checkpoint", "model.engine.trainer", "model.network.layers",
         "model.tasks.losses", "pipelines.training.rank", "pipelines.cases.preparation",
-        "pipelines.training.configs", "pipelines.scans.stated",
+        "pipelines.training.configs", "pipelines.scans.source_tables",
     }  # fmt: skip
     assert not [name for name in behind if name.startswith(("pipelines.serving", "pipelines.pages", "flows"))]
     assert "model.tasks.inference" not in behind
