@@ -90,7 +90,7 @@ def known() -> Pseudonyms:
     """The project's, but none is made: raises ValueError where there is none."""
     if environment.read().key_file is not None:
         return load()
-    return Pseudonyms(_read(project.state() / OWN, "the project's key"))
+    return Pseudonyms(_read(project.state_path() / OWN, "the project's key"))
 
 
 def _read(path: Path, called: str) -> bytes:

@@ -48,11 +48,11 @@ def state_folder() -> Path:
 
     An experiment has that of its project: its own folder goes, and curves in it would go along.
     """
-    _for_owner_alone(state())
-    return state()
+    _for_owner_alone(state_path())
+    return state_path()
 
 
-def state() -> Path:
+def state_path() -> Path:
     """The same, whether it is there or not."""
     return home() / ".medseg"
 

@@ -134,7 +134,7 @@ def test_a_certificate_is_bound_to_what_trains_simulates_and_chooses(monkeypatch
     monkeypatch.setattr(code, "digest", digest)
     certificates.digest(settings.model, settings.train)
     assert counted >= {
-        "model.engine.trainer", "pipelines.training.configs", "pipelines.scans.source_tables",  # the patch that is trained
+        "model.engine.trainer", "pipelines.training.configs", "pipelines.scans.source_tables",  # patch
         "model.certificate.timing", "pipelines.training.certification",  # the largest patch, the mix of sources
     }  # fmt: skip
 

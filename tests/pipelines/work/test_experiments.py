@@ -27,8 +27,8 @@ def experiment(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_names_scans_as_its_project_does(cohort: Path, experiment: Path) -> None:
     made = key.of_project()
-    assert (project.state(), project.home()) == (cohort.parents[1] / ".medseg", cohort.parents[1])
-    assert project.state().stat().st_mode & 0o077 == 0
+    assert (project.state_path(), project.home()) == (cohort.parents[1] / ".medseg", cohort.parents[1])
+    assert project.state_path().stat().st_mode & 0o077 == 0
     assert key.known().fingerprint() == made.fingerprint()
     assert not (experiment / ".medseg").exists()
 
