@@ -31,13 +31,13 @@ from tests.tolerances import adamw_parting, dice_of, gradients, loss_parting, no
 
 MUON = replace(CONFIG, optimizer="muon", steps=2, validate_every=2)
 CPU = torch.device("cpu")
-GOLDEN = {"loss": 1.74678217, "gradient_norm": 1.93809485, "dice": 0.28646542}  # of five steps on one rank
+GOLDEN = {"loss": 1.73952885, "gradient_norm": 1.83932352, "dice": 0.28697812}  # of five steps on one rank
 MOVED = {  # in the mean of the elements
-    "embedding.condition.weight": 8.718001e-05,
-    "encoder.stages.1.downsample.weight": 9.236783e-05,
-    "decoder.to_full.conv.weight": 8.934135e-05,
+    "embedding.condition.weight": 9.195743e-05,
+    "encoder.stages.1.downsample.weight": 9.540674e-05,
+    "decoder.to_full.conv.weight": 8.782493e-05,
 }
-FIRST_SCALE = 2.0**24
+FIRST_SCALE = 0.75 * 2.0**24  # where it settles, gradients may grow by a third
 WAYS = {  # world, ranks to a node, strategy, checkpointing
     "2 ranks, ddp": (2, 2, "ddp", "none"),
     "2 ranks, fsdp": (2, 2, "fsdp", "none"),
