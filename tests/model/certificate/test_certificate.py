@@ -211,6 +211,16 @@ def test_the_terms_of_occupancy_and_launches_are_told_apart() -> None:
     assert found.mfu_without > found.mfu
 
 
+def test_products_in_float32_take_twice_as_long_as_in_16_bit_and_memory_as_long() -> None:
+    product, copy = Operation("aten.mm", "forward", "", 10**15), Operation("aten.copy_", "forward", "", 0, 10**12)
+    for operation, ratio in ((product, 2), (copy, 1)):
+        record = StepRecord([], [operation], [("micro-step 1", 0)])
+        plans = [replace(ALONE, precision=precision) for precision in ("float32", "float16", "bfloat16")]
+        float32_s, float16_s, bfloat16_s = (timing(record, plan, A100).step_s for plan in plans)
+        assert float32_s == pytest.approx(ratio * float16_s)
+        assert bfloat16_s == float16_s
+
+
 def launch(**changes: Any) -> Launch:
     return replace(Launch(ranks=32, group=8, gpu="NVIDIA A100-SXM4-80GB", memory_bytes=85e9, digest="d"), **changes)
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from model.engine import numerics
+from model.engine.hardware import find_gpu
 from model.engine.numerics import for_training, native, set_numerics
 from model.engine.parallelize import autocast
+from model.engine.progress import peak_flops
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -49,6 +51,13 @@ def test_float32_on_a_gpu_is_the_tf32_that_the_certificate_counts() -> None:
         "benchmark": True, "deterministic convolutions": False, "deterministic": False,
     }  # fmt: skip
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_the_peak_in_float32_is_tf32_s_half_of_that_in_16_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA A100-SXM4-80GB")
+    peaks = [peak_flops.__wrapped__(GPU, precision) for precision in ("float32", "float16", "bfloat16")]
+    sheet = find_gpu("a100-80gb").flops
+    assert peaks == [sheet / 2, sheet, sheet]
 
 
 def test_the_switch_leaves_no_kernel_that_adds_in_any_order() -> None:

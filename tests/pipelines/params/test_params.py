@@ -41,6 +41,7 @@ def test_the_reference_run_is_the_missions() -> None:
     assert reference.model.preset == "xl"
     assert (train.learning_rate, train.final_learning_rate, train.warmup_steps) == (1e-4, 1e-6, 2000)
     assert (train.global_batch, train.precision, train.patch_size["default"]) == (256, "float16", (256, 256, 256))
+    assert train.patch_size["brats"] == reference.pretrain.patch_size["brats"] == (160, 192, 160)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import run as torchrun
 
 from model.certificate.document import Launch
 from model.engine.watch import PREEMPTED
@@ -17,6 +18,7 @@ from pipelines.training import certificates
 from pipelines.training import launcher as launcher_module
 from pipelines.training.allocators import SETTINGS
 from pipelines.training.launcher import Launcher
+from pipelines.training.meeting import Start
 from pipelines.training.nodes import Nodes
 from pipelines.training.rank import PEER_LOST, LearningStage
 from pipelines.work import preemption
@@ -66,6 +68,18 @@ def test_what_ended_the_ranks_decides_what_follows(tmp_path: Path, codes: dict[i
 def test_a_stop_by_another_machine_is_asked_about_at_the_meeting(tmp_path: Path) -> None:
     ended = launcher(tmp_path / "run", Nodes(2, 1, "host:1"))
     assert ended._reason({2: PREEMPTED, 3: PREEMPTED}) == "the ranks were asked to stop by another machine"
+
+
+def test_torchrun_of_many_machines_meets_at_machine_0_and_at_this_attempt_s_port(tmp_path: Path) -> None:
+    third = launcher(tmp_path / "run", Nodes(4, 2, "gpu-01:29500"))
+    read = torchrun.parse_args(third._arguments(Start(5, 41234)))
+    assert (read.nnodes, read.node_rank, read.nproc_per_node) == ("4", 2, "2")
+    assert (read.master_addr, read.master_port, read.rdzv_id) == ("gpu-01", 41234, "run-5")
+    assert not read.standalone
+
+
+def test_torchrun_of_one_machine_meets_nobody(tmp_path: Path) -> None:
+    assert torchrun.parse_args(launcher(tmp_path / "run")._arguments(None)).standalone
 
 
 def test_a_certificate_is_asked_for_the_ranks_of_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
