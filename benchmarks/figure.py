@@ -109,7 +109,7 @@ def boxes_of(network: MedSegFormer, shapes: dict[str, tuple[int, ...]]) -> list[
         )
     ]
     for index, stage in enumerate(encoder.stages):
-        last = shapes[f"encoder.stages.{index}.norm"]
+        last = shapes[f"encoder.stages.{index}.output_norm"]
         blocks = f"{len(stage.blocks)} block{'s' if len(stage.blocks) > 1 else ''}"
         title = f"stage {index + 1}: {blocks}, stride {2 ** (index + 2)}"
         boxes.append(Box("encoder", index + 2, title, grid(last, channels_last=True), count(stage)))

@@ -51,7 +51,7 @@ class EncoderStage(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, config.head_dim, config.hidden_dim(dim)) for _ in self.drop_path_rates
         )
-        self.norm = TokenNorm(dim)
+        self.output_norm = TokenNorm(dim)
 
     def forward(self, volume_BDHWE: Tensor, spacing_mm: Sequence[float], stride: Sequence[int]) -> Tensor:
         if self.downsample is not None:
@@ -60,4 +60,4 @@ class EncoderStage(nn.Module):
         for block, rate in zip(self.blocks, self.drop_path_rates, strict=True):
             depth = draw_depth(volume_BDHWE, rate) if self.training and rate else None
             volume_BDHWE = block(volume_BDHWE, grid, depth=depth)
-        return self.norm(volume_BDHWE)
+        return self.output_norm(volume_BDHWE)
