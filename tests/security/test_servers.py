@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from flows import deployments, lock, work_pool
+from flows import deployments, lock, server, work_pool
+from tests import in_process
 from tests.flows.conftest import Project
 from tests.security.conftest import Ask, Guarded, Stranger, answers, statuses
 
@@ -64,6 +67,24 @@ def test_another_user_is_asked_for_a_login_everywhere(guarded: Guarded, stranger
     ]
     assert set(statuses(without, stranger).values()) == {401}
     assert not (guarded.project.root / ".medseg/mlartifacts/models").exists()
+
+
+@pytest.fixture
+def for_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The API of a server as `medseg promote`, `run` and the others have one where no `medseg ui` runs."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with in_process.inside(tmp_path), server.reachable() as ready:
+        yield ready()
+
+
+def test_the_server_of_a_single_command_lets_nobody_in_either(for_one_command: str, stranger: Stranger) -> None:
+    address = for_one_command.removesuffix("/api")
+    guarded = Guarded(Project(Path.cwd()), address, "", os.environ["PREFECT_API_AUTH_STRING"])
+    assert set(statuses(to_prefect(guarded), stranger).values()) == {401}
+    assert set(statuses(to_prefect(guarded, **basic("medseg:medseg")), stranger).values()) == {401}
+    for headers, status in (({"origin": "https://evil.example"}, 403), ({"host": "evil.example"}, 400)):
+        assert set(statuses(to_prefect(guarded, **basic(guarded.login), **headers)).values()) == {status}
 
 
 def test_a_page_of_another_origin_is_refused_even_in_the_browser_of_the_owner(guarded: Guarded) -> None:
