@@ -1,6 +1,6 @@
 """MLflow away for most of a training, drilled: no point of a curve may be lost, and every command answers at once.
 
-Run     python -m benchmarks.outage_drill [--steps 3600] [--away-min 10]        some 15 min on one core
+Run     python -m benchmarks.outage_drill [--steps 9000] [--away-min 10]        some 15 min on one core
 Prints  how long each command took while the server was away, then the points logged and those that MLflow has.
         Exit code 1 if a point is missing or a command took more than 15 s.
 
@@ -26,7 +26,7 @@ BOUND_S = 15
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--away-min", type=float, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,6 +57,8 @@ def drill(project: Path, server: Server, away_min: float) -> int:
             slowest = max(slowest, seconds)
             print(f"  medseg {' '.join(command):<24} {seconds:5.1f} s: {line}", flush=True)
         watch(project, logged, away_min * 60 - (time.monotonic() - gone))
+        if process.poll() is not None:
+            raise ValueError("the training ended while MLflow was away: more --steps, or fewer --away-min")
         print(f"it comes back after {(time.monotonic() - gone) / 60:.1f} min, {len(logged)} points", flush=True)
         server.start()
         while process.poll() is None:
