@@ -27,7 +27,8 @@ PASSED = {
     "OMP_NUM_THREADS",
     "DO_NOT_TRACK",
 }
-FAMILIES = ("MLFLOW_", "NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_")
+# Also what decides the bits: kernels that oneDNN, PyTorch, MKL and cuBLAS may choose.
+FAMILIES = ("MLFLOW_", "NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "ONEDNN_", "ATEN_", "MKL_", "CUBLAS_")
 OURS = (
     "ranks", "rendezvous", "loaders", "shard_ranks", "checkpoints", "checkpoint_s", "hang_s", "grace_s", "restarts",
     "uncertified", "deterministic", "debug",

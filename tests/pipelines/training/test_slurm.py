@@ -62,12 +62,15 @@ def test_sbatch_is_told_how_to_treat_the_job_and_what_the_site_wants(monkeypatch
 def test_a_job_sees_what_is_on_the_list_and_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MEDSEG_KEY_FILE", "MEDSEG_SESSION", "MEDSEG_NODES", "MEDSEG_LAUNCHER", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "/x")
+    kernels = {"ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG"}  # chosen, so that bits agree
+    for name in kernels:
+        monkeypatch.setenv(name, "AVX2")
     for name, value in (("MEDSEG_HANG_S", "5"), ("MLFLOW_TRACKING_URI", "http://m"), ("NCCL_DEBUG", "INFO")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MEDSEG_LAUNCHER")
     monkeypatch.delenv("MEDSEG_NODES")
     seen = set(slurm_script.passed())
-    assert {"PATH", "MEDSEG_HANG_S", "MLFLOW_TRACKING_URI", "NCCL_DEBUG"} <= seen
+    assert {"PATH", "MEDSEG_HANG_S", "MLFLOW_TRACKING_URI", "NCCL_DEBUG", *kernels} <= seen
     assert not {"MEDSEG_KEY_FILE", "MEDSEG_SESSION", "AWS_SECRET_ACCESS_KEY"} & seen
     monkeypatch.setenv("MEDSEG_SLURM_EXPORT", "AWS_SECRET_ACCESS_KEY, NOT_SET")
     assert set(slurm_script.passed()) == seen | {"AWS_SECRET_ACCESS_KEY"}
