@@ -33,7 +33,7 @@ def value(key: str, *wished: str) -> Any:
         (["train.steps=200"], ["-   steps: 500", "+   steps: 200"]),
         (["train.seed=1", "pretrain.seed=1"], ["-   seed: 0", "+   seed: 1"] * 2),
         (["model.preset=tiny"], ["-   preset: nano", "+   preset: tiny"]),
-        (["train.learning_rate=5e-3"], ["-   learning_rate: 0.004", "+   learning_rate: 5e-3"]),
+        (["train.learning_rate=5e-3"], ["-   learning_rate: 0.006", "+   learning_rate: 5e-3"]),
         (["ingest.quality.tiny_mm3.liver=9.0"], ["+       liver: 9.0"]),
         (["train.patch_size.brats=auto"], ["+     brats: auto"]),
         (["data.sources=[acdc]"], ["-   - phantom", "+   - acdc"]),

@@ -98,8 +98,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 
 def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(SMOKE.replace("learning_rate: 0.004", "learning_rate: 4e-3"))
-    assert params.load(path).train.learning_rate == 0.004
+    path.write_text(SMOKE.replace("learning_rate: 0.006", "learning_rate: 6e-3"))
+    assert params.load(path).train.learning_rate == 0.006
 
 
 def test_parameters_are_frozen() -> None:
