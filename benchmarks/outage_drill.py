@@ -57,7 +57,7 @@ def drill(project: Path, server: Server, away_min: float) -> int:
             slowest = max(slowest, seconds)
             print(f"  medseg {' '.join(command):<24} {seconds:5.1f} s: {line}", flush=True)
         watch(project, logged, away_min * 60 - (time.monotonic() - gone))
-        if process.poll() is not None:
+        if process.poll() == 0:
             raise ValueError("the training ended while MLflow was away: more --steps, or fewer --away-min")
         print(f"it comes back after {(time.monotonic() - gone) / 60:.1f} min, {len(logged)} points", flush=True)
         server.start()

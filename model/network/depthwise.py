@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 TAPS = 27
-HAS_TRITON = find_spec("triton") is not None  # asked for once: nothing that `torch.compile` sees may import
+HAS_TRITON = find_spec("triton") is not None  # asked for once: `torch.compile` need not follow it
 
 
 def is_needed(volume_BCDHW: Tensor) -> bool:

@@ -59,7 +59,7 @@ def test_pytorch_accepts_the_operators() -> None:
 
 
 def test_a_compiler_can_follow_the_choice_for_a_gpus_volume() -> None:
-    """Which looked for Triton, an import that `torch.compile` does not follow: on GPUs nothing could be compiled."""
+    """Which looked for Triton, by a cached function: PyTorch 2.11 does not follow that, and 2.13 warns of it."""
     chosen = torch.compile(depthwise.is_needed, fullgraph=True, backend="eager", dynamic=False)
     with FakeTensorMode(), torch.no_grad():
         assert chosen(torch.empty(1, 4, 2, 2, 2, device="cuda")) is depthwise.HAS_TRITON
