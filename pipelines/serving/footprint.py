@@ -27,7 +27,7 @@ from pipelines.work.cores import workers
 from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overhead
 
 INDEX = 8  # bytes a voxel
-STARTING_BYTES = 56 << 20  # of torch's first operations: 24 measured, 50 where the processor has 16-bit kernels
+STARTING_BYTES = 64 << 20  # of torch's first operations: 35 to 41 measured, 55 where the processor has 16-bit kernels
 # All that the network holds, in maps of float32 of its finest width at full resolution, nano and tiny.
 FULL_RESOLUTION = 19  # for GPUs, where it was not measured: an earlier network held 17.5 on a CPU
 IN_BFLOAT16 = 12  # on a CPU that has it: 5 to 8 measured, for windows of 24^3 to 96^3
