@@ -97,9 +97,8 @@ def _write(path: Path, like: dict[str, Tensor], whole: Iterator[Tensor], card: C
 def load(folder: Path) -> tuple[MedSegFormer, Card]:
     """The network with its weights, in evaluation mode. Raises ValueError if a tensor is missing or misshapen."""
     card = read_card(folder)
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.network.items()}
     with unfilled():
-        network = MedSegFormer(NetworkConfig(**fields), num_classes=len(card.classes) + 1)
+        network = MedSegFormer(NetworkConfig.of_record(card.network), num_classes=len(card.classes) + 1)
     try:
         network.load_state_dict(dict(_tensors(folder)), strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:

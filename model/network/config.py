@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import Any
 
 # What a channel shows, by row of the embedding. Position 0 marks an absent channel. These are fixed: every network has
 # them, at these positions; what else a model is trained on has further rows of its own, which its weights' card lists.
@@ -64,6 +65,12 @@ class NetworkConfig:
             raise ValueError(f"modalities {self.modalities} must begin with {MODALITIES}, and hold each name once")
         if not 0 <= self.auxiliary_heads <= 2:
             raise ValueError(f"auxiliary_heads {self.auxiliary_heads} must be 0, 1 (stride 2) or 2 (strides 2 and 4)")
+
+    @staticmethod
+    def of_record(record: Mapping[str, Any]) -> NetworkConfig:
+        """From a weights file's card, where JSON has made lists of the tuples."""
+        fields: dict[str, Any] = {name: tuple(own) if isinstance(own, list) else own for name, own in record.items()}
+        return NetworkConfig(**fields)
 
     def hidden_dim(self, width: int) -> int:
         return round(width * self.feed_forward_ratio)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.tasks.cast_weights import cast_once
 from model.tasks.layout import Layout
 from model.tasks.losses import merge
 from model.tasks.windows import Blended, Sums
@@ -88,7 +89,8 @@ def blocks(
     Raises ValueError if logits are not finite in float32.
     """
     layout = Layout.of(image_CDHW.shape[1:], window, overlap)
-    passes = _Passes(network, image_CDHW, modality_C, spacing_mm, groups, layout, precision, tally or Tally())
+    cast = cast_once(network, precision, modality_C.device)
+    passes = _Passes(network, cast, image_CDHW, modality_C, spacing_mm, groups, layout, precision, tally or Tally())
     passes.views = [axes for count in range(len(flips) + 1) for axes in combinations(flips, count)]
     windows, last = layout.windows(), len(layout.lines[layout.order[2]].starts) - 1
     sums = Sums(layout, len(groups), modality_C.device)
@@ -144,9 +146,11 @@ class _Said(NamedTuple):
 
 @dataclass
 class _Passes:
-    """The network over windows of one scan. `answers` changes nothing here, so that threads may share it."""
+    """The network, and `cast` to the precision, over windows of one scan. `answers` changes nothing here, so that
+    threads may share it."""
 
     network: nn.Module
+    cast: nn.Module
     image: Tensor
     modality: Tensor
     spacing_mm: tuple[float, float, float]
@@ -220,8 +224,11 @@ class _Passes:
 
     def _run(self, patches: Tensor, precision: torch.dtype) -> Tensor:
         modality_BC = self.modality.expand(len(patches), -1)
-        with torch.autocast(self.modality.device.type, precision, enabled=precision != torch.float32):
-            logits: Tensor = self.network(patches, modality_BC, self.spacing_mm)
+        if precision == torch.float32:
+            exact: Tensor = self.network(patches, modality_BC, self.spacing_mm)
+            return exact
+        with torch.autocast(self.modality.device.type, precision):
+            logits: Tensor = self.cast(patches, modality_BC, self.spacing_mm)
         return logits
 
     def _compare(self, windows: Sequence[Window], said_VB: Tensor) -> None:

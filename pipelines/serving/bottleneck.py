@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from model.network.config import spacings_after, strides
 from model.network.medsegformer import MedSegFormer
+from model.tasks.cast_weights import cast_once
 from model.tasks.layout import Layout
 
 
@@ -66,13 +67,14 @@ def mean_of(
 ) -> np.ndarray:
     """What a `Bottleneck` hears while `model.tasks.inference.blocks` goes over a scan."""
     steps, spacings_mm = strides(spacing_mm), spacings_after(spacing_mm)[2:]
+    cast: Any = cast_once(network, precision, modality_C.device)
     with Bottleneck(network) as seen, torch.autocast(modality_C.device.type, precision, precision != torch.float32):
         for patch in _windows(image_CDHW, Layout.of(image_CDHW.shape[1:], window, overlap)):
             for count in range(len(flips) + 1):
                 for axes in combinations(flips, count):
                     view = patch.to(modality_C.device).flip([axis + 2 for axis in axes])
-                    _, _, tokens_BDHWE = network.embedding(view, modality_C[None], spacing_mm, steps)
-                    network.encoder(tokens_BDHWE, spacings_mm, steps[2:])
+                    _, _, tokens_BDHWE = cast.embedding(view, modality_C[None], spacing_mm, steps)
+                    cast.encoder(tokens_BDHWE, spacings_mm, steps[2:])
     return seen.mean
 
 

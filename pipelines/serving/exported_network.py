@@ -24,8 +24,7 @@ class ExportedNetwork(nn.Module):
         spacing_mm: Sequence[float],
     ) -> None:
         super().__init__()
-        fields: dict[str, Any] = {key: tuple(own) if isinstance(own, list) else own for key, own in network.items()}
-        self.network = MedSegFormer(NetworkConfig(**fields), num_classes=classes)
+        self.network = MedSegFormer(NetworkConfig.of_record(network), num_classes=classes)
         self.groups, self.rows = [tuple(group) for group in groups], list(rows)
         d, h, w = spacing_mm
         self.spacing_mm = d, h, w

@@ -16,6 +16,8 @@ import torch
 from model import weights_file
 from model.data.casefile import Case
 from model.engine.numerics import cpu_has_bfloat16
+from model.network.config import NetworkConfig
+from model.network.sizes import parameter_counts
 from model.tasks.layout import Layout
 from model.weights_file import Card
 from pipelines.cases.forecast import READ
@@ -24,7 +26,7 @@ from pipelines.cases.resampling import axes_in_order, resampled_shape
 from pipelines.scans.volume_geometry import Geometry, Outline
 from pipelines.serving.conditions import Conditions
 from pipelines.work.cores import workers
-from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, free_bytes, with_overhead
+from pipelines.work.memory import ALLOCATOR, BYTE, FLOAT, HALF, free_bytes, with_overhead
 
 INDEX = 8  # bytes a voxel
 STARTING_BYTES = 64 << 20  # of torch's first operations: 35 to 41 measured, 55 where the processor has 16-bit kernels
@@ -80,7 +82,7 @@ def engine_bytes(grid: Shape, crop: Shape, card: Card, source: str, conditions: 
     labels = _id_bytes(card) * (prod(grid) + (prod(crop) if crop != grid else 0))
     on_gpu = torch.cuda.device_count() > 0
     network = 0 if on_gpu else window_bytes(card, card.patch_size[source], conditions.flips)
-    held = FLOAT * classes * (layout.block if on_gpu else layout.held)
+    held = FLOAT * classes * (layout.block if on_gpu else layout.held) + (0 if on_gpu else cast_bytes(card))
     answer = 0 if on_gpu else FLOAT * classes * prod(layout.reach)
     # Of a block: its largest probabilities and which they are; on the file's grid one structure's and the best so far.
     enlarged = layout.block * max(1.0, prod(crop) / prod(grid))
@@ -95,7 +97,14 @@ def gpu_bytes(grid: Shape, channels: int, card: Card, source: str, conditions: C
     """Where the network is, beside its weights, with one window at a time."""
     window, classes = card.patch_size[source], len(card.classes) + 1
     held = classes * Layout.of(grid, window, conditions.overlap).held
-    return FLOAT * (channels * prod(grid) + held) + window_bytes(card, window, conditions.flips)
+    return FLOAT * (channels * prod(grid) + held) + cast_bytes(card) + window_bytes(card, window, conditions.flips)
+
+
+def cast_bytes(card: Card) -> int:
+    """Of the weights in 16 bits, which are there beside those in float32 while a scan is segmented."""
+    if torch.cuda.device_count() == 0 and not cpu_has_bfloat16():
+        return 0
+    return HALF * sum(parameter_counts(NetworkConfig.of_record(card.network), len(card.classes) + 1).values())
 
 
 def window_bytes(card: Card, window: Sequence[int], flips: Sequence[int]) -> int:
@@ -112,7 +121,7 @@ def windows_at_a_time(card: Card, window: Sequence[int], flips: Sequence[int], h
     """1 on a CPU, where more gain nothing; on a GPU as many as fit easily beside what else is to be held there."""
     if not torch.cuda.is_available():
         return 1
-    room = int(SHARE_OF_GPU * (free_on_gpu() - held_bytes))
+    room = int(SHARE_OF_GPU * (free_on_gpu() - held_bytes - cast_bytes(card)))
     return max(1, min(MOST_AT_A_TIME, room // window_bytes(card, window, flips)))
 
 

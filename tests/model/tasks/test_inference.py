@@ -2,12 +2,17 @@
 
 import threading
 from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from model.network.config import PRESETS
+from model.network.medsegformer import MedSegFormer
+from model.tasks.cast_weights import cast_once
 from model.tasks.inference import Tally, blocks, largest, sliding_window
 from model.tasks.layout import Layout, gaussian, line_of
 from tests.tolerances import agree, rounded
@@ -55,13 +60,13 @@ class Overflowing(Convolution):
 
     def __init__(self, beyond: float) -> None:
         super().__init__()
-        self.beyond, self.half = beyond, 0
+        self.beyond, self.half = beyond, [0]
 
     def forward(self, image: Tensor, modality: Tensor, spacing_mm: object) -> Tensor:
         logits = super().forward(image, modality, spacing_mm)
         if logits.dtype == torch.float32:
             return logits
-        self.half += len(image)
+        self.half[0] += len(image)
         return torch.where(image > 5, self.beyond, logits)
 
 
@@ -184,8 +189,52 @@ def test_a_window_that_overflows_is_repeated_in_float32_and_no_other(beyond: flo
         [block.probability.clone() for block in blocks(*scan, precision=torch.bfloat16, batch=2, tally=tally)], 3
     )
     assert found.isfinite().all()
-    assert (tally.runs, tally.repeated, network.half) == (5, 1, 5)
+    assert (tally.runs, tally.repeated, network.half) == (5, 1, [5])
     agree(found[..., 20:], plain(network, image, window, 0.5)[..., 20:], BLENDED)
+
+
+class CastsOf(TorchDispatchMode):
+    """Counts what is made in 16 bits of one of a network's weights."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.weights = {weight.data_ptr() for weight in network.parameters()}
+        self.casts = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.bfloat16 and isinstance(args[0], Tensor):
+            self.casts += args[0].data_ptr() in self.weights
+        return made
+
+
+def test_weights_of_products_are_cast_once_for_all_windows() -> None:
+    """Autocast alone casts weights that are not trained in every window."""
+    network = MedSegFormer(PRESETS["nano"], num_classes=3).requires_grad_(False).eval()
+    modality, window, casts = torch.tensor([1]), (16, 16, 16), []
+    for size in (16, 48):  # 1 and 5 windows
+        with CastsOf(network) as counted:
+            sliding_window(network, noise(16, 16, size), modality, ONE_MM, ALL, window, 0.5, torch.bfloat16)
+        casts.append(counted.casts)
+    once = sum(1 + (module.bias is not None) for module in network.modules() if isinstance(module, nn.Linear))
+    others = casts[0] - once  # a CPU's convolutions, and means of weights
+    assert others >= 0
+    assert casts[1] == once + 5 * others
+
+
+@torch.inference_mode()
+def test_cast_once_a_network_answers_with_the_same_bits_and_says_so_to_who_listens() -> None:
+    torch.manual_seed(0)
+    network = MedSegFormer(PRESETS["nano"], num_classes=3).requires_grad_(False).eval()
+    heard: list[Tensor] = []
+    network.encoder.register_forward_hook(lambda _encoder, _given, features: heard.append(features[-1]))
+    scan = (noise(16, 20, 24)[None], torch.tensor([[1]]), ONE_MM)
+    cast = cast_once(network, torch.bfloat16, torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cast(*scan), network(*scan))
+    assert torch.equal(*heard)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert cast_once(network, torch.float32, torch.device("cpu")) is network
 
 
 def test_what_is_not_finite_in_float32_is_refused() -> None:
