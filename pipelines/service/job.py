@@ -8,6 +8,7 @@ QUEUED, RUNNING = "queued", "running"
 DONE, FAILED, REFUSED, CANCELLED = "done", "failed", "refused", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, REFUSED, CANCELLED)
 OPEN = (QUEUED, RUNNING)
+ANSWERED = (DONE, FAILED, REFUSED)
 WAITING, DELIVERED, UNDELIVERED = "waiting", "delivered", "undelivered"
 
 

@@ -15,9 +15,9 @@ import time
 import warnings
 
 from pipelines import params
-from pipelines.release import audit, registry, tracking
+from pipelines.release import registry, tracking
 from pipelines.release.registry import NOT_RELEASED, RegisteredModel
-from pipelines.service import readiness
+from pipelines.service import readiness, recovery
 from pipelines.service.job import DONE, FAILED, RUNNING, JobAnswer, ServiceJob
 from pipelines.service.queue import Spool, spool_of
 from pipelines.service.serve_settings import ServeSettings
@@ -101,9 +101,7 @@ class Worker:
         if not self._settings.keep_inputs:
             shutil.rmtree(self._spool.inputs(job.id), ignore_errors=True)
         if ended:
-            outputs = [each.sha256 for each in answer.results]
-            told = {"job": job.id, "sender": job.sender, "state": state, "outputs": outputs}
-            audit.append("answer", record_sha256=version.record_sha256, **told)
+            recovery.tell(job, state, answer, version.record_sha256)
 
 
 class _Watch:

@@ -7,20 +7,23 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from pipelines.service.job import DONE, OPEN, WAITING, JobAnswer
+from pipelines.release import audit
+from pipelines.service.job import ANSWERED, DONE, OPEN, WAITING, JobAnswer, ServiceJob
 from pipelines.service.job_table import jobs
 from pipelines.service.queue import ANSWER, Spool
 
 log = logging.getLogger(__name__)
 
 DAY_S = 86_400
+ANSWER_LINE = "answer"  # an event of the audit log
 
 
 def recover(spool: Spool) -> None:
     """Before anyone takes or accepts: jobs that were running are done if their results are whole, and queued again if
-    not; uploads that were not accepted, and what no job is about, go."""
+    not; uploads that were not accepted, and what no job is about, go; the audit log is told what it does not know."""
     for job in spool.running():
         settle(spool, job.id)
+    tell_untold(spool)
     for name in ("arriving", "working"):
         for left in (spool.folder / name).iterdir():
             shutil.rmtree(left, ignore_errors=True)
@@ -34,6 +37,30 @@ def settle(spool: Spool, job_id: str, counted: bool = True) -> None:
     else:
         spool.put_back(job_id, counted)
         log.info("job %s lost its worker: %s", job_id, spool.job(job_id).state)
+
+
+def tell_untold(spool: Spool, worker: int | None = None) -> None:
+    """Lines of the audit log for answered jobs that have none: a kill came between the answer and its line. `worker`:
+    for jobs of one that is gone, while others are at work."""
+    own = () if worker is None else (jobs.c.worker == worker,)
+    with spool.database.reading() as connection:
+        chosen = select(jobs.c.id).where(jobs.c.state.in_(ANSWERED), *own).order_by(jobs.c.number)
+        answered = connection.execute(chosen).scalars().all()
+    try:
+        told = {line.facts["job"] for line in audit.read((ANSWER_LINE,))} if answered else set()
+    except audit.BrokenLogError as error:
+        log.warning("%s; what it lacks of answered jobs is not told", error)
+        return
+    for job_id in answered:
+        if job_id not in told:
+            job = spool.job(job_id)
+            tell(job, job.state, job.answer, job.answer.version.get("record_sha256", ""))
+
+
+def tell(job: ServiceJob, state: str, answer: JobAnswer, record_sha256: str) -> None:
+    """The audit log's line of a job that was answered. `record_sha256`: of the version; empty where none got so far."""
+    outputs = [each.sha256 for each in answer.results]
+    audit.append(ANSWER_LINE, job=job.id, sender=job.sender, state=state, outputs=outputs, record_sha256=record_sha256)
 
 
 def tidy(spool: Spool, keep_inputs: bool, keep_results_days: float) -> None:

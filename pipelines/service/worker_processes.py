@@ -76,6 +76,7 @@ class Workers:
     def _settle(self, number: int, counted: bool) -> None:
         for job in self._spool.running(number):
             recovery.settle(self._spool, job.id, counted)
+        recovery.tell_untold(self._spool, number)
 
     def _look_for_refusal(self) -> None:
         if self._answered or self.refusal:

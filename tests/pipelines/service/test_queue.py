@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.release import audit
 from pipelines.service.job import (
     CANCELLED,
     DONE,
@@ -18,10 +19,12 @@ from pipelines.service.job import (
 )
 from pipelines.service.job_table import Database, jobs
 from pipelines.service.queue import ATTEMPTS, Bounds, QueueFullError, Spool
-from pipelines.service.recovery import recover, tidy
+from pipelines.service.recovery import recover, tell, tell_untold, tidy
 from tests.pipelines.service.postgres import postgres
 
-ANSWER = JobAnswer({"told": "m version 1: champion"}, (ResultFile("x", "nifti", "x.nii.gz", 1, "ab"),))
+ANSWER = JobAnswer(
+    {"told": "m version 1: champion", "record_sha256": "cd"}, (ResultFile("x", "nifti", "x.nii.gz", 1, "ab"),)
+)
 
 
 BOUNDS = Bounds(queue=6, per_sender=4)
@@ -44,7 +47,10 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def spool(tmp_path: Path, database: str) -> Spool:
+def spool(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Spool:
+    """Of a project, which has an audit log."""
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     return Spool(tmp_path / "serve", database, BOUNDS)
 
 
@@ -147,6 +153,26 @@ def test_what_a_kill_leaves_is_known_at_the_next_start(
         recover(other)
     assert other.job(half).state == FAILED
     assert "its worker died 3 times" in other.job(half).reason
+    told = [(line.facts["job"], line.facts["state"], line.facts["outputs"]) for line in audit.read()]
+    assert told == [(whole, DONE, ["ab"]), (half, FAILED, [])]
+
+
+def test_an_answer_whose_worker_was_killed_before_it_told_the_audit_log_has_its_line_and_no_other_has_two(
+    spool: Spool,
+) -> None:
+    told, untold, anothers = (accepted(spool) for _ in range(3))
+    for worker, job_id in ((0, told), (0, untold), (1, anothers)):
+        job = spool.take(worker)
+        assert job is not None
+        assert answered(spool, job_id)
+        if job_id == told:
+            tell(job, DONE, ANSWER, "version")
+    tell_untold(spool, 0)  # worker 1 lives: its line is still to come
+    assert [line.facts["job"] for line in audit.read()] == [told, untold]
+    assert [line.facts["record_sha256"] for line in audit.read()] == ["version", "cd"]
+    for _ in range(2):
+        recover(spool)
+        assert [line.facts["job"] for line in audit.read()] == [told, untold, anothers]
 
 
 def test_one_job_is_taken_once_by_many(spool: Spool, database: str) -> None:
