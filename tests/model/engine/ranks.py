@@ -4,6 +4,7 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -96,6 +97,14 @@ def end_kept() -> None:
     """For the end of a file of tests."""
     while _KEPT:
         _end(_KEPT.popitem()[1])
+    _end_fork_server()
+
+
+def _end_fork_server() -> None:
+    """A process has one, which keeps what it was started with: it would fork ranks without torch, and the sandboxes of
+    scans without what they import, a second of CPU time for each of hundreds."""
+    if not multiprocessing.active_children():  # it would wait for them
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def _end(ranks: list[_Kept]) -> None:
@@ -108,7 +117,9 @@ def _end(ranks: list[_Kept]) -> None:
 
 def _start(rank: int, world: int, folder: Path) -> _Kept:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "tests.model.engine.ranks"])  # once, not once a rank
+    if not rank:
+        _end_fork_server()
+        context.set_forkserver_preload(["torch._dynamo", "tests.model.engine.ranks"])  # once, not once a rank
     ours, its = context.Pipe()
     process = context.Process(target=_wait_for_jobs, args=(rank, world, folder / "meeting", its), daemon=True)
     process.start()
