@@ -1,5 +1,6 @@
 """What all tests share: quiet tools, how they are spread over processes, and folders of small real files."""
 
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+gc.disable()  # while modules are imported; see pytest_collection_finish
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     DO_NOT_TRACK="true",
@@ -124,6 +126,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest groups first."""
     groups = {item: _group(item.nodeid.partition("::")[0]) for item in items}
     items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """A million objects of imported modules are garbage never: to look through them took a tenth of all tests' time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def _group(path: str) -> str:
