@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from benchmarks.embeddings import EMBEDDINGS
-from benchmarks.network import KEEP_MEMORY
 from model import weights
 from model.data.dataset import SampleStream
 from model.engine.checkpoint import Checkpoints
@@ -42,6 +41,7 @@ from pipelines.scans import vocabulary
 from pipelines.serving.conditions import Conditions
 from pipelines.serving.held_out import segment_and_measure
 from pipelines.stages.train import prepare
+from pipelines.training import allocators
 from pipelines.training.rank import Learning
 from pipelines.work import project
 from pipelines.work.memory import GIB
@@ -54,9 +54,9 @@ STAGES = ("inventory", "deidentify", "ingest", "plan", "preprocess")
 
 def main() -> None:
     arguments = parse_arguments()
-    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+    if any(os.environ.get(key) != value for key, value in allocators.SETTINGS.items()):
         command = [sys.executable, "-m", "benchmarks.accuracy", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, command, {**os.environ, **allocators.SETTINGS, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     repository = project.root()
     settings = profiles.settings(arguments.profile)

@@ -32,7 +32,6 @@ import torch.nn.functional as F
 
 from benchmarks import scans
 from benchmarks.engine import Job, fit_config
-from benchmarks.network import KEEP_MEMORY
 from benchmarks.peers import PATCH, SEEDS, cold, mean_of_fastest
 from model.data import casefile
 from model.data.augment import sample_patch
@@ -47,6 +46,7 @@ from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
 from pipelines.cases.resampling import resample
+from pipelines.training import allocators
 
 REPOSITORY = Path(__file__).parents[1]
 PEERS = REPOSITORY / ".bench" / "bin" / "python"
@@ -69,9 +69,9 @@ class Row:
 
 def main() -> None:
     arguments = parse_arguments()
-    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+    if any(os.environ.get(key) != value for key, value in allocators.SETTINGS.items()):
         command = [sys.executable, "-m", "benchmarks.data", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, command, {**os.environ, **allocators.SETTINGS, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     parts = {
         "patch": patch,

@@ -27,7 +27,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.network import KEEP_MEMORY
 from model.data.casefile import Case, CaseRecord
 from model.data.dataset import SampleStream, StreamConfig
 from model.data.draws import AugmentConfig
@@ -39,6 +38,7 @@ from model.engine.watch import Watch
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.segmentation import Segmentation
+from pipelines.training import allocators
 
 WARM_UP = 5  # steps
 Shape = tuple[int, int, int]
@@ -64,9 +64,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+    if any(os.environ.get(key) != value for key, value in allocators.SETTINGS.items()):
         command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, command, {**os.environ, **allocators.SETTINGS, "OMP_NUM_THREADS": "1"})
     print(f"| {arguments.preset}, patches | engine | engine, patches made in the rank | stall | apart | DDP | FSDP |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for patch, micro_batch in (((64, 64, 64), 2), ((40, 56, 40), 1)):

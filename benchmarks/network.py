@@ -33,8 +33,8 @@ from model.data.targets import Targets
 from model.network.config import MODALITIES, PRESETS
 from model.network.medsegformer import MedSegFormer
 from model.tasks.losses import deep_supervision
+from pipelines.training import allocators
 
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 NUM_CLASSES = 3
 SPACING_MM = (1.0, 1.0, 1.0)
 HALVED = ((2, 2, 2),) * 5  # from each output to the next, in every network compared
@@ -51,10 +51,10 @@ class Measurement:
 
 def main() -> None:
     arguments = parse_arguments()
-    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+    if any(os.environ.get(key) != value for key, value in allocators.SETTINGS.items()):
         # The allocator reads its settings once, when a process starts: start again with them.
         command = [sys.executable, "-m", "benchmarks.network", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, command, {**os.environ, **allocators.SETTINGS, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     shape = (arguments.batch, 1, *arguments.patch)
     peak = {name: matmul_peak(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}

@@ -25,7 +25,6 @@ from statistics import mean
 import torch
 
 from benchmarks.accuracy import TIMED_STEPS, evaluate, make_project, train
-from benchmarks.network import KEEP_MEMORY
 from model import weights
 from model.weights_file import ENCODER
 from pipelines import params
@@ -33,6 +32,7 @@ from pipelines.params import profiles
 from pipelines.scans.manifest import TRAIN, VALIDATION
 from pipelines.stages import pretrain
 from pipelines.stages import train as training
+from pipelines.training import allocators
 from pipelines.training.rank import Learning
 from pipelines.work import project
 
@@ -43,9 +43,9 @@ POINTS = 4  # of the curve, beside that of the random encoder
 
 def main() -> None:
     arguments = parse_arguments()
-    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+    if any(os.environ.get(key) != value for key, value in allocators.SETTINGS.items()):
         command = [sys.executable, "-m", "benchmarks.pretraining", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, command, {**os.environ, **allocators.SETTINGS, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     repository = project.root()
     recipes = {name: profiles.settings(name) for name in ("pretrained", "hippocampus")}

@@ -20,6 +20,7 @@ import uvicorn
 
 from flows import login
 from pipelines.work import project
+from pipelines.work.garbage import uncollected
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -95,7 +96,8 @@ def _mlflow() -> Application:
 def main() -> None:
     name, listening = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     address = "{}:{}".format(*listening.getsockname())
-    door = Door(_prefect(), address, None) if name == "prefect" else Door(_mlflow(), address, login.read())
+    with uncollected():
+        door = Door(_prefect(), address, None) if name == "prefect" else Door(_mlflow(), address, login.read())
     config = uvicorn.Config(
         door, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=2, timeout_keep_alive=60
     )

@@ -38,6 +38,7 @@ from pipelines.training.curves import Curves
 from pipelines.training.history import History
 from pipelines.work import code, environment, project
 from pipelines.work.digests import remembered
+from pipelines.work.garbage import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,10 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
             f"{stage.name}.start", run=folder.name, **run_identity.of_stage(stage.name, settings.model, block),
             **run_identity.origin(), **run_identity.people(), plan_sha256=run_identity.plan_sha256(),
         )  # fmt: skip
-    from model.engine.checkpoint import Checkpoints  # half a second, and the launcher needs none
+    with uncollected():  # half a second and a whole one, and the launcher needs none of it
+        from torch import _dynamo  # noqa: F401    which PyTorch's optimizers import at their first use
+
+        from model.engine.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
     watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
