@@ -7,7 +7,9 @@ database - and stays as it is over restarts. Runs happen while a server and a wo
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
+from time import sleep
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from flows import deployments, gpu_slot, server, work_pool
 from flows.deployments import Planned
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 TRAINING = "training/by-policy"
+SCHEDULER_S = 2.0  # a pass of Prefect's scheduler that began before the switch has ended by then
 
 
 def switch(active: bool, training_at: str = "") -> dict[str, Any]:
@@ -25,12 +28,48 @@ def switch(active: bool, training_at: str = "") -> dict[str, Any]:
     with _client() as client:
         cron = _daily(at) if at else None
         work_pool.set_up(client)
+        changed = []
         for planned in deployments.SCHEDULED:
             deployment = client.read_deployment_by_name(planned.full_name)
             for each in deployment.schedules:
                 wanted = cron if cron and planned.full_name == TRAINING else each.schedule
                 client.update_deployment_schedule(deployment.id, each.id, active=active, schedule=wanted)
+                if each.active and (not active or wanted != each.schedule):
+                    changed.append(deployment)
+        drop_due(client, changed, at if active else None)
         return _status(client)
+
+
+def drop_due(client: "SyncPrefectClient", changed: list["DeploymentResponse"], at: time | None) -> None:
+    """Runs that are due by schedules as they were, all but those of `at`: Prefect drops those that are there, but its
+    scheduler, which reads schedules and then writes runs, may have read them before."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )  # fmt: skip
+    from prefect.client.schemas.objects import FlowRun, StateType
+
+    if not changed:
+        return
+    sleep(SCHEDULER_S)
+    of_them = DeploymentFilter(id=DeploymentFilterId(any_=[each.id for each in changed]))
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    zone = ZoneInfo(deployments.timezone_here())
+
+    def stays(run: FlowRun) -> bool:
+        due = run.next_scheduled_start_time
+        if not run.auto_scheduled or run.run_count or due is None:  # a person's, or one that goes on
+            return True
+        return at is not None and due.astimezone(zone).time().replace(second=0) == at
+
+    while late := [
+        run for run in client.read_flow_runs(flow_run_filter=scheduled, deployment_filter=of_them) if not stays(run)
+    ]:
+        for run in late:  # the server gives 200 at a time
+            client.delete_flow_run(run.id)
 
 
 def look() -> dict[str, Any]:

@@ -1,8 +1,13 @@
 """A real server, a real process worker, runs that nobody started by hand, and what they leave to look at."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -15,8 +20,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Scheduled
 
-from flows import automations, gpu_slot
+from flows import automations, deployments, gpu_slot, schedule
 from flows.deployments import SCHEDULED, TABLE
 from flows.outcomes import SKIPPED
 from tests.flows.conftest import MEDSEG, Project, eventually
@@ -94,6 +100,33 @@ def test_switched_off_nothing_is_due_and_what_people_set_stays(served: Project, 
     wrong = served.medseg("schedule", "on", "--training-at", "late")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
     assert served.medseg("schedule", "off").returncode == 0  # for what follows
+
+
+def test_what_the_scheduler_writes_while_it_is_switched_off_is_not_due_and_what_a_person_asked_for_is(
+    served: Project, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads schedules, and then writes runs."""
+    deployment = client.read_deployment_by_name(schedule.TRAINING)
+    due = datetime.now(ZoneInfo(deployments.timezone_here())).replace(microsecond=0) + timedelta(hours=5)
+    made: list[UUID] = []
+
+    def passes(_seconds: float) -> None:
+        for _ in range(2):
+            made.append(client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=due)).id)
+        with closing(sqlite3.connect(served.root / ".medseg/prefect/prefect.db")) as database, database:
+            database.execute("UPDATE flow_run SET auto_scheduled = 1 WHERE id = ?", (str(made[0]),))
+
+    def left() -> list[UUID]:
+        asked = FlowRunFilter(id=FlowRunFilterId(any_=made))
+        return [each for each in made if each in {run.id for run in client.read_flow_runs(flow_run_filter=asked)}]
+
+    monkeypatch.setattr(schedule, "sleep", passes)
+    schedule.drop_due(client, [deployment], due.time().replace(second=0))  # it was moved to that time of day
+    assert left() == made
+    monkeypatch.setattr(schedule, "sleep", lambda _seconds: None)
+    schedule.drop_due(client, [deployment], None)
+    assert left() == made[1:]
+    client.delete_flow_run(made[1])
 
 
 def test_by_policy_does_nothing_until_enough_new_scans_have_come(served: Project, client: SyncPrefectClient) -> None:
