@@ -30,6 +30,7 @@ from model.engine.watch import Watch
 from model.network import depthwise
 from model.network.config import PRESETS
 from model.network.medsegformer import MedSegFormer
+from model.tasks.cast_weights import cast_once
 from tests.model.engine.test_trainer import ALONE, CASES, FIT, STREAM, TASK
 from tests.tolerances import agree, half_precision, interpolated, weights_agree, within
 
@@ -133,6 +134,18 @@ def test_a_patch_is_augmented_as_on_a_cpu() -> None:
     here, there = finish(raw, config), finish(raw.to(GPU), config).to(CPU)
     agree(there.image, here.image, interpolated(32), "image")
     within((there.target != here.target).float().mean(), LABELS_THAT_DIFFER, "labels that differ")
+
+
+@torch.inference_mode()
+def test_weights_cast_once_answer_with_the_bits_of_autocast() -> None:
+    """Those of convolutions, too, which stay as they are on a CPU."""
+    network = MedSegFormer(PRESETS["nano"], num_classes=3).requires_grad_(False).eval().to(GPU)
+    cast = cast_once(network, torch.float16, GPU)
+    scan = (torch.randn(1, 1, 32, 40, 24, device=GPU), torch.tensor([[1]], device=GPU), (1.0, 1.0, 1.0))
+    with torch.autocast("cuda", torch.float16):
+        assert torch.equal(cast(*scan), network(*scan))
+    kinds = {module.weight.dtype for module in cast.modules() if isinstance(module, torch.nn.Conv3d)}
+    assert kinds == {torch.float16}
 
 
 def test_a_float16_step_on_shards_has_the_gradient_of_float32_on_a_cpu(tmp_path: Path) -> None:
