@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,6 @@ from pipelines.training import allocators
 
 NUM_CLASSES = 3
 SPACING_MM = (1.0, 1.0, 1.0)
-HALVED = ((2, 2, 2),) * 5  # from each output to the next, in every network compared
 Forward = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -171,7 +171,9 @@ def measure(name: str, network: nn.Module, forward: Forward, shape: Sequence[int
         start = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             outputs = forward(image)
-        deep_supervision(outputs, target, targets, HALVED).mean().backward()
+        sizes = [output.shape[2:] for output in outputs]  # MONAI's DynUNet enlarges all of its own
+        steps = [[a // b for a, b in zip(*each, strict=True)] for each in pairwise(sizes)]
+        deep_supervision(outputs, target, targets, steps).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         return time.process_time() - start
