@@ -49,7 +49,7 @@ def drop_due(client: "SyncPrefectClient", changed: list["DeploymentResponse"], a
         FlowRunFilter,
         FlowRunFilterState,
         FlowRunFilterStateType,
-    )  # fmt: skip
+    )
     from prefect.client.schemas.objects import FlowRun, StateType
 
     if not changed:

@@ -48,13 +48,12 @@ def tell_untold(spool: Spool, worker: int | None = None) -> None:
         answered = connection.execute(chosen).scalars().all()
     try:
         told = {line.facts["job"] for line in audit.read((ANSWER_LINE,))} if answered else set()
-    except audit.BrokenLogError as error:
-        log.warning("%s; what it lacks of answered jobs is not told", error)
-        return
-    for job_id in answered:
-        if job_id not in told:
-            job = spool.job(job_id)
-            tell(job, job.state, job.answer, job.answer.version.get("record_sha256", ""))
+        for job_id in answered:
+            if job_id not in told:
+                job = spool.job(job_id)
+                tell(job, job.state, job.answer, job.answer.version.get("record_sha256", ""))
+    except (audit.BrokenLogError, OSError) as error:  # answering goes on; the next start looks again
+        log.warning("the audit log lacks lines of answered jobs: %s", error)
 
 
 def tell(job: ServiceJob, state: str, answer: JobAnswer, record_sha256: str) -> None:

@@ -196,3 +196,17 @@ def test_a_database_that_cannot_be_is_told_without_its_password(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"^database localhost:1/none: .*give sqlite:///FILE or postgres") as refused:
         Spool(tmp_path, "postgresql+psycopg2://me:secret@localhost:1/none")
     assert "secret" not in str(refused.value)
+
+
+def test_an_audit_log_that_is_damaged_keeps_nobody_from_starting(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = accepted(spool)
+    spool.take()
+    assert answered(spool, job_id)
+    audit.path().parent.mkdir(parents=True)
+    audit.path().write_text("nothing of ours\n")
+    recover(spool)
+    assert spool.job(job_id).state == DONE
+    assert "the audit log lacks lines of answered jobs" in caplog.text
+    assert audit.path().read_text() == "nothing of ours\n"
