@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from flows import login
+from pipelines.release import tracking
 from pipelines.work import project
 from pipelines.work.garbage import uncollected
 
@@ -87,6 +88,8 @@ def _mlflow() -> Application:
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = root = "mlflow-artifacts:/"
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = str(project.state_folder() / "mlartifacts")
+    if tracking.is_embedded():
+        tracking.make_database()
     handlers.initialize_backend_stores(store, None, root)
     from mlflow.server.fastapi_app import app
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from pipelines.release import tracking
+
 gc.disable()  # while modules are imported; see pytest_collection_finish
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -147,6 +149,21 @@ def own_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflows_tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In this process: migrations of an empty store take a second of CPU time, and forty tests begin with one."""
+    made, migrate = tmp_path_factory.mktemp("mlflow") / "mlflow.db", tracking._migrate
+
+    def copied(file: Path) -> None:
+        if not made.exists():
+            migrate(made)
+        shutil.copyfile(made, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_migrate", copied)
+        yield
 
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -1,11 +1,15 @@
 """Which store MLflow is pointed to."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.release import tracking
+from tests.conftest import REPOSITORY
 
 
 def test_projects_in_turn_have_a_store_each_and_the_environment_names_none(
@@ -20,3 +24,30 @@ def test_projects_in_turn_have_a_store_each_and_the_environment_names_none(
         assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path / name}/.medseg/mlflow.db"
         assert tracking.is_embedded()
         assert not {tracking.VARIABLE, "MLFLOW_EXPERIMENT_ID"} & os.environ.keys()
+
+
+CONFIGURED = "from pipelines.release import tracking; print(tracking.configure().search_experiments()[0].name)"
+
+
+def test_a_store_whose_making_was_killed_is_made_anew_and_of_two_makers_one_is_late(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    killed = start(tmp_path)
+    while not list(tmp_path.glob(".medseg/*.mlflow.db*")):
+        time.sleep(0.01)
+        assert killed.poll() is None
+    time.sleep(0.3)
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / ".medseg/mlflow.db").exists()
+    both = [start(tmp_path) for _ in range(2)]
+    for process in both:
+        assert process.communicate(timeout=120)[0] == "medsegformer\n"
+    assert sorted(path.name for path in tmp_path.glob(".medseg/*mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def start(project: Path) -> "subprocess.Popen[str]":
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    environment = {**ours, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-c", CONFIGURED], cwd=project, env=environment, text=True, stdout=subprocess.PIPE
+    )
