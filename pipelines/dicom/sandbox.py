@@ -64,7 +64,7 @@ def each(
 
 def _ordered(work: Callable[[Item], Any], items: Sequence[Item], limits: Limits, processes: int) -> Iterator[Any]:
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.dicom.convert"])
+    context.set_forkserver_preload(["pipelines.dicom.preloaded"])
     living: list[_Child] = []
     done: dict[int, Any] = {}
     started = given = 0

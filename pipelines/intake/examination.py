@@ -34,6 +34,7 @@ def examine(rows: list[Row], bounds: Quality | None = None, memory_gib: float | 
     """
     found = dict(enumerate(rows))
     due = [load_of(number, row) for number, row in found.items() if not row.quarantined]
+    vocabulary.here()  # read once, for all processes
     where = LocalExecutor(free_bytes() if memory_gib is None else int(memory_gib * GIB), distrustful=True)
     for (number, row), outcome in within_memory.each(partial(_of_second, bounds=bounds), due, where, "ingest"):
         if isinstance(outcome, Lost):

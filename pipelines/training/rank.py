@@ -98,6 +98,11 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
     if ranks.loader_workers:  # every rank, before the first meeting, so before any has filled a part of it
         on_machine = int(os.environ["LOCAL_WORLD_SIZE"])
         shared_memory.require(job.stream.batch_bytes(ranks.device), ranks.loader_workers, on_machine)
+    with uncollected():  # half a second and a whole one, and the launcher needs none of it
+        from torch import _dynamo  # noqa: F401    which PyTorch's wrappers and optimizers import at their first use
+
+        from model.engine.checkpoint import Checkpoints
+
     parallel = parallelize(job.network, job.parallel, ranks, job.fit.precision, job.stream.config.seed)
     outlast_hangs(environment.read().hang_s)
     if job.encoder:
@@ -109,11 +114,6 @@ def _train(stage: LearningStage, settings: params.Params, ranks: Ranks) -> Train
             f"{stage.name}.start", run=folder.name, **run_identity.of_stage(stage.name, settings.model, block),
             **run_identity.origin(), **run_identity.people(), plan_sha256=run_identity.plan_sha256(),
         )  # fmt: skip
-    with uncollected():  # half a second and a whole one, and the launcher needs none of it
-        from torch import _dynamo  # noqa: F401    which PyTorch's optimizers import at their first use
-
-        from model.engine.checkpoint import Checkpoints
-
     checkpoints = Checkpoints(folder, ranks, every_s=environment.read().checkpoint_s)
     watch = Watch(folder, ranks.rank, hang_s=environment.read().hang_s)
     known = {**recorded(stage.name, settings), "certificate": certificate}

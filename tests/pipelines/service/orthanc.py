@@ -36,8 +36,9 @@ class Orthanc:
 
     def rest(self, method: str, path: str, **how: Any) -> Any:
         answer = httpx.request(
-            method, f"http://127.0.0.1:{self.http_port}{path}", auth=(USER, PASSWORD), timeout=60, **how
-        )
+            method, f"http://127.0.0.1:{self.http_port}{path}", auth=(USER, PASSWORD), timeout=60,
+            verify=False, **how,
+        )  # fmt: skip
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

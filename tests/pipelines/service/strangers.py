@@ -35,7 +35,8 @@ class Door:
         return f"http://{self.host}:{self.port}"
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=60, verify=False)
 
 
 def make_service(folder: Path, limits: ServeLimits = LIMITS) -> Service:
