@@ -9,6 +9,7 @@ A version holds a reference to the weights, the record, and MLflow's description
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -71,8 +72,9 @@ def _make(client: Any, content: dict[str, Any]) -> Any:
     for file in ("index.html", "metrics.json", "details.json", "summary.json", "cases.parquet", "cases.csv"):
         if (path := project.root() / project.EVALUATION / file).is_file():
             client.log_artifact(run_id, str(path), "evaluate")
-    for name, value in _figures(content).items():
-        client.log_metric(run_id, name, value)
+    now_ms = time.time_ns() // 1_000_000
+    figures = [mlflow.entities.Metric(name, value, now_ms, 0) for name, value in _figures(content).items()]
+    tracking.log_all(client, run_id, "metrics", figures)
     tags = {**_tags(run_id, content, origin), "dossier_sha256": dossier.digest(folder)}
     with _quiet(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(

@@ -12,6 +12,7 @@ import platform
 import re
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _SPDX = re.compile(r"(Apache|CC-BY(-NC)?(-SA)?)-\d\.\d")  # the forms that licen
 
 def make(record: Mapping[str, Any], sources: Sequence[SourceLicence]) -> dict[str, Any]:
     """`record`: of the version. Raises ValueError if a package that is needed is not installed."""
-    packages = dict(sorted(_needed(PROGRAM)))
+    packages = _packages()
     locks = [path for path in (run_identity.HERE / name for name in LOCKS) if path.is_file()]
     locked = {pin for path in locks for pin in _pins(path)}
     data = [f"data:{each.source}" for each in sources]
@@ -49,7 +50,7 @@ def make(record: Mapping[str, Any], sources: Sequence[SourceLicence]) -> dict[st
             "properties": [_property(f"sha256 of {path.name}", sha256_of(path)) for path in locks],
         },
         "components": [
-            *(_package(name, each, locked) for name, (each, _) in packages.items()),
+            *(_with_lock(told, locked) for told, _ in packages.values()),
             {"type": "platform", "bom-ref": "python", "name": "CPython", "version": platform.python_version()},
             *map(_data, sources),
         ],
@@ -70,6 +71,12 @@ def packages_by_licence(bill: Mapping[str, Any]) -> dict[str, list[str]]:
             (licence,) = each["licenses"]
             found.setdefault(licence.get("expression") or licence["license"]["name"], []).append(each["name"])
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+@lru_cache(maxsize=1)  # a process keeps its environment, and takes half a second to read it
+def _packages() -> dict[str, tuple[dict[str, Any], set[str]]]:
+    """What is told of every package that is needed to run, by name, with the names of those that it needs itself."""
+    return {name: (_package(name, found), others) for name, (found, others) in sorted(_needed(PROGRAM))}
 
 
 def _needed(program: str) -> Iterator[tuple[str, tuple[metadata.Distribution, set[str]]]]:
@@ -99,7 +106,7 @@ def _distribution(name: str) -> metadata.Distribution:
         raise ValueError(f"{name} is needed and not installed; make the environment anew (`make`, or pip)") from None
 
 
-def _package(name: str, found: metadata.Distribution, locked: Container[tuple[str, str]]) -> dict[str, Any]:
+def _package(name: str, found: metadata.Distribution) -> dict[str, Any]:
     licence, is_expression = licences.of_package(found.metadata)
     return {
         "type": "library",
@@ -108,8 +115,12 @@ def _package(name: str, found: metadata.Distribution, locked: Container[tuple[st
         "version": found.version,
         "licenses": [{"expression": licence} if is_expression else {"license": {"name": licence}}],
         "purl": f"pkg:pypi/{name}@{found.version.replace('+', '%2B')}",
-        "properties": [_property("locked", str((name, found.version) in locked).lower())],
     }
+
+
+def _with_lock(told: Mapping[str, Any], locked: Container[tuple[str, str]]) -> dict[str, Any]:
+    pinned = (told["name"], told["version"]) in locked
+    return {**told, "properties": [_property("locked", str(pinned).lower())]}
 
 
 def _pins(lock: Path) -> Iterator[tuple[str, str]]:

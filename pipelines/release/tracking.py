@@ -10,11 +10,13 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from pipelines.work import exclusive, project
@@ -26,6 +28,7 @@ EXPERIMENT = "medsegformer"
 VARIABLE = "MLFLOW_TRACKING_URI"
 PATIENCE_S = 10  # a server that answers at all does within one
 COPIES = 10  # of each database
+AT_ONCE = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's bounds
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # What holds places of artifacts: of another folder once a project was moved.
 _PLACES = (
@@ -127,6 +130,13 @@ def _configured(uri: str, _state: Path) -> ModuleType:
     for name in written:  # by MLflow, for child processes; they may be at work on another project
         os.environ.pop(name, None)
     return mlflow
+
+
+def log_all(client: Any, run_id: str, kind: str, entities: Sequence[Any]) -> None:
+    """A run's `metrics`, `params` or `tags`, MLflow's own objects: as many at once as it takes. One by one, each would
+    be a request of its own, or a change that its database waits to have on disk."""
+    for start in range(0, len(entities), AT_ONCE[kind]):
+        client.log_batch(run_id, **{kind: entities[start : start + AT_ONCE[kind]]})
 
 
 def make_database() -> None:

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.release.tracking import EXPERIMENT, configure
+from pipelines.release.tracking import EXPERIMENT, configure, log_all
 from pipelines.work import project
 from pipelines.work.writing import write_json
 
@@ -30,7 +30,7 @@ FLUSH_EVERY_S = 5.0
 LONGEST_PAUSE_S = 60.0  # between two attempts while MLflow is away
 ROOM_AGAIN_S = 1.0  # between two looks whether a full disk has room
 PATIENCE_S = 60.0  # of a run that has ended and whose curves are not delivered yet
-BATCH = 1000  # MLflow's bound on one call
+BATCH = 1000  # points that are read at a time
 
 
 @dataclass
@@ -128,6 +128,8 @@ def deliver(folder: Path) -> None:
     """Give MLflow what it lacks of a run; once it has all of a run that ended, the folder goes."""
     ended = (folder / "end.json").is_file()  # asked first: points that come after it do not exist
     client = configure().MlflowClient()
+    from mlflow.entities import RunTag
+
     state = Delivery.read(folder)
     if state.run_id is None:
         state.run_id = _start(client, state)
@@ -137,8 +139,8 @@ def deliver(folder: Path) -> None:
         state.bytes += sum(map(len, lines))
         state.write(folder)
     if ended:
-        for name, value in json.loads((folder / "end.json").read_text()).items():
-            client.set_tag(state.run_id, name, value)
+        tags = json.loads((folder / "end.json").read_text())
+        log_all(client, state.run_id, "tags", [RunTag(name, str(value)) for name, value in tags.items()])
         if (folder / "pictures").is_dir():
             client.log_artifacts(state.run_id, str(folder / "pictures"), state.stage)
         client.set_terminated(state.run_id)
@@ -157,8 +159,9 @@ def _batches(points: Path, start: int) -> Iterator[list[bytes]]:
 def _start(client: Any, state: Delivery) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     run = client.create_run(experiment.experiment_id, tags={"stage": state.stage})
-    for name, value in state.parameters.items():
-        client.log_param(run.info.run_id, name, value)
+    from mlflow.entities import Param
+
+    log_all(client, run.info.run_id, "params", [Param(name, str(each)) for name, each in state.parameters.items()])
     return str(run.info.run_id)
 
 
@@ -171,8 +174,7 @@ def _send(client: Any, run_id: str, lines: list[bytes]) -> None:
         for point in points
         for name, value in point["values"].items()
     ]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    log_all(client, run_id, "metrics", metrics)
 
 
 def _read(line: bytes) -> dict[str, Any]:

@@ -51,3 +51,15 @@ def start(project: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", CONFIGURED], cwd=project, env=environment, text=True, stdout=subprocess.PIPE
     )
+
+
+def test_what_a_run_is_told_goes_in_as_few_requests_as_mlflow_takes() -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Client:
+        def log_batch(self, run_id: str, **given: list[str]) -> None:
+            asked.extend((kind, len(entities)) for kind, entities in given.items())
+
+    for kind, count in (("params", 230), ("metrics", 1000), ("tags", 0)):
+        tracking.log_all(Client(), "run", kind, ["x"] * count)
+    assert asked == [("params", 100), ("params", 100), ("params", 30), ("metrics", 1000)]
