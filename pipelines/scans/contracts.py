@@ -49,13 +49,14 @@ class LabelContract:
         if outside:
             allowed = ", ".join(str(value) for value in (0, *self.values, *self.ignore, *self.background))
             raise ValueError(f"label value {', '.join(outside[:5])} outside the contract ({allowed})")
-        ids = [self._id(int(value)) for value in found]
+        words = vocabulary.here()
+        ids = [self._id(int(value), words) for value in found]
         return np.array(ids, dtype=smallest_type(max(ids, default=0)))[index]
 
-    def _id(self, value: int) -> int:
+    def _id(self, value: int, words: vocabulary.Vocabulary) -> int:
         if value in self.ignore:
             return IGNORED
-        return vocabulary.here()[self.values[value]].id if value in self.values else 0
+        return words[self.values[value]].id if value in self.values else 0
 
     def from_structures(self, label: np.ndarray, structures: Mapping[str, Structure]) -> np.ndarray:
         """Structure ids -> the source's own values; structures the source does not know become background.

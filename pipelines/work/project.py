@@ -39,8 +39,9 @@ def above(here: Path) -> Path | None:
 
 def home() -> Path:
     """The project's root, also for an experiment that DVC runs in a folder of its own (`--temp`, `--queue`)."""
-    before, within, _ = root().as_posix().partition("/.dvc/tmp/exps/")
-    return Path(before) if within else root()
+    found = root()
+    before, within, _ = found.as_posix().partition("/.dvc/tmp/exps/")
+    return Path(before) if within else found
 
 
 def state_folder() -> Path:
@@ -48,8 +49,9 @@ def state_folder() -> Path:
 
     An experiment has that of its project: its own folder goes, and curves in it would go along.
     """
-    _for_owner_alone(state_path())
-    return state_path()
+    folder = state_path()
+    _for_owner_alone(folder)
+    return folder
 
 
 def state_path() -> Path:
