@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from pipelines.release import tracking
+from pipelines.work import exclusive
 
 gc.disable()  # while modules are imported; see pytest_collection_finish
 os.environ.update(
@@ -161,6 +163,24 @@ def mlflows_tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "_migrate", copied)
         yield
+
+
+@pytest.fixture(scope="session")
+def prefects_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's database as its migrations leave it, which take 5 s of CPU time: made once for all processes."""
+    shared = tmp_path_factory.getbasetemp()
+    home = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "prefect"
+    made = home / "prefect.db"
+    with exclusive.opened(home / "lock"):
+        if not made.exists():
+            environment = {**os.environ, "PREFECT_HOME": str(home)}
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
+                check=True,
+                env=environment,
+                capture_output=True,
+            )
+    return made
 
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -127,8 +127,16 @@ def toy_profile() -> str:
 
 
 @pytest.fixture(scope="package")
-def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_toy(tmp_path_factory.mktemp("toy") / "project")
+def fresh_template(tmp_path_factory: pytest.TempPathFactory, prefects_tables: Path) -> Project:
+    project = make_toy(tmp_path_factory.mktemp("toy") / "project")
+    with_prefects_tables(project.root, prefects_tables)
+    return project
+
+
+def with_prefects_tables(root: Path, made: Path) -> None:
+    folder = root / ".medseg/prefect"
+    folder.mkdir(parents=True)
+    shutil.copy(made, folder)
 
 
 def make_toy(root: Path) -> Project:

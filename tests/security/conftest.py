@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.flows.conftest import MEDSEG, Project, eventually
+from tests.flows.conftest import MEDSEG, Project, eventually, with_prefects_tables
 
 NOBODY = 65534
 # Reads requests from stdin, prints each answer's status and text.
@@ -113,13 +113,13 @@ class Guarded:
 
 
 @pytest.fixture(scope="package")
-def guarded() -> Iterator[Guarded]:
+def guarded(prefects_tables: Path) -> Iterator[Guarded]:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others; only the project's shall be
         Path(folder).chmod(0o755)
-        yield from _serve(Path(folder) / "project")
+        yield from _serve(Path(folder) / "project", prefects_tables)
 
 
-def _serve(root: Path) -> Iterator[Guarded]:
+def _serve(root: Path, prefects_tables: Path) -> Iterator[Guarded]:
     # A database's address may hold a password; `timeout` stands for one.
     project = Project(root, {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/.medseg/mlflow.db?timeout=77"})
     for folder in (".medseg", "data/raw", "profiles"):
@@ -127,6 +127,7 @@ def _serve(root: Path) -> Iterator[Guarded]:
     project.write("data/raw/a", "a scan")
     project.write("dvc.yaml", "stages: {}\n")
     shutil.copy(REPOSITORY / "profiles/base.yaml", root / "profiles/base.yaml")
+    with_prefects_tables(root, prefects_tables)
     for folder in (".medseg", "data"):
         (root / folder).chmod(0o755)  # as older versions made them
     ui = project.start(MEDSEG, "ui")
