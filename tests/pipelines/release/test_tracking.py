@@ -35,7 +35,6 @@ def test_a_store_whose_making_was_killed_is_made_anew_and_of_two_makers_one_is_l
     while not list(tmp_path.glob(".medseg/*.mlflow.db*")):
         time.sleep(0.01)
         assert killed.poll() is None
-    time.sleep(0.3)
     killed.kill()
     killed.communicate()
     assert not (tmp_path / ".medseg/mlflow.db").exists()
